@@ -1,0 +1,39 @@
+"""Every error that circuitcheck raises on purpose. Each message names the thing and the way out."""
+
+from __future__ import annotations
+
+
+class CircuitcheckError(Exception):
+    """Base class; catch it to catch everything below."""
+
+
+class ConfigurationError(CircuitcheckError):
+    """An option, a key of `[tool.circuitcheck]`, a limit or a precision name that cannot be used."""
+
+
+class ModelError(CircuitcheckError):
+    """A model or tokenizer that cannot be loaded as asked: missing, incomplete, pickled or of another shape."""
+
+
+class SiteError(CircuitcheckError):
+    """A model whose attention heads cannot be found, or whose hooks fail a proof."""
+
+
+class TaskError(CircuitcheckError):
+    """A task file or a prompt that cannot be measured; lists every bad line at once."""
+
+
+class BaselineError(CircuitcheckError):
+    """A golden baseline that is missing, unreadable, corrupt or edited by hand."""
+
+
+class StaleBaselineError(BaselineError):
+    """A golden baseline of another model, tokenizer, prompt set, measurement spec or schema."""
+
+
+class CandidateError(CircuitcheckError):
+    """A candidate that cannot be compared: another shape, or values that are not finite."""
+
+
+class ModelChangedError(CircuitcheckError):
+    """A measurement left hooks, parameters or training flags other than it found them."""

@@ -1,0 +1,1 @@
+"""Loading references and candidates, and telling one model from another."""

@@ -1,0 +1,27 @@
+"""The precisions that a model can be loaded in."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+DTYPES: dict[str, torch.dtype | str] = {
+    "f32": torch.float32,
+    "f16": torch.float16,
+    "bf16": torch.bfloat16,
+    "int8-sim": torch.float32,
+    "saved": "auto",
+}
+"""Precision to the type that weights are loaded in; `saved` keeps what the directory holds."""
+
+PRECISIONS = tuple(DTYPES)
+NAMES = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
+
+
+def precision_of(module: nn.Module) -> str:
+    """The precision that most of a plain model's parameters have."""
+    sizes: dict[str, int] = {}
+    for parameter in module.parameters():
+        name = NAMES.get(parameter.dtype, str(parameter.dtype).removeprefix("torch."))
+        sizes[name] = sizes.get(name, 0) + parameter.numel()
+    return max(sizes, key=lambda name: sizes[name])

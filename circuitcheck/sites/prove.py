@@ -1,0 +1,202 @@
+"""Proves on the loaded model that reading and replacing `z` means what it says, before anything is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from circuitcheck.errors import ModelChangedError, SiteError
+from circuitcheck.hooks.forward import final_hidden, float_rows, last_logits, logit_difference, plain_weight
+from circuitcheck.hooks.z import edit_z, pre_hook, record_z, split_heads
+from circuitcheck.models.hooked import HookedModel
+from circuitcheck.sites.structure import LayerSite
+
+ROUNDING_STEPS = 64
+"""How many rounding errors of the model's own type a rebuilt sum may differ by, relative to its largest value."""
+
+
+def prove(model: HookedModel, ids: Tensor) -> None:
+    """Runs every check on every layer.
+
+    Args:
+        model: the model, in evaluation mode.
+        ids: a few prompts of one length, `[batch, seq]`, on the model's device.
+
+    Raises:
+        SiteError: lists every failure with its layer, module and check.
+    """
+    with torch.no_grad():
+        failures = [*_runs_once(model, ids)]
+        if not failures:
+            failures = [
+                *_write_back(model, ids),
+                *_ablation_matters(model, ids),
+                *_heads_rebuild_output(model, ids),
+                *_readout(model, ids),
+            ]
+    if failures:
+        raise SiteError(
+            f"{model.name}: the hooks fail {len(failures)} proof(s), so no head of this model can be measured:\n  "
+            + "\n  ".join(failures)
+        )
+
+
+def _runs_once(model: HookedModel, ids: Tensor) -> Iterator[str]:
+    calls: dict[int, int] = {site.layer: 0 for site in model.structure.layers}
+
+    def counter(layer: int) -> Any:
+        def count(_: nn.Module, arguments: tuple[Any, ...]) -> None:
+            width = model.structure.layers[layer].n_heads * model.structure.layers[layer].d_head
+            calls[layer] += 1 if arguments[0].shape == (*ids.shape, width) else 1000
+
+        return count
+
+    with ExitStack() as stack:
+        for site in model.structure.layers:
+            stack.enter_context(pre_hook(model.module.get_submodule(site.projection), counter(site.layer)))
+        last_logits(model, ids)
+    for site in model.structure.layers:
+        if calls[site.layer] >= 1000:
+            yield _failure(site, "z is readable", "its input is not [batch, seq, n_heads * d_head]")
+        elif calls[site.layer] != 1:
+            yield _failure(
+                site, "z is readable", f"it ran {calls[site.layer]} times in one forward pass instead of once"
+            )
+
+
+def _write_back(model: HookedModel, ids: Tensor) -> Iterator[str]:
+    """Check 1: writing back the z that was read leaves the logits bit-identical."""
+    with record_z(model) as z:
+        expected = last_logits(model, ids)
+    for site in model.structure.layers:
+        with edit_z(model, {site.layer: lambda _, layer=site.layer: z[layer]}):  # type: ignore[misc]
+            written = last_logits(model, ids)
+        if not torch.equal(expected, written):
+            difference = (expected - written).abs().max().item()
+            yield _failure(
+                site, "write back", f"writing back the z that was read changes logits by up to {difference:.3g}"
+            )
+
+
+def _ablation_matters(model: HookedModel, ids: Tensor) -> Iterator[str]:
+    """Check 2: ablating a layer's heads changes the logits."""
+    expected = last_logits(model, ids)
+    for site in model.structure.layers:
+        with edit_z(model, {site.layer: torch.zeros_like}):
+            ablated = last_logits(model, ids)
+        if torch.equal(expected, ablated):
+            yield _failure(site, "ablation matters", "zeroing all of the layer's heads leaves the logits as they were")
+
+
+def _heads_rebuild_output(model: HookedModel, ids: Tensor) -> Iterator[str]:
+    """Check 3: where the projection is a plain float linear map, the heads' contributions add up to its output."""
+    for site in model.structure.layers:
+        projection = model.module.get_submodule(site.projection)
+        matrix = float_matrix(projection)
+        if matrix is None:
+            continue
+        z, output = _input_and_output(model, projection, ids)
+        per_head = matrix.reshape(site.n_heads, site.d_head, -1)
+        rebuilt = torch.einsum("bshd,hdm->bsm", split_heads(site, z.double()), per_head.double())
+        bias = getattr(projection, "bias", None)
+        if bias is not None:
+            rebuilt = rebuilt + bias.double()
+        error = (rebuilt - output.double()).abs().max().item()
+        allowed = ROUNDING_STEPS * torch.finfo(output.dtype).eps * max(output.abs().max().item(), 1e-30)
+        if not error <= allowed:
+            detail = (
+                f"the sum over heads of z W_O differs from its output by {error:.3g} (rounding explains {allowed:.3g})"
+            )
+            yield _failure(site, "heads rebuild the output", detail)
+
+
+def float_matrix(projection: nn.Module) -> Tensor | None:
+    """The `[in, out]` matrix of a plain floating-point linear map, or None for anything else."""
+    weight = plain_weight(projection)
+    if weight is None:
+        return None
+    if isinstance(projection, nn.Linear):
+        return weight.detach().T
+    return weight.detach() if isinstance(projection, Conv1D) else None
+
+
+def _input_and_output(model: HookedModel, projection: nn.Module, ids: Tensor) -> tuple[Tensor, Tensor]:
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def read(_: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> None:
+        seen.append((arguments[0].clone(), output.clone()))
+
+    handle = projection.register_forward_hook(read)
+    try:
+        last_logits(model, ids)
+    finally:
+        handle.remove()
+    return seen[0]
+
+
+def _readout(model: HookedModel, ids: Tensor) -> Iterator[str]:
+    """The metric that is read from the unembedding is a difference of the model's own logits."""
+    output = model.module.get_submodule(model.structure.output_layer)
+    if float_rows(output) is None:
+        return
+    logits = last_logits(model, ids).double()
+    answer = logits.argmax(-1)
+    foil = logits.argmin(-1)
+    number = torch.arange(len(logits), device=logits.device)
+    own = logits[number, answer] - logits[number, foil]
+    read = logit_difference(model, final_hidden(model, ids), answer, foil).double()
+    error = (own - read).abs().max().item()
+    dtype = next(output.parameters()).dtype
+    allowed = ROUNDING_STEPS * torch.finfo(dtype).eps * max(logits.abs().max().item(), 1e-30)
+    if not error <= allowed:
+        yield (
+            f"output layer, module {model.structure.output_layer}, check 'readout': logits differ from the unembedding "
+            f"of the final hidden state by {error:.3g} (rounding explains {allowed:.3g}); the model scales or caps its "
+            "logits"
+        )
+
+
+def _failure(site: LayerSite, check: str, detail: str) -> str:
+    return f"layer {site.layer}, module {site.projection}, check {check!r}: {detail}"
+
+
+@contextmanager
+def measuring(model: HookedModel) -> Iterator[None]:
+    """Evaluation mode for as long as the block runs, and check 4: afterwards the model is as it was.
+
+    Raises:
+        ModelChangedError: a hook, a parameter or a training flag differs after the block.
+    """
+    flags = {part: part.training for part in model.module.modules()}
+    model.module.eval()
+    before = _state(model.module)
+    try:
+        yield
+        after = _state(model.module)
+    finally:
+        for part, flag in flags.items():
+            part.training = flag
+    changed = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
+    if changed:
+        raise ModelChangedError(
+            f"{model.name}: measuring left these other than it found them: {', '.join(changed[:10])}"
+        )
+
+
+def _state(module: nn.Module) -> dict[str, Any]:
+    """What a measurement must leave alone; tensor versions count writes, so contents need not be copied."""
+    state: dict[str, Any] = {}
+    for path, part in module.named_modules():
+        hooks = (part._forward_hooks, part._forward_pre_hooks, part._backward_hooks, part._backward_pre_hooks)
+        state[f"{path or type(module).__name__} hooks"] = tuple(tuple(sorted(kind)) for kind in hooks)
+        state[f"{path or type(module).__name__} attributes"] = "forward" in vars(part)
+        state[f"{path or type(module).__name__} training flag"] = part.training
+    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        version = None if tensor.is_inference() else tensor._version
+        state[f"{name} (tensor)"] = (id(tensor), tensor.data_ptr(), version, tensor.requires_grad, tensor.grad is None)
+    return state

@@ -1,0 +1,83 @@
+"""Ablation sweeps: the metric with one head at a time taken out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from circuitcheck.hooks.forward import final_hidden
+from circuitcheck.hooks.z import record_z
+from circuitcheck.models.hooked import HookedModel
+from circuitcheck.sweep.intervene import intervene
+from circuitcheck.sweep.progress import Advance, silent
+from circuitcheck.tasks.pairs import Batch, Task
+
+AblationKind = Literal["resample", "mean", "zero"]
+KINDS: tuple[AblationKind, ...] = get_args(AblationKind)
+
+
+def ablated_metric(
+    model: HookedModel, task: Task, index: Iterable[int], kind: AblationKind, advance: Advance = silent
+) -> np.ndarray:
+    """The metric with each head ablated alone.
+
+    Args:
+        model: the model, in evaluation mode.
+        task: the task.
+        index: which of its prompts.
+        kind: what stands in for `z`: `resample` (from the paired counterfactual), `mean` (over the task's clean and
+            counterfactual prompts, per position counted back from the answer) or `zero`.
+        advance: called with the number of (head, prompt) rows that were just finished.
+
+    Returns:
+        float32, `[heads, len(index)]`, heads in the model's order.
+    """
+    index = list(index)
+    place = {prompt: column for column, prompt in enumerate(index)}
+    head_sets = [{head} for head in model.heads]
+    metric = np.empty((len(head_sets), len(index)), np.float32)
+    for batch, values in _replacements(model, task, index, kind):
+        on_device = batch.to(model.device)
+        result = intervene(model, on_device.clean, on_device.answer, on_device.foil, values, head_sets, advance)
+        metric[:, [place[prompt] for prompt in batch.index]] = result.cpu().numpy()
+    return metric
+
+
+def _replacements(
+    model: HookedModel, task: Task, index: Sequence[int], kind: AblationKind
+) -> Iterator[tuple[Batch, list[Tensor]]]:
+    batches = task.batches(index)
+    means = _means(model, batches) if kind == "mean" else []
+    for batch in batches:
+        if kind == "mean":
+            shape = (len(batch.index), batch.clean.shape[1])
+            yield batch, [mean[-shape[1] :].expand(*shape, *mean.shape[1:]) for mean in means]
+        elif kind == "resample":
+            yield batch, _z(model, batch.counterfactual)
+        else:
+            yield batch, [torch.zeros_like(z) for z in _z(model, batch.clean)]
+
+
+def _z(model: HookedModel, ids: Tensor) -> list[Tensor]:
+    with torch.no_grad(), record_z(model) as z:
+        final_hidden(model, ids.to(model.device))
+    return [z[site.layer] for site in model.structure.layers]
+
+
+def _means(model: HookedModel, batches: Sequence[Batch]) -> list[Tensor]:
+    """For each layer `[longest seq, n_heads, d_head]`, aligned at the answer position, float32."""
+    longest = max(batch.clean.shape[1] for batch in batches)
+    totals: list[Tensor] = []
+    counts = torch.zeros(longest, 1, 1, device=model.device)
+    for batch in batches:
+        both = torch.cat([batch.clean, batch.counterfactual])
+        counts[-both.shape[1] :] += len(both)
+        for layer, z in enumerate(_z(model, both)):
+            if layer == len(totals):
+                totals.append(torch.zeros(longest, *z.shape[2:], device=model.device))
+            totals[layer][-both.shape[1] :] += z.float().sum(0)
+    return [total / counts for total in totals]
