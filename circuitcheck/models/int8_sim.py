@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from circuitcheck.errors import SiteError
-from circuitcheck.sites.structure import Structure
+from circuitcheck.sites.structure import LayerSite, Structure
 
 LEVELS = 127
 NOTE = (
@@ -44,8 +44,30 @@ def simulate_int8(module: nn.Module, structure: Structure) -> None:
             f"{type(module).__name__}: int8-sim needs the embedding, every MLP and the final norm, and not all were "
             "found; choose another candidate precision."
         )
-    for path in paths:
+    for path in [structure.embedding, structure.final_norm]:
         module.get_submodule(str(path)).register_forward_hook(_round_output)
+    for site in structure.layers:
+        _simulate_layer(module, site)
+
+
+def _simulate_layer(module: nn.Module, site: LayerSite) -> None:
+    prompts = 0
+
+    def count_prompts(_: nn.Module, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
+        nonlocal prompts
+        prompts = len(arguments[0] if arguments else options["hidden_states"])
+
+    def round_by_prompt(_: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
+        # Some layers (OPT's) hand their MLP all tokens behind one another, `[batch * seq, d_model]`.
+        if isinstance(output, Tensor) and output.dim() == 2:
+            return fake_quantize(output.unflatten(0, (prompts, -1))).flatten(0, 1)
+        return _round_output(_, __, output)
+
+    layer = module.get_submodule(site.path)
+    layer.register_forward_pre_hook(count_prompts, with_kwargs=True)
+    module.get_submodule(site.attention).register_forward_hook(_round_output)
+    module.get_submodule(str(site.mlp)).register_forward_hook(round_by_prompt)
+    layer.register_forward_hook(_round_output)
 
 
 def _round_output(_: nn.Module, __: tuple[Any, ...], output: Any) -> Any:

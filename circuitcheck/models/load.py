@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import files
@@ -187,19 +188,23 @@ def _load_tokenizer(directory: Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+        with _quiet():
+            return AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # tokenizers raises bare exceptions
         raise ModelError(f"the tokenizer in {directory} cannot be loaded: {_first_lines(error)}") from error
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps the library's own progress bars out of test output, and leaves its setting as it was."""
+    """Keeps the libraries' own progress bars out of test output, and leaves their settings as they were."""
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
     from transformers.utils import logging
 
-    was_enabled = logging.is_progress_bar_enabled()
+    was_enabled, hub_was_disabled = logging.is_progress_bar_enabled(), are_progress_bars_disabled()
     verbosity = logging.get_verbosity()
-    logging.disable_progress_bar()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it warns where HF_HUB_DISABLE_PROGRESS_BARS=0 is set
+        logging.disable_progress_bar()
     logging.set_verbosity_error()
     try:
         yield
@@ -207,3 +212,8 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if was_enabled:
             logging.enable_progress_bar()
+        # The library's switch turns the hub's, too.
+        if hub_was_disabled and not are_progress_bars_disabled():
+            disable_progress_bars()
+        elif not hub_was_disabled and are_progress_bars_disabled():
+            enable_progress_bars()

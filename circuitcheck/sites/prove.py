@@ -31,14 +31,17 @@ def prove(model: HookedModel, ids: Tensor) -> None:
         SiteError: lists every failure with its layer, module and check.
     """
     with torch.no_grad():
-        failures = [*_runs_once(model, ids)]
-        if not failures:
-            failures = [
+        # The later checks need what the earlier ones prove, so each group runs only where the one before it passed.
+        failures = (
+            [*_modules_exist(model)]
+            or [*_runs_once(model, ids), *_finite(model, ids)]
+            or [
                 *_write_back(model, ids),
                 *_ablation_matters(model, ids),
                 *_heads_rebuild_output(model, ids),
                 *_readout(model, ids),
             ]
+        )
     if failures:
         raise SiteError(
             f"{model.name}: the hooks fail {len(failures)} proof(s), so no head of this model can be measured:\n  "
@@ -46,27 +49,49 @@ def prove(model: HookedModel, ids: Tensor) -> None:
         )
 
 
+def _modules_exist(model: HookedModel) -> Iterator[str]:
+    paths = {path for path, _ in model.module.named_modules(remove_duplicate=False)}
+    for site in model.structure.layers:
+        if site.projection not in paths:
+            yield _failure(site, "z is readable", "there is no such module")
+    if model.structure.output_layer not in paths:
+        yield _readout_failure(model, "there is no such module")
+
+
 def _runs_once(model: HookedModel, ids: Tensor) -> Iterator[str]:
     calls: dict[int, int] = {site.layer: 0 for site in model.structure.layers}
+    readouts: list[bool] = []
 
     def counter(layer: int) -> Any:
         def count(_: nn.Module, arguments: tuple[Any, ...]) -> None:
             width = model.structure.layers[layer].n_heads * model.structure.layers[layer].d_head
-            calls[layer] += 1 if arguments[0].shape == (*ids.shape, width) else 1000
+            calls[layer] += 1 if arguments and arguments[0].shape == (*ids.shape, width) else 1000
 
         return count
+
+    def note_readout(_: nn.Module, arguments: tuple[Any, ...]) -> None:
+        readouts.append(bool(arguments))
 
     with ExitStack() as stack:
         for site in model.structure.layers:
             stack.enter_context(pre_hook(model.module.get_submodule(site.projection), counter(site.layer)))
+        stack.enter_context(pre_hook(model.module.get_submodule(model.structure.output_layer), note_readout))
         last_logits(model, ids)
     for site in model.structure.layers:
         if calls[site.layer] >= 1000:
-            yield _failure(site, "z is readable", "its input is not [batch, seq, n_heads * d_head]")
+            yield _failure(site, "z is readable", "its first argument is not [batch, seq, n_heads * d_head]")
         elif calls[site.layer] != 1:
             yield _failure(
                 site, "z is readable", f"it ran {calls[site.layer]} times in one forward pass instead of once"
             )
+    if not readouts or not all(readouts):
+        yield _readout_failure(model, "it is not called with the final hidden state in a forward pass")
+
+
+def _finite(model: HookedModel, ids: Tensor) -> Iterator[str]:
+    """NaN equals nothing, itself included, so a model that gives it would fail every other check for a wrong reason."""
+    if not last_logits(model, ids).isfinite().all():
+        yield _readout_failure(model, "the model's logits are NaN or infinite; its weights or activations overflow")
 
 
 def _write_back(model: HookedModel, ids: Tensor) -> Iterator[str]:
@@ -154,15 +179,19 @@ def _readout(model: HookedModel, ids: Tensor) -> Iterator[str]:
     dtype = next(output.parameters()).dtype
     allowed = ROUNDING_STEPS * torch.finfo(dtype).eps * max(logits.abs().max().item(), 1e-30)
     if not error <= allowed:
-        yield (
-            f"output layer, module {model.structure.output_layer}, check 'readout': logits differ from the unembedding "
-            f"of the final hidden state by {error:.3g} (rounding explains {allowed:.3g}); the model scales or caps its "
-            "logits"
+        yield _readout_failure(
+            model,
+            f"logits differ from the unembedding of the final hidden state by {error:.3g} (rounding explains "
+            f"{allowed:.3g}); the model scales or caps its logits",
         )
 
 
 def _failure(site: LayerSite, check: str, detail: str) -> str:
     return f"layer {site.layer}, module {site.projection}, check {check!r}: {detail}"
+
+
+def _readout_failure(model: HookedModel, detail: str) -> str:
+    return f"output layer, module {model.structure.output_layer}, check 'readout': {detail}"
 
 
 @contextmanager

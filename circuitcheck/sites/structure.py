@@ -65,6 +65,10 @@ class Structure:
         return [(site.layer, head) for site in self.layers for head in range(site.n_heads)]
 
 
+NEEDED_SETTINGS = {"model_type": str, "num_hidden_layers": int, "num_attention_heads": int, "hidden_size": int}
+"""What a config must say for heads to be found, and as what; a list of head counts, one a layer, is not understood."""
+
+
 def resolve(module: nn.Module) -> Structure:
     """Finds the sites of a Hugging Face causal language model.
 
@@ -78,6 +82,11 @@ def resolve(module: nn.Module) -> Structure:
     if getattr(config, "is_encoder_decoder", False):
         raise SiteError(
             f"{type(module).__name__} is an encoder-decoder; only decoders and encoders alone are measured."
+        )
+    missing = [name for name in NEEDED_SETTINGS if not isinstance(getattr(config, name, None), NEEDED_SETTINGS[name])]
+    if missing:
+        raise SiteError(
+            f"{type(module).__name__}: its config does not say {', '.join(missing)}: pass a Structure of your own."
         )
     layers_path, layers = _layers(module, config)
     sites = tuple(_site(index, layer, f"{layers_path}.{index}", config) for index, layer in enumerate(layers))

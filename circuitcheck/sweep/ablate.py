@@ -21,7 +21,13 @@ KINDS: tuple[AblationKind, ...] = get_args(AblationKind)
 
 
 def ablated_metric(
-    model: HookedModel, task: Task, index: Iterable[int], kind: AblationKind, advance: Advance = silent
+    model: HookedModel,
+    task: Task,
+    index: Iterable[int],
+    kind: AblationKind,
+    advance: Advance = silent,
+    *,
+    batch_size: int | None = None,
 ) -> np.ndarray:
     """The metric with each head ablated alone.
 
@@ -32,6 +38,7 @@ def ablated_metric(
         kind: what stands in for `z`: `resample` (from the paired counterfactual), `mean` (over the task's clean and
             counterfactual prompts, per position counted back from the answer) or `zero`.
         advance: called with the number of (head, prompt) rows that were just finished.
+        batch_size: the most prompts in one batch; unlimited by default.
 
     Returns:
         float32, `[heads, len(index)]`, heads in the model's order.
@@ -40,7 +47,9 @@ def ablated_metric(
     place = {prompt: column for column, prompt in enumerate(index)}
     head_sets = [{head} for head in model.heads]
     metric = np.empty((len(head_sets), len(index)), np.float32)
-    for batch, values in _replacements(model, task, index, kind):
+    # The mean is the whole task's, so that a prompt's ablated metric does not depend on which others are measured.
+    means = _means(model, task.batches(size=batch_size)) if kind == "mean" and index else []
+    for batch, values in _replacements(model, task.batches(index, batch_size), kind, means):
         on_device = batch.to(model.device)
         result = intervene(model, on_device.clean, on_device.answer, on_device.foil, values, head_sets, advance)
         metric[:, [place[prompt] for prompt in batch.index]] = result.cpu().numpy()
@@ -48,10 +57,8 @@ def ablated_metric(
 
 
 def _replacements(
-    model: HookedModel, task: Task, index: Sequence[int], kind: AblationKind
+    model: HookedModel, batches: Sequence[Batch], kind: AblationKind, means: Sequence[Tensor]
 ) -> Iterator[tuple[Batch, list[Tensor]]]:
-    batches = task.batches(index)
-    means = _means(model, batches) if kind == "mean" else []
     for batch in batches:
         if kind == "mean":
             shape = (len(batch.index), batch.clean.shape[1])

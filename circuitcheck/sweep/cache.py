@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from circuitcheck.sites.structure import Structure
 from circuitcheck.tasks.pairs import Batch
 
 
@@ -45,20 +46,23 @@ class ZCache:
         return starts
 
 
-def join(parts: Sequence[tuple[Batch, Sequence[Tensor]]]) -> ZCache:
+def join(parts: Sequence[tuple[Batch, Sequence[Tensor]]], structure: Structure) -> ZCache:
     """One cache from batches, in the order of the task.
 
     Args:
-        parts: each batch with, for each layer, `[batch, seq, n_heads, d_head]`.
+        parts: each batch with, for each layer, `[batch, seq, n_heads, d_head]`; may be none at all.
+        structure: the model's, which fixes the shapes where there are no prompts.
     """
     rows: dict[int, list[Tensor]] = {}
     for batch, layers in parts:
         for number, place in enumerate(batch.index):
             rows[place] = [layer[number].float().cpu() for layer in layers]
     index = tuple(sorted(rows))
-    n_layers = len(rows[index[0]])
     return ZCache(
         index=index,
         lengths=tuple(len(rows[place][0]) for place in index),
-        layers=tuple(torch.cat([rows[place][layer] for place in index]) for layer in range(n_layers)),
+        layers=tuple(
+            torch.cat([torch.empty(0, site.n_heads, site.d_head), *(rows[place][site.layer] for place in index)])
+            for site in structure.layers
+        ),
     )

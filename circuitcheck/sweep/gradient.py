@@ -35,7 +35,7 @@ def z_gradient(model: HookedModel, task: Task, index: Iterable[int]) -> ZCache:
             total = logit_difference(model, hidden, on_device.answer, on_device.foil).sum()
         layers = [probes[site.layer] for site in model.structure.layers]
         parts.append((batch, torch.autograd.grad(total, layers)))
-    return join(parts)
+    return join(parts, model.structure)
 
 
 def _probe(layer: int, probes: dict[int, Tensor]) -> Edit:

@@ -28,7 +28,8 @@ def load_jsonl(path: Path, tokenizer: Any = None, vocabulary: int | None = None)
         TaskError: the file cannot be read, is empty, or has bad lines, which are all named.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Not splitlines(): JSON strings may hold characters such as U+2028, at which it would split too.
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise TaskError(f"task file {path} cannot be read: {error}") from error
     numbered = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
@@ -53,11 +54,11 @@ def load_jsonl(path: Path, tokenizer: Any = None, vocabulary: int | None = None)
 def _parse(line: str, tokenizer: Any, vocabulary: int | None) -> Parsed:
     try:
         record = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # a number of too many digits, brackets nested too deeply
         return None, [f"not JSON: {error}"]
     if not isinstance(record, dict):
         return None, ["not a JSON object"]
-    keys = ID_KEYS if "clean_ids" in record else TEXT_KEYS
+    keys = max(TEXT_KEYS, ID_KEYS, key=lambda keys: len(keys & record.keys()))  # whichever was meant
     faults = [f"unknown key {key!r}" for key in sorted(set(record) - keys)]
     faults += [f"missing key {key!r}" for key in sorted(keys - set(record))]
     if faults:

@@ -82,12 +82,21 @@ class Task:
         canonical = json.dumps([asdict(pair) for pair in self.pairs], sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()
 
-    def batches(self, index: Iterable[int] | None = None) -> list[Batch]:
-        """The pairs at `index` (all of them by default), grouped by length, in order within each group."""
+    def batches(self, index: Iterable[int] | None = None, size: int | None = None) -> list[Batch]:
+        """Batches of pairs of one length, in order within each length.
+
+        Args:
+            index: which pairs; all of them by default.
+            size: the most pairs in one batch; unlimited by default.
+        """
         groups: dict[int, list[int]] = {}
         for place in range(len(self.pairs)) if index is None else index:
             groups.setdefault(len(self.pairs[place].clean), []).append(place)
-        return [self._batch(groups[length]) for length in sorted(groups)]
+        return [
+            self._batch(group[start : start + (size or len(group))])
+            for _, group in sorted(groups.items())
+            for start in range(0, len(group), size or len(group))
+        ]
 
     def _batch(self, index: list[int]) -> Batch:
         pairs = [self.pairs[place] for place in index]

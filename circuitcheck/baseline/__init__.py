@@ -1,0 +1,1 @@
+"""Golden baselines: the recorded reference circuit of one model and one task."""

@@ -1,0 +1,178 @@
+"""Golden baselines as bytes: a JSON for reviewers, and safetensors for what a candidate is compared with.
+
+Both are canonical: the same baseline gives the same bytes, and any other bytes are refused. The JSON carries a checksum
+of itself and the SHA-256 of the arrays.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+
+from circuitcheck.baseline.recording import Recording
+from circuitcheck.baseline.summary import summary
+from circuitcheck.errors import BaselineError, CircuitcheckError, StaleBaselineError
+from circuitcheck.spec import MeasurementSpec
+from circuitcheck.sweep.cache import ZCache
+from circuitcheck.tasks.pairs import PromptPair, Task
+
+SCHEMA = 1
+Arrays = dict[str, NDArray[Any]]
+
+
+def encode(baseline: Recording) -> tuple[bytes, bytes]:
+    """The JSON file's and the safetensors file's content."""
+    # One metadata key: with several, the writer's order is not fixed.
+    arrays = safetensors.numpy.save(_arrays(baseline), metadata={"circuitcheck": json.dumps({"schema": SCHEMA})})
+    content = {
+        "schema": SCHEMA,
+        "model": {"name": baseline.model, **baseline.architecture},
+        "task": {"name": baseline.task.name, "clusters": baseline.task.clusters},
+        "spec": baseline.spec.to_json(),
+        "fingerprints": baseline.all_fingerprints,
+        "noise_floor": baseline.noise_floor,
+        "ceiling": baseline.ceiling,
+        "environment": baseline.environment,
+        "reason": baseline.reason,
+        "arrays": {"sha256": hashlib.sha256(arrays).hexdigest()},
+        "summary": summary(baseline),
+    }
+    content = _rounded(content)
+    return _canonical({**content, "checksum": _checksum(content)}), arrays
+
+
+def decode(json_bytes: bytes, arrays: bytes, name: str) -> dict[str, Any]:
+    """The fields of the recording that two files hold.
+
+    Args:
+        json_bytes: the JSON file.
+        arrays: the safetensors file.
+        name: what messages call it.
+
+    Raises:
+        BaselineError: corrupt, truncated or edited by hand.
+        StaleBaselineError: written under another schema.
+    """
+    content = _checked_content(json_bytes, name)
+    if hashlib.sha256(arrays).hexdigest() != content["arrays"]["sha256"]:
+        raise BaselineError(
+            f"golden baseline {name}: the safetensors file beside it is corrupt, or belongs to another recording. "
+            "Restore both files from version control, or accept the baseline anew."
+        )
+    try:
+        return _fields(content, safetensors.numpy.load(arrays))
+    except (KeyError, ValueError, TypeError, SafetensorError, CircuitcheckError) as error:
+        raise BaselineError(f"golden baseline {name} cannot be read: {type(error).__name__}: {error}") from error
+
+
+def _checked_content(json_bytes: bytes, name: str) -> dict[str, Any]:
+    try:
+        content = json.loads(json_bytes)
+        schema = content["schema"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BaselineError(
+            f"golden baseline {name} is truncated or corrupt. Restore it from version control, or accept it anew."
+        ) from error
+    if isinstance(schema, int) and schema != SCHEMA:
+        raise StaleBaselineError(
+            f"golden baseline {name} has schema {schema}, and this version of circuitcheck writes schema {SCHEMA}; "
+            "accept it anew."
+        )
+    body = {key: value for key, value in content.items() if key != "checksum"}
+    if content.get("checksum") != _checksum(body) or _canonical(content) != json_bytes:
+        raise BaselineError(
+            f"golden baseline {name} was changed after it was recorded: by hand, by a merge, or by a line-ending "
+            "conversion (mark the folder '-text' in .gitattributes). Restore it from version control, or accept it "
+            "anew."
+        )
+    return body
+
+
+def _arrays(baseline: Recording) -> Arrays:
+    pairs = baseline.task.pairs
+    arrays: Arrays = {
+        "prompts.lengths": np.array([len(pair.clean) for pair in pairs], np.int32),
+        "prompts.clean": np.array([token for pair in pairs for token in pair.clean], np.int32),
+        "prompts.counterfactual": np.array([token for pair in pairs for token in pair.counterfactual], np.int32),
+        "prompts.answer": np.array([pair.answer for pair in pairs], np.int32),
+        "prompts.foil": np.array([pair.foil for pair in pairs], np.int32),
+        "heads": np.array(baseline.heads, np.int32),
+        "metric.clean": baseline.metric,
+        "metric.counterfactual": baseline.counterfactual,
+        "solved": np.array(baseline.solved, np.int32),
+        "part.index": np.array(baseline.z.index, np.int32),
+        "part.lengths": np.array(baseline.z.lengths, np.int32),
+    }
+    arrays |= {f"metric.{kind}": values for kind, values in baseline.ablated.items()}
+    arrays |= {f"z.{layer:04d}": values.numpy() for layer, values in enumerate(baseline.z.layers)}
+    arrays |= {f"gradient.{layer:04d}": values.numpy() for layer, values in enumerate(baseline.gradient.layers)}
+    return {name: np.ascontiguousarray(values) for name, values in sorted(arrays.items())}
+
+
+def _fields(content: dict[str, Any], arrays: Arrays) -> dict[str, Any]:
+    model = dict(content["model"])
+    name = model.pop("name")
+    index, lengths = (tuple(int(value) for value in arrays[f"part.{key}"]) for key in ("index", "lengths"))
+
+    def cache(kind: str) -> ZCache:
+        names = sorted(key for key in arrays if key.startswith(f"{kind}."))
+        return ZCache(index, lengths, tuple(torch.from_numpy(arrays[key]) for key in names))
+
+    return {
+        "model": name,
+        "architecture": model,
+        "task": _task(content["task"], arrays),
+        "spec": MeasurementSpec(**content["spec"]),
+        "fingerprints": {key: content["fingerprints"][key] for key in ("weights", "tokenizer")},
+        "heads": tuple((int(layer), int(head)) for layer, head in arrays["heads"]),
+        "metric": arrays["metric.clean"],
+        "counterfactual": arrays["metric.counterfactual"],
+        "solved": tuple(int(place) for place in arrays["solved"]),
+        "ablated": {kind: arrays[f"metric.{kind}"] for kind in ("resample", "mean", "zero")},
+        "z": cache("z"),
+        "gradient": cache("gradient"),
+        "ceiling": content["ceiling"],
+        "noise_floor": content["noise_floor"],
+        "environment": content["environment"],
+        "reason": content["reason"],
+    }
+
+
+def _task(content: dict[str, Any], arrays: Arrays) -> Task:
+    ends = np.cumsum(arrays["prompts.lengths"])[:-1]
+    clean = np.split(arrays["prompts.clean"], ends)
+    counterfactual = np.split(arrays["prompts.counterfactual"], ends)
+    columns = zip(
+        clean, counterfactual, arrays["prompts.answer"], arrays["prompts.foil"], content["clusters"], strict=True
+    )
+    pairs = tuple(
+        PromptPair(tuple(map(int, before)), tuple(map(int, after)), int(answer), int(foil), cluster)
+        for before, after, answer, foil, cluster in columns
+    )
+    return Task(content["name"], pairs)
+
+
+def _rounded(value: Any) -> Any:
+    """Six significant digits: what a reviewer can read, and what differs less between machines."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(item) for item in value]
+    return value
+
+
+def _canonical(content: dict[str, Any]) -> bytes:
+    return (json.dumps(content, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    return hashlib.sha256(_canonical(content)).hexdigest()

@@ -1,0 +1,92 @@
+"""What is recorded of a reference."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from circuitcheck.sites.structure import Head
+from circuitcheck.spec import MeasurementSpec
+from circuitcheck.sweep.cache import ZCache
+from circuitcheck.tasks.pairs import Task
+
+FloatArray = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Recording:
+    """The reference circuit of one (model, task), with all that a candidate is compared with.
+
+    Attributes:
+        model: the reference's name.
+        architecture: class, layers, heads and head width, which a candidate must share.
+        task: the prompts that were measured.
+        spec: what was measured.
+        fingerprints: SHA-256 of `weights` and `tokenizer`.
+        heads: all heads, in the order of every per-head array.
+        metric: m of every clean prompt, in logits, `[prompts]`.
+        counterfactual: m of every counterfactual prompt, `[prompts]`.
+        solved: places of the prompts that count, `[solved]`.
+        ablated: kind to m with each head ablated, `[heads, solved]`.
+        z: of the first `spec.part` solved prompts.
+        gradient: dm/dz at the same places as `z`.
+        ceiling: the reference's own split-half ranking agreement; None where it solves too little.
+        noise_floor: largest change of the reference against itself, by measure.
+        environment: versions and instruction set that it was recorded with.
+        reason: why it was accepted.
+    """
+
+    model: str
+    architecture: dict[str, Any]
+    task: Task
+    spec: MeasurementSpec
+    fingerprints: dict[str, str]
+    heads: tuple[Head, ...]
+    metric: FloatArray
+    counterfactual: FloatArray
+    solved: tuple[int, ...]
+    ablated: dict[str, FloatArray]
+    z: ZCache
+    gradient: ZCache
+    ceiling: float | None
+    noise_floor: dict[str, float]
+    environment: dict[str, Any]
+    reason: str
+
+    @property
+    def all_fingerprints(self) -> dict[str, str]:
+        """Fingerprints of weights, tokenizer, prompts and measurement spec."""
+        return {**self.fingerprints, "prompts": self.task.fingerprint, "spec": self.spec.fingerprint}
+
+    @property
+    def solved_clusters(self) -> list[str]:
+        """Template cluster of every solved prompt, `[solved]`."""
+        return [self.task.pairs[place].cluster for place in self.solved]
+
+    @property
+    def incompetence(self) -> str | None:
+        """Why the reference says nothing about this task; None where it does."""
+        solved, prompts, clusters = len(self.solved), len(self.task.pairs), len(set(self.solved_clusters))
+        if solved < self.spec.minimum_solved * prompts:
+            return (
+                f"the reference solves {solved} of {prompts} prompts (logit difference above {self.spec.margin:g}); "
+                f"at least {self.spec.minimum_solved:.0%} are needed"
+            )
+        if clusters < self.spec.minimum_clusters:
+            return (
+                f"the solved prompts come from {clusters} template cluster(s); intervals need at least "
+                f"{self.spec.minimum_clusters}"
+            )
+        return None
+
+    def importance(self, kind: str) -> NDArray[np.float64]:
+        """Mean over solved prompts of m(clean) - m(head ablated), in logits, `[heads]`."""
+        return np.asarray(self.effects(kind).mean(axis=1))
+
+    def effects(self, kind: str) -> NDArray[np.float64]:
+        """m(clean) - m(head ablated) of every solved prompt, in logits, `[heads, solved]`."""
+        clean = self.metric[list(self.solved)].astype(np.float64)
+        return clean[None] - self.ablated[kind].astype(np.float64)

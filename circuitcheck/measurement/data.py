@@ -1,0 +1,152 @@
+"""What one candidate's measurement on one task consists of. Values only; nothing here computes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from circuitcheck.measures.correlation import Association
+from circuitcheck.measures.damage import BoundAudit
+from circuitcheck.measures.estimate import Estimate
+
+
+@dataclass(frozen=True)
+class HeadMeasure:
+    """One head of the reference and of the candidate.
+
+    Attributes:
+        layer: from 0.
+        head: from 0.
+        importance_ref: mean of m(clean) - m(ablated) of the reference, in logits.
+        importance_cand: the same of the candidate.
+        importance_change: candidate minus reference, paired, in logits.
+        rank_ref: 1 for the head with the largest |importance| of the reference.
+        rank_cand: the same of the candidate.
+        drift: norm(z_ref - z_cand) / norm(z_ref), dimensionless.
+        drift_answer: the same at the answer position alone.
+        cosine: of z_ref and z_cand.
+        fragility: mean |g . d|, in logits.
+        repair_gain: what the metric changes by when this head alone gets the reference's z, in logits.
+    """
+
+    layer: int
+    head: int
+    importance_ref: Estimate
+    importance_cand: Estimate
+    importance_change: Estimate
+    rank_ref: int
+    rank_cand: int
+    drift: float
+    drift_answer: float
+    cosine: float
+    fragility: float
+    repair_gain: float
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """Recovery after repairing the first `k` heads of an order; NaN where recovery is undefined."""
+
+    k: int
+    recovery: Estimate
+
+
+@dataclass(frozen=True)
+class Repair:
+    """What putting the reference's z back gives.
+
+    Attributes:
+        damage: mean of m_ref - m_cand, in logits.
+        unrepaired: |mean of m_ref - m(all heads repaired)| over the mean of m_ref, dimensionless.
+        recovery: share of the damage that repairing all heads gives back; None where there is no resolved damage.
+        curves: order to points.
+        diagnosis: `no damage`, `localized`, `distributed` or `collapse`.
+    """
+
+    damage: Estimate
+    unrepaired: Estimate
+    recovery: Estimate | None
+    curves: dict[str, tuple[CurvePoint, ...]]
+    diagnosis: str
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Agreement of the heads' order by |importance|.
+
+    Attributes:
+        agreement: rank-biased overlap.
+        ceiling: the reference's own split-half agreement.
+        top_k: share of the reference's top 5 heads in the candidate's.
+        kendall: tau-b over all heads.
+    """
+
+    agreement: Estimate
+    ceiling: float
+    top_k: float
+    kendall: float
+
+
+@dataclass(frozen=True)
+class Circuit:
+    """All measures of one candidate on one task that the reference solves.
+
+    Attributes:
+        behaviour_kept: share of the reference's solved prompts that the candidate solves.
+        metric_change: |mean m_cand / mean m_ref - 1|, dimensionless.
+        metric_ref: mean m of the reference, in logits.
+        metric_cand: mean m of the candidate, in logits.
+        drift_median: median over heads.
+        drift_largest: largest over heads.
+        profile_distance: max_h |I_cand - I_ref| / max_h |I_ref|.
+        ranking: see there.
+        repair: see there.
+        bound: first-order estimate and bound of the damage.
+        association: importance against drift.
+        heads: all of them, in order.
+    """
+
+    behaviour_kept: Estimate
+    metric_change: Estimate
+    metric_ref: Estimate
+    metric_cand: Estimate
+    drift_median: Estimate
+    drift_largest: Estimate
+    profile_distance: Estimate
+    ranking: Ranking
+    repair: Repair
+    bound: BoundAudit
+    association: Association
+    heads: tuple[HeadMeasure, ...]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One candidate on one task.
+
+    Attributes:
+        model: the reference's name.
+        candidate: the candidate's spec or directory name.
+        precision: whose limits on drift apply.
+        task: the task's name.
+        prompts: how many it has.
+        solved: how many of them the reference solves.
+        part: how many of those drift, repair and gradients use.
+        clusters: template clusters among the solved ones.
+        inconclusive: why nothing can be said about this task; then `circuit` is None.
+        circuit: the measures.
+        noise_floor: the reference against itself, by measure.
+        notes: what a reader must know about how this was measured.
+    """
+
+    model: str
+    candidate: str
+    precision: str
+    task: str
+    prompts: int
+    solved: int
+    part: int
+    clusters: int
+    inconclusive: str | None
+    circuit: Circuit | None
+    noise_floor: dict[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()

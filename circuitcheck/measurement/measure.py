@@ -1,0 +1,80 @@
+"""The gate's pipeline: a candidate and a golden baseline in, measures out. The reference is never loaded."""
+
+from __future__ import annotations
+
+from circuitcheck.baseline.recording import Recording
+from circuitcheck.errors import CandidateError
+from circuitcheck.measurement.data import Measurement
+from circuitcheck.measurement.observe import observe
+from circuitcheck.measurement.summarize import summarize
+from circuitcheck.models.hooked import HookedModel
+from circuitcheck.sweep.progress import Advance, silent
+
+
+def measure(candidate: HookedModel, baseline: Recording, *, advance: Advance = silent) -> Measurement:
+    """Measures a candidate on a baseline's prompts.
+
+    Args:
+        candidate: the model that is about to be released; it is left as it was found.
+        baseline: the recorded reference circuit, which holds the prompts and says what to measure.
+        advance: called with the number of (head, prompt) rows that were just finished.
+
+    Returns:
+        The measures, or why nothing can be said: a task that the reference does not solve is never measured.
+
+    Raises:
+        CandidateError: another architecture or shape, or values that are not finite.
+        SiteError: the hooks fail a proof on the candidate.
+        ModelChangedError: the measurement changed the candidate.
+    """
+    require_comparable(candidate, baseline)
+    reason = baseline.incompetence
+    circuit = None if reason else summarize(baseline, observe(candidate, baseline, advance))
+    return Measurement(
+        model=baseline.model,
+        candidate=candidate.precision if candidate.name == baseline.model else candidate.name,
+        precision=candidate.precision,
+        task=baseline.task.name,
+        prompts=len(baseline.task.pairs),
+        solved=len(baseline.solved),
+        part=len(baseline.z.index),
+        clusters=len(set(baseline.solved_clusters)),
+        inconclusive=reason,
+        circuit=circuit,
+        noise_floor=baseline.noise_floor,
+        notes=(*candidate.notes, *_notes(baseline)),
+    )
+
+
+def require_comparable(candidate: HookedModel, baseline: Recording) -> None:
+    """Refuses a candidate whose heads are not the reference's.
+
+    Raises:
+        CandidateError: names every difference.
+    """
+    theirs, ours = candidate.architecture, baseline.architecture
+    differences = [
+        f"{key} is {theirs[key]}, the reference's is {ours.get(key)}" for key in theirs if theirs[key] != ours.get(key)
+    ]
+    if tuple(candidate.heads) != baseline.heads and not differences:
+        differences = [f"it has {len(candidate.heads)} heads, the reference {len(baseline.heads)}"]
+    if differences:
+        raise CandidateError(
+            f"candidate {candidate.name} cannot be compared with {baseline.model}: {'; '.join(differences)}. "
+            "Give a candidate that was made from the reference."
+        )
+
+
+def _notes(baseline: Recording) -> list[str]:
+    notes = []
+    if baseline.spec.positions == "answer":
+        notes.append(
+            "The baseline keeps the answer position only: drift, gradients and repair say nothing about earlier "
+            "positions."
+        )
+    if len(baseline.z.index) < len(baseline.solved):
+        notes.append(
+            f"Drift, gradients and repair use the first {len(baseline.z.index)} of {len(baseline.solved)} solved "
+            "prompts."
+        )
+    return notes

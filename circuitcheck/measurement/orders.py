@@ -1,0 +1,75 @@
+"""In which order, and how many at a time, heads are repaired."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from circuitcheck.sites.structure import Head
+
+RANDOM_ORDERS = 5
+"""Random orders that the informed ones are compared with."""
+
+
+@dataclass(frozen=True)
+class RepairPlan:
+    """Which sets of heads to repair.
+
+    Attributes:
+        grid: how many heads at a time, up to all of them.
+        orders: name to places of heads, first repaired first; random orders are called `random-0`, `random-1`, ...
+        head_sets: the different sets, as places of heads in ascending order: first every head alone, then all others.
+    """
+
+    grid: tuple[int, ...]
+    orders: dict[str, tuple[int, ...]]
+    head_sets: tuple[tuple[int, ...], ...]
+
+    def heads(self, heads: list[Head]) -> list[list[Head]]:
+        """The sets as (layer, head)."""
+        return [[heads[place] for place in places] for places in self.head_sets]
+
+    def curve(self, order: str) -> list[int]:
+        """For each k of the grid, the place of its set in `head_sets`."""
+        number = {places: place for place, places in enumerate(self.head_sets)}
+        return [number[tuple(sorted(self.orders[order][:k]))] for k in self.grid]
+
+
+def plan_repair(importance: NDArray[Any], drift: NDArray[Any], seed: int) -> RepairPlan:
+    """Cumulative sets by |importance|, by drift, by their product, by |importance| reversed, and at random.
+
+    Args:
+        importance: the reference's, `[heads]`.
+        drift: the candidate's, `[heads]`.
+        seed: of the random orders.
+    """
+    size = np.abs(importance)
+    orders = {
+        "importance": _descending(size),
+        "drift": _descending(drift),
+        "importance x drift": _descending(size * drift),
+        "reversed": _descending(size)[::-1],
+    }
+    rng = np.random.default_rng(seed)
+    for number in range(RANDOM_ORDERS):
+        orders[f"random-{number}"] = tuple(int(place) for place in rng.permutation(len(size)))
+    grid = repair_grid(len(size))
+    singles = [(place,) for place in range(len(size))]
+    cumulative = [tuple(sorted(order[:k])) for order in orders.values() for k in grid]
+    return RepairPlan(grid, orders, tuple(dict.fromkeys([*singles, *cumulative])))
+
+
+def repair_grid(n_heads: int) -> tuple[int, ...]:
+    """1, 2, 3, 5, 8, ... (each about 1.6 times the last), and all heads."""
+    grid, step = [1, 2], 3
+    while step < n_heads:
+        grid.append(step)
+        step = grid[-1] + grid[-2]
+    return (*(k for k in grid if k < n_heads), n_heads)
+
+
+def _descending(values: NDArray[Any]) -> tuple[int, ...]:
+    return tuple(int(place) for place in np.argsort(-values, kind="stable"))

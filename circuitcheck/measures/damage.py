@@ -1,0 +1,114 @@
+"""First-order damage: what the reference's gradient says that moving `z` costs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from circuitcheck.errors import BaselineError
+from circuitcheck.measures.caches import check_comparable, layers_of, per_prompt
+from circuitcheck.measures.rounding import rounding_slack
+from circuitcheck.sweep.cache import ZCache
+
+
+@dataclass(frozen=True)
+class FirstOrder:
+    """First-order damage of every head and prompt, with g = dm/dz of the reference and d = z_cand - z_ref.
+
+    Attributes:
+        per_head: g . d summed over positions, signed, in logits, `[heads, prompts]`; below 0 where moving the head's
+            `z` lowers the metric.
+        bound_per_head: norm(g) norm(d) summed over positions, in logits, `[heads, prompts]`.
+    """
+
+    per_head: np.ndarray
+    bound_per_head: np.ndarray
+
+
+@dataclass(frozen=True)
+class BoundAudit:
+    """Measured degradation beside what the first order says of it.
+
+    Attributes:
+        degradation: mean over prompts of |m_ref - m_cand|, in logits.
+        estimate: mean over prompts of |sum over heads of g . d|, in logits.
+        bound: mean over prompts of the sum over heads of norm(g) norm(d), in logits.
+        coverage: share of prompts whose degradation is within the bound.
+        looseness: median of bound / degradation over the prompts that degrade by more than rounding; NaN if none do.
+        violated: whether any prompt degrades by more than its bound, or cannot be said not to.
+    """
+
+    degradation: float
+    estimate: float
+    bound: float
+    coverage: float
+    looseness: float
+    violated: bool
+
+
+def first_order(gradient: ZCache, reference: ZCache, candidate: ZCache) -> FirstOrder:
+    """First-order damage from three caches of the same prompts, heads in the order of layers and of heads.
+
+    Only the first order, only through attention heads: damage by embeddings, MLPs and norms is not in it, and a
+    deviation that travels through later heads counts in each of them. So the bound can fail, and is audited.
+
+    Args:
+        gradient: total derivative of the metric with respect to the reference's `z`, in logits per unit of z.
+        reference: the reference's `z`.
+        candidate: the candidate's `z`.
+
+    Raises:
+        CandidateError: as in `drift_sums`.
+        BaselineError: the gradient is not of the reference's prompts, lengths and shapes.
+    """
+    check_comparable(reference, candidate)
+    if _layout(gradient) != _layout(reference):
+        raise BaselineError("the recorded gradient is not of the recorded z; record the baseline again.")
+    estimates, bounds = [], []
+    for g, ours, theirs in zip(layers_of(gradient), layers_of(reference), layers_of(candidate), strict=True):
+        d = theirs - ours
+        norms = np.linalg.norm(g, axis=-1) * np.linalg.norm(d, axis=-1)
+        estimates.append(per_prompt((g * d).sum(-1), reference))
+        bounds.append(per_prompt(norms, reference))
+    return FirstOrder(np.concatenate(estimates), np.concatenate(bounds))
+
+
+def fragility(damage: FirstOrder) -> np.ndarray:
+    """Mean over prompts of |g . d| of each head, in logits, `[heads]`."""
+    return np.asarray(np.abs(damage.per_head).mean(-1))
+
+
+def audit(damage: FirstOrder, metric_reference: np.ndarray, metric_candidate: np.ndarray) -> BoundAudit:
+    """Holds the first order against what was measured.
+
+    Args:
+        damage: of the same prompts, in the same order.
+        metric_reference: m of the reference in logits, `[prompts]`.
+        metric_candidate: m of the candidate in logits, `[prompts]`.
+
+    Raises:
+        ValueError: metrics of another number of prompts.
+    """
+    reference, candidate = np.asarray(metric_reference, np.float64), np.asarray(metric_candidate, np.float64)
+    if not reference.shape == candidate.shape == damage.per_head.shape[1:]:
+        raise ValueError(
+            f"metrics of shapes {reference.shape} and {candidate.shape} do not fit {damage.per_head.shape[1]} prompts."
+        )
+    with np.errstate(invalid="ignore"):
+        degradation = np.abs(reference - candidate)
+    estimates, bounds, slack = damage.per_head.sum(0), damage.bound_per_head.sum(0), rounding_slack(reference)
+    holds = degradation <= bounds + slack  # False for NaN: what was not measured is not covered
+    degraded = degradation > slack
+    return BoundAudit(
+        degradation=float(degradation.mean()),
+        estimate=float(np.abs(estimates).mean()),
+        bound=float(bounds.mean()),
+        coverage=float(holds.mean()),
+        looseness=float(np.median(bounds[degraded] / degradation[degraded])) if degraded.any() else float("nan"),
+        violated=not holds.all(),
+    )
+
+
+def _layout(cache: ZCache) -> tuple[object, ...]:
+    return cache.index, cache.lengths, [layer.shape for layer in cache.layers]

@@ -1,0 +1,53 @@
+"""A measured number with its interval."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil, floor, isnan, nan
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A measured value and what it could as well have been.
+
+    Attributes:
+        value: the value on the prompts as they are; its unit is that of the measure.
+        low: lower end of the interval.
+        high: upper end of the interval.
+    """
+
+    value: float
+    low: float
+    high: float
+
+
+def estimate(value: float, draws: np.ndarray, level: float = 0.95) -> Estimate:
+    """Percentile interval of bootstrap draws (Efron 1981), widened to include the value.
+
+    Percentiles are order statistics, rounded outwards and never interpolated, so that infinite draws stay usable.
+
+    Args:
+        value: the measure on all prompts.
+        draws: the measure on every bootstrap draw, `[draws]`.
+        level: share of the draws that the interval holds at least.
+
+    Returns:
+        The estimate; both ends are NaN if the value or any draw is NaN.
+
+    Raises:
+        ValueError: no draws, or a level outside (0, 1).
+    """
+    draws = np.asarray(draws, np.float64)
+    if draws.ndim != 1 or not draws.size:
+        raise ValueError(f"an interval needs draws of shape [draws], not {draws.shape}.")
+    if not 0 < level < 1:
+        raise ValueError(f"level {level} is not between 0 and 1.")
+    value = float(value)
+    if isnan(value) or np.isnan(draws).any():
+        return Estimate(value, nan, nan)
+    ordered = np.sort(draws)
+    tail, last = (1 - level) / 2, len(ordered) - 1
+    low, high = float(ordered[floor(tail * last)]), float(ordered[ceil((1 - tail) * last)])
+    return Estimate(value, min(low, value), max(high, value))

@@ -1,0 +1,1 @@
+"""Recording the float32 reference that candidates are compared with."""

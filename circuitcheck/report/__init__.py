@@ -1,0 +1,1 @@
+"""Showing verdicts. Nothing is computed here."""

@@ -1,0 +1,60 @@
+"""What exactly is measured. Two measurements are comparable only under the same specification."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from circuitcheck.errors import ConfigurationError
+
+Positions = Literal["all", "answer"]
+
+
+@dataclass(frozen=True)
+class MeasurementSpec:
+    """The choices that change what a number means; their hash is part of every golden baseline.
+
+    Attributes:
+        ablation: kind of ablation whose importances the gate compares.
+        positions: positions at which z and gradients are kept: `all`, or only the `answer` position (for models whose
+            baselines would be too large; drift and repair then say nothing about earlier positions).
+        part: how many solved prompts drift, gradients and repair use.
+        margin: a prompt is solved where the reference's metric exceeds this, in logits.
+        minimum_solved: below this share of solved prompts a task is INCONCLUSIVE.
+        minimum_clusters: below this number of template clusters among the solved prompts, likewise.
+        draws: bootstrap draws over clusters.
+        persistence: of rank-biased overlap; the first 1 / (1 - persistence) heads carry most of the weight.
+        attention: attention implementation of both sides.
+        seed: of the bootstrap and of the random repair orders.
+    """
+
+    ablation: Literal["resample", "mean", "zero"] = "resample"
+    positions: Positions = "all"
+    part: int = 32
+    margin: float = 0.5
+    minimum_solved: float = 0.5
+    minimum_clusters: int = 5
+    draws: int = 1000
+    persistence: float = 0.9
+    attention: str = "eager"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuses values that no measurement can use."""
+        if self.ablation not in ("resample", "mean", "zero"):
+            raise ConfigurationError(f"ablation is {self.ablation!r}, but must be resample, mean or zero.")
+        if self.positions not in ("all", "answer"):
+            raise ConfigurationError(f"positions is {self.positions!r}, but must be all or answer.")
+        if self.part < 1 or self.draws < 100:
+            raise ConfigurationError("part must be at least 1 prompt, and draws at least 100.")
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of all choices."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
+
+    def to_json(self) -> dict[str, Any]:
+        """All choices by name."""
+        return asdict(self)

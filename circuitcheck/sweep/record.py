@@ -1,0 +1,213 @@
+"""One clean pass, with everything that a replay needs of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from circuitcheck.hooks.forward import final_hidden, float_rows
+from circuitcheck.hooks.z import record_z
+from circuitcheck.models.hooked import HookedModel
+
+HIDDEN = "hidden_states"
+"""What layers that take their input by keyword call it."""
+
+
+class CannotReplayError(Exception):
+    """This model must be run by full passes; the message says why."""
+
+
+@dataclass(frozen=True)
+class PerPrompt:
+    """An argument of a layer with one entry a prompt, `[batch, ...]`, or `[1, ...]` where all entries are equal."""
+
+    tensor: Tensor
+
+    def rows(self, prompts: slice, copies: int) -> Tensor:
+        """`[len(prompts) * copies, ...]`, the copies of a prompt behind one another."""
+        if len(self.tensor) == 1:
+            count = (prompts.stop - prompts.start) * copies
+            return self.tensor.expand(count, *self.tensor.shape[1:])
+        return self.tensor[prompts].repeat_interleave(copies, 0)
+
+
+@dataclass(frozen=True)
+class LayerRecord:
+    """What one layer did in the clean pass.
+
+    Attributes:
+        arguments: its positional arguments; tensors with one entry a prompt as `PerPrompt`, the hidden state as None.
+        keywords: its keyword arguments, likewise.
+        place: position or keyword of the hidden state.
+        hidden: the hidden state that it was given, `[batch, seq, d_model]`.
+        z: `[batch, seq, n_heads, d_head]`.
+        attention_outputs: how many things its attention module returned in a tuple; 0 for a bare tensor.
+        layer_outputs: how many things it returned in a tuple itself; 0 for a bare tensor.
+    """
+
+    arguments: tuple[Any, ...]
+    keywords: dict[str, Any]
+    place: int | str
+    hidden: Tensor
+    z: Tensor
+    attention_outputs: int
+    layer_outputs: int
+
+    def call(self, hidden: Tensor, prompts: slice, copies: int) -> tuple[list[Any], dict[str, Any]]:
+        """Arguments and keywords for rows of these prompts, with `hidden` in place of the recorded hidden state."""
+        arguments = [_rows(value, prompts, copies) for value in self.arguments]
+        keywords = {name: _rows(value, prompts, copies) for name, value in self.keywords.items()}
+        if isinstance(self.place, int):
+            arguments[self.place] = hidden
+        else:
+            keywords[self.place] = hidden
+        return arguments, keywords
+
+
+@dataclass(frozen=True)
+class CleanPass:
+    """A clean pass of some prompts.
+
+    Attributes:
+        ids: token ids, `[batch, seq]`.
+        layers: what each layer did.
+        final: what the unembedding read at the last position, `[batch, d_model]`.
+        row_bytes: memory that one row of a replay is estimated to need.
+    """
+
+    ids: Tensor
+    layers: tuple[LayerRecord, ...]
+    final: Tensor
+    row_bytes: int
+
+
+def record_clean_pass(model: HookedModel, ids: Tensor) -> CleanPass:
+    """Runs the prompts and records every layer.
+
+    Args:
+        model: the model, in evaluation mode.
+        ids: token ids, `[batch, seq]`, on the model's device.
+
+    Raises:
+        CannotReplayError: a layer does not run once, or takes or returns something that a replay cannot stand in for.
+    """
+    recorder = _Recorder(len(ids))
+    with ExitStack() as stack:
+        z = stack.enter_context(record_z(model))
+        for site in model.structure.layers:
+            layer, attention = model.module.get_submodule(site.path), model.module.get_submodule(site.attention)
+            if layer is attention or attention is model.module.get_submodule(site.projection):
+                raise CannotReplayError(f"{site.path}: layer, attention and output projection are not modules apart")
+            handles = [
+                layer.register_forward_pre_hook(recorder.read_call(site.layer), with_kwargs=True),
+                layer.register_forward_hook(recorder.read_output(site.layer, recorder.layer_outputs)),
+                attention.register_forward_hook(recorder.read_output(site.layer, recorder.attention_outputs)),
+                *(part.register_forward_hook(recorder.add_bytes(site.layer)) for part in _leaves(layer)),
+            ]
+            for handle in handles:
+                stack.callback(handle.remove)
+        final = final_hidden(model, ids)
+    layers = [recorder.layer(site.layer, site.path, z) for site in model.structure.layers]
+    return CleanPass(ids, tuple(layers), final, _row_bytes(model, layers, recorder, len(ids)))
+
+
+def split_bytes(model: HookedModel, ids: Tensor) -> int:
+    """Memory that the record of one prompt is estimated to need, before anything is run."""
+    size = max((parameter.element_size() for parameter in model.module.parameters()), default=4)
+    # z and the hidden state of every layer; z is as wide as the residual stream, or close to it.
+    widths = sum(2 * site.n_heads * site.d_head for site in model.structure.layers)
+    return ids.shape[1] * widths * size
+
+
+class _Recorder:
+    """Hooks that note what the layers of one pass were given and gave back."""
+
+    def __init__(self, batch: int) -> None:
+        self.batch = batch
+        self.calls: dict[int, tuple[tuple[Any, ...], dict[str, Any], int | str, Tensor]] = {}
+        self.layer_outputs: dict[int, int] = {}
+        self.attention_outputs: dict[int, int] = {}
+        self.bytes: dict[int, int] = {}
+
+    def read_call(self, layer: int) -> Callable[..., None]:
+        def read(_: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+            place: int | str = 0 if arguments else HIDDEN
+            hidden = arguments[0] if arguments else keywords.get(HIDDEN)
+            if layer in self.calls or not isinstance(hidden, Tensor) or hidden.dim() != 3:
+                raise CannotReplayError(f"layer {layer} runs more than once, or not on [batch, seq, d_model]")
+            rest = (None, *arguments[1:]) if arguments else ()
+            others = {name: value for name, value in keywords.items() if name != place}
+            # A clone: some layers add to their input in place.
+            self.calls[layer] = (_condensed(rest, self.batch), _condensed(others, self.batch), place, hidden.clone())
+
+        return read
+
+    def read_output(self, layer: int, forms: dict[int, int]) -> Callable[..., None]:
+        def read(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
+            if isinstance(output, Tensor):
+                forms[layer] = 0
+            elif type(output) is tuple and output and isinstance(output[0], Tensor):
+                forms[layer] = len(output)
+            else:
+                raise CannotReplayError(f"layer {layer} or its attention returns {type(output).__name__}")
+
+        return read
+
+    def add_bytes(self, layer: int) -> Callable[..., None]:
+        def add(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
+            tensors = output if isinstance(output, tuple) else (output,)
+            size = sum(part.numel() * part.element_size() for part in tensors if isinstance(part, Tensor))
+            self.bytes[layer] = self.bytes.get(layer, 0) + size
+
+        return add
+
+    def layer(self, layer: int, path: str, z: dict[int, Tensor]) -> LayerRecord:
+        if layer not in self.calls or layer not in z or layer not in self.attention_outputs:
+            raise CannotReplayError(f"{path} or its attention did not run in a full pass")
+        arguments, keywords, place, hidden = self.calls[layer]
+        forms = self.attention_outputs[layer], self.layer_outputs[layer]
+        return LayerRecord(arguments, keywords, place, hidden, z[layer], *forms)
+
+
+def _leaves(layer: nn.Module) -> list[nn.Module]:
+    return [part for part in layer.modules() if not any(True for _ in part.children())]
+
+
+def _row_bytes(model: HookedModel, layers: list[LayerRecord], recorder: _Recorder, batch: int) -> int:
+    """Everything that a layer's modules put out, scores, weights and mask of its attention, and the residual stream.
+
+    Not all of it is alive at once, so this is rather too much than too little.
+    """
+    hidden, z = layers[0].hidden, layers[0].z
+    seq, n_heads = z.shape[1], z.shape[2]
+    scores = 3 * n_heads * seq * seq * max(hidden.element_size(), 4)
+    stream = 4 * seq * hidden.shape[2] * hidden.element_size()
+    output = model.module.get_submodule(model.structure.output_layer)
+    logits = 0 if float_rows(output) is not None else 8 * int(getattr(output, "out_features", 0))
+    return max(recorder.bytes.values(), default=0) // batch + scores + stream + logits
+
+
+def _condensed(value: Any, batch: int) -> Any:
+    """`value` with tensors of one entry a prompt marked, and kept once where all prompts' entries are equal."""
+    if isinstance(value, Tensor) and value.dim() > 1 and len(value) == batch:
+        return PerPrompt(value[:1].clone() if torch.equal(value, value[:1].expand_as(value)) else value)
+    if type(value) in (tuple, list):
+        return type(value)(_condensed(part, batch) for part in value)
+    if type(value) is dict:
+        return {name: _condensed(part, batch) for name, part in value.items()}
+    return value
+
+
+def _rows(value: Any, prompts: slice, copies: int) -> Any:
+    if isinstance(value, PerPrompt):
+        return value.rows(prompts, copies)
+    if type(value) in (tuple, list):
+        return type(value)(_rows(part, prompts, copies) for part in value)
+    if type(value) is dict:
+        return {name: _rows(part, prompts, copies) for name, part in value.items()}
+    return value

@@ -1,0 +1,1 @@
+"""From measures to PASS, FAIL or INCONCLUSIVE. No model, no file."""
