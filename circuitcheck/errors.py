@@ -37,3 +37,7 @@ class CandidateError(CircuitcheckError):
 
 class ModelChangedError(CircuitcheckError):
     """A measurement left hooks, parameters or training flags other than it found them."""
+
+
+class MemoryBudgetError(CircuitcheckError):
+    """A measurement that does not fit the memory budget, or the machine, even one prompt and head set at a time."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from circuitcheck.errors import CandidateError
+from circuitcheck.errors import BaselineError, CandidateError
 from circuitcheck.sweep.cache import ZCache
 
 
@@ -16,6 +16,7 @@ def check_comparable(reference: ZCache, candidate: ZCache) -> None:
     Raises:
         CandidateError: other prompts, other lengths, other layers, heads or head sizes, no prompts at all, or a value
             of the candidate that is NaN or infinite.
+        BaselineError: a value of the reference that is NaN or infinite.
     """
     if not reference.index:
         raise CandidateError("no prompt is left to compare z on; give a task that the reference solves.")
@@ -41,7 +42,12 @@ def check_comparable(reference: ZCache, candidate: ZCache) -> None:
                 f"z of layer {layer} has shape {list(z_ref.shape)} in the reference and {list(z_cand.shape)} in the "
                 "candidate ([positions, heads, d_head]); give a candidate of the reference's architecture."
             )
-    _check_finite(candidate)
+    bad = first_not_finite(candidate)
+    if bad:
+        raise CandidateError(f"the candidate's z is NaN or infinite, first in {bad}; quantize it in a wider range.")
+    bad = first_not_finite(reference)
+    if bad:
+        raise BaselineError(f"the reference's z is NaN or infinite, first in {bad}; it cannot serve as a reference.")
 
 
 def layers_of(cache: ZCache) -> Iterator[np.ndarray]:
@@ -64,16 +70,15 @@ def per_prompt(values: np.ndarray, cache: ZCache) -> np.ndarray:
     return np.add.reduceat(values, starts, axis=0).T
 
 
-def _check_finite(candidate: ZCache) -> None:
-    for number, layer in enumerate(layers_of(candidate)):
+def first_not_finite(cache: ZCache) -> str:
+    """Layer, head and prompt of the first value that is NaN or infinite, in words; empty where all are finite."""
+    for number, layer in enumerate(layers_of(cache)):
         bad = np.argwhere(~np.isfinite(layer).all(-1))
         if len(bad):
             position, head = (int(place) for place in bad[0])
-            prompt = int(np.searchsorted(np.cumsum(candidate.lengths), position, side="right"))
-            raise CandidateError(
-                f"the candidate's z is NaN or infinite, first in layer {number}, head {head}, prompt "
-                f"{candidate.index[prompt]} of the task; quantize it again, or in a type with a wider range."
-            )
+            prompt = int(np.searchsorted(np.cumsum(cache.lengths), position, side="right"))
+            return f"layer {number}, head {head}, prompt {cache.index[prompt]} of the task"
+    return ""
 
 
 def _some(index: tuple[int, ...]) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from circuitcheck.errors import BaselineError
-from circuitcheck.measures.caches import check_comparable, layers_of, per_prompt
+from circuitcheck.measures.caches import check_comparable, first_not_finite, layers_of, per_prompt
 from circuitcheck.measures.rounding import rounding_slack
 from circuitcheck.sweep.cache import ZCache
 
@@ -60,11 +60,12 @@ def first_order(gradient: ZCache, reference: ZCache, candidate: ZCache) -> First
 
     Raises:
         CandidateError: as in `drift_sums`.
-        BaselineError: the gradient is not of the reference's prompts, lengths and shapes.
+        BaselineError: the reference or the gradient holds NaN or infinite values, or the gradient is not of the
+            reference's prompts, lengths and shapes.
     """
     check_comparable(reference, candidate)
-    if _layout(gradient) != _layout(reference):
-        raise BaselineError("the recorded gradient is not of the recorded z; record the baseline again.")
+    if _layout(gradient) != _layout(reference) or first_not_finite(gradient):
+        raise BaselineError("the recorded gradient is not finite, or not of the recorded z; record the baseline again.")
     estimates, bounds = [], []
     for g, ours, theirs in zip(layers_of(gradient), layers_of(reference), layers_of(candidate), strict=True):
         d = theirs - ours

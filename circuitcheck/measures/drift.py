@@ -34,6 +34,7 @@ def drift_sums(reference: ZCache, candidate: ZCache) -> DriftSums:
     Raises:
         CandidateError: the caches differ in prompts, lengths or shapes, hold no prompts, or the candidate holds NaN or
             infinite values.
+        BaselineError: the reference holds NaN or infinite values.
     """
     check_comparable(reference, candidate)
     layers = []
@@ -58,9 +59,8 @@ def cosine(sums: DriftSums) -> np.ndarray:
     """
     reference, candidate, dot = sums.reference.sum(-1), sums.candidate.sum(-1), sums.dot.sum(-1)
     norms = np.sqrt(reference * candidate)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        ratio = np.clip(dot / norms, -1.0, 1.0)  # rounding may leave it a hair outside
-    return np.where(norms == 0, (reference == candidate).astype(np.float64), ratio)
+    ratio = np.clip(dot / np.where(norms == 0, 1.0, norms), -1.0, 1.0)  # rounding may leave it a hair outside
+    return np.asarray(np.where(norms == 0, np.where(reference == candidate, 1.0, 0.0), ratio))
 
 
 def drift_draws(sums: DriftSums, weights: np.ndarray) -> np.ndarray:

@@ -60,7 +60,7 @@ def _simulate_layer(module: nn.Module, site: LayerSite) -> None:
     def round_by_prompt(_: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
         # Some layers (OPT's) hand their MLP all tokens behind one another, `[batch * seq, d_model]`.
         if isinstance(output, Tensor) and output.dim() == 2:
-            return fake_quantize(output.unflatten(0, (prompts, -1))).flatten(0, 1)
+            return fake_quantize(output.reshape(prompts, -1, output.shape[-1])).reshape(output.shape)
         return _round_output(_, __, output)
 
     layer = module.get_submodule(site.path)

@@ -17,10 +17,10 @@ from circuitcheck.models.fingerprint import fingerprint_files, fingerprint_modul
 from circuitcheck.models.hooked import HookedModel
 from circuitcheck.models.int8_sim import NOTE as INT8_SIM_NOTE
 from circuitcheck.models.int8_sim import simulate_int8
-from circuitcheck.models.precision import DTYPES, PRECISIONS, precision_of
+from circuitcheck.models.precision import DTYPES, precision_of
+from circuitcheck.models.specs import EMBEDDED, SAVED
 from circuitcheck.sites.structure import Structure, resolve
 
-EMBEDDED = "embedded"
 ATTENTION = "eager"
 """One attention implementation for references and candidates; every architecture has it."""
 
@@ -44,8 +44,8 @@ def load_model(source: str | Path, precision: str = "f32", *, device: str = "cpu
         ModelError: the model is missing, incomplete, pickled, or needs remote code.
         SiteError: its attention output projections cannot be found.
     """
-    if precision not in PRECISIONS:
-        raise ConfigurationError(f"unknown precision {precision!r}: it is none of {', '.join(PRECISIONS)}.")
+    if precision not in DTYPES:
+        raise ConfigurationError(f"unknown precision {precision!r}: it is none of {', '.join(DTYPES)}.")
     directory = resolve_directory(source)
     module = _load_module(directory, DTYPES[precision]).to(device)
     tokenizer = _load_tokenizer(directory)
@@ -59,7 +59,7 @@ def load_model(source: str | Path, precision: str = "f32", *, device: str = "cpu
         structure=structure,
         tokenizer=tokenizer,
         name=model_name(source),
-        precision=precision_of(module) if precision == "saved" else precision,
+        precision=precision_of(module) if precision == SAVED else precision,
         fingerprints={
             "weights": fingerprint_files(weight_files(directory)),
             "tokenizer": fingerprint_tokenizer(tokenizer),

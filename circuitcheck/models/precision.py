@@ -5,16 +5,17 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from circuitcheck.models.specs import SAVED
+
 DTYPES: dict[str, torch.dtype | str] = {
     "f32": torch.float32,
     "f16": torch.float16,
     "bf16": torch.bfloat16,
     "int8-sim": torch.float32,
-    "saved": "auto",
+    SAVED: "auto",
 }
 """Precision to the type that weights are loaded in; `saved` keeps what the directory holds."""
 
-PRECISIONS = tuple(DTYPES)
 NAMES = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
 
 

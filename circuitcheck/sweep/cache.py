@@ -35,7 +35,7 @@ class ZCache:
 
     def answer_position(self) -> ZCache:
         """The same prompts with only their last position kept."""
-        ends = torch.tensor(self._starts()) + torch.tensor(self.lengths) - 1
+        ends = torch.tensor(self._starts(), dtype=torch.long) + torch.tensor(self.lengths, dtype=torch.long) - 1
         return ZCache(self.index, (1,) * len(self.index), tuple(layer[ends] for layer in self.layers))
 
     def _starts(self) -> list[int]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from circuitcheck.hooks.forward import final_hidden, float_rows
+from circuitcheck.hooks.forward import final_hidden
 from circuitcheck.hooks.z import record_z
 from circuitcheck.models.hooked import HookedModel
 
@@ -77,13 +77,11 @@ class CleanPass:
         ids: token ids, `[batch, seq]`.
         layers: what each layer did.
         final: what the unembedding read at the last position, `[batch, d_model]`.
-        row_bytes: memory that one row of a replay is estimated to need.
     """
 
     ids: Tensor
     layers: tuple[LayerRecord, ...]
     final: Tensor
-    row_bytes: int
 
 
 def record_clean_pass(model: HookedModel, ids: Tensor) -> CleanPass:
@@ -107,21 +105,12 @@ def record_clean_pass(model: HookedModel, ids: Tensor) -> CleanPass:
                 layer.register_forward_pre_hook(recorder.read_call(site.layer), with_kwargs=True),
                 layer.register_forward_hook(recorder.read_output(site.layer, recorder.layer_outputs)),
                 attention.register_forward_hook(recorder.read_output(site.layer, recorder.attention_outputs)),
-                *(part.register_forward_hook(recorder.add_bytes(site.layer)) for part in _leaves(layer)),
             ]
             for handle in handles:
                 stack.callback(handle.remove)
         final = final_hidden(model, ids)
-    layers = [recorder.layer(site.layer, site.path, z) for site in model.structure.layers]
-    return CleanPass(ids, tuple(layers), final, _row_bytes(model, layers, recorder, len(ids)))
-
-
-def split_bytes(model: HookedModel, ids: Tensor) -> int:
-    """Memory that the record of one prompt is estimated to need, before anything is run."""
-    size = max((parameter.element_size() for parameter in model.module.parameters()), default=4)
-    # z and the hidden state of every layer; z is as wide as the residual stream, or close to it.
-    widths = sum(2 * site.n_heads * site.d_head for site in model.structure.layers)
-    return ids.shape[1] * widths * size
+    layers = tuple(recorder.layer(site.layer, site.path, z) for site in model.structure.layers)
+    return CleanPass(ids, layers, final)
 
 
 class _Recorder:
@@ -132,7 +121,6 @@ class _Recorder:
         self.calls: dict[int, tuple[tuple[Any, ...], dict[str, Any], int | str, Tensor]] = {}
         self.layer_outputs: dict[int, int] = {}
         self.attention_outputs: dict[int, int] = {}
-        self.bytes: dict[int, int] = {}
 
     def read_call(self, layer: int) -> Callable[..., None]:
         def read(_: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
@@ -158,38 +146,12 @@ class _Recorder:
 
         return read
 
-    def add_bytes(self, layer: int) -> Callable[..., None]:
-        def add(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
-            tensors = output if isinstance(output, tuple) else (output,)
-            size = sum(part.numel() * part.element_size() for part in tensors if isinstance(part, Tensor))
-            self.bytes[layer] = self.bytes.get(layer, 0) + size
-
-        return add
-
     def layer(self, layer: int, path: str, z: dict[int, Tensor]) -> LayerRecord:
         if layer not in self.calls or layer not in z or layer not in self.attention_outputs:
             raise CannotReplayError(f"{path} or its attention did not run in a full pass")
         arguments, keywords, place, hidden = self.calls[layer]
         forms = self.attention_outputs[layer], self.layer_outputs[layer]
         return LayerRecord(arguments, keywords, place, hidden, z[layer], *forms)
-
-
-def _leaves(layer: nn.Module) -> list[nn.Module]:
-    return [part for part in layer.modules() if not any(True for _ in part.children())]
-
-
-def _row_bytes(model: HookedModel, layers: list[LayerRecord], recorder: _Recorder, batch: int) -> int:
-    """Everything that a layer's modules put out, scores, weights and mask of its attention, and the residual stream.
-
-    Not all of it is alive at once, so this is rather too much than too little.
-    """
-    hidden, z = layers[0].hidden, layers[0].z
-    seq, n_heads = z.shape[1], z.shape[2]
-    scores = 3 * n_heads * seq * seq * max(hidden.element_size(), 4)
-    stream = 4 * seq * hidden.shape[2] * hidden.element_size()
-    output = model.module.get_submodule(model.structure.output_layer)
-    logits = 0 if float_rows(output) is not None else 8 * int(getattr(output, "out_features", 0))
-    return max(recorder.bytes.values(), default=0) // batch + scores + stream + logits
 
 
 def _condensed(value: Any, batch: int) -> Any:

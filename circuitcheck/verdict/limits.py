@@ -41,9 +41,9 @@ class Limits:
 
 DRIFT_LIMITS: dict[str, tuple[float, float]] = {
     "f32": (1e-4, 1e-3),
-    "f16": (0.01, 0.05),
-    "bf16": (0.05, 0.25),
-    "int8-sim": (0.1, 0.4),
+    "f16": (0.005, 0.02),
+    "bf16": (0.04, 0.1),
+    "int8-sim": (0.08, 0.3),
 }
 """Precision to limits of (drift_median, drift_largest); a precision that is not here gets the defaults above."""
 

@@ -1,0 +1,57 @@
+"""What accepting a new reference changes, in words that a reviewer can judge."""
+
+from __future__ import annotations
+
+from circuitcheck.baseline.recording import Recording
+
+SHOWN_HEADS = 8
+MOVED = 0.01
+"""A head is listed when its importance moved by more than this share of the largest."""
+
+
+def describe_new(new: Recording) -> list[str]:
+    """What a first baseline says."""
+    return [_competence(new), *([_top_heads(new)] if new.solved else [])]
+
+
+def describe_change(old: Recording, new: Recording) -> list[str]:
+    """Which fingerprints and which heads changed, and by how much."""
+    lines = [
+        f"{name}: {old.all_fingerprints[name][:12]} -> {value[:12]}"
+        for name, value in new.all_fingerprints.items()
+        if old.all_fingerprints[name] != value
+    ]
+    if _competence(old) != _competence(new):
+        lines.append(f"{_competence(old)} -> {_competence(new)}")
+    if old.heads != new.heads or not old.solved or not new.solved:
+        return [*lines, "heads: not comparable"]
+    return [*lines, *_moved_heads(old, new)]
+
+
+def _moved_heads(old: Recording, new: Recording) -> list[str]:
+    kind = new.spec.ablation
+    before, after = old.importance(kind), new.importance(kind)
+    largest = max(abs(before).max(), abs(after).max())
+    moved = sorted(range(len(new.heads)), key=lambda place: -abs(after[place] - before[place]))
+    moved = [place for place in moved if abs(after[place] - before[place]) > MOVED * largest]
+    lines = [
+        f"head {new.heads[place][0]}.{new.heads[place][1]}: importance {before[place]:.3f} -> {after[place]:.3f} logits"
+        for place in moved[:SHOWN_HEADS]
+    ]
+    if len(moved) > SHOWN_HEADS:
+        lines.append(f"and {len(moved) - SHOWN_HEADS} more heads moved")
+    return lines or [f"no head moved by more than {MOVED:.0%} of the largest importance"]
+
+
+def _competence(recording: Recording) -> str:
+    solved = f"solves {len(recording.solved)} of {len(recording.task.pairs)} prompts"
+    return f"{solved} (INCONCLUSIVE: {recording.incompetence})" if recording.incompetence else solved
+
+
+def _top_heads(recording: Recording) -> str:
+    importance = recording.importance(recording.spec.ablation)
+    top = sorted(range(len(importance)), key=lambda place: -abs(importance[place]))[:SHOWN_HEADS]
+    listed = ", ".join(
+        f"{recording.heads[place][0]}.{recording.heads[place][1]} ({importance[place]:.2f})" for place in top
+    )
+    return f"most important heads, in logits: {listed}"

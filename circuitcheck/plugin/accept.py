@@ -1,0 +1,97 @@
+"""The accept flow: records golden baselines on request, and says what that changes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from circuitcheck.errors import BaselineError, CircuitcheckError
+from circuitcheck.plugin.settings import Settings
+
+if TYPE_CHECKING:
+    from circuitcheck.baseline.baseline import Baseline
+    from circuitcheck.models.hooked import HookedModel
+    from circuitcheck.spec import MeasurementSpec
+    from circuitcheck.sweep.progress import Advance
+    from circuitcheck.tasks.pairs import Task
+
+
+@dataclass(frozen=True)
+class Acceptance:
+    """What became of one task's baseline.
+
+    Attributes:
+        task: its name.
+        outcome: one line: accepted, unchanged, or left alone.
+        details: what changed, line by line.
+    """
+
+    task: str
+    outcome: str
+    details: tuple[str, ...] = ()
+
+
+def accept_baseline(
+    reference: HookedModel, task: Task, spec: MeasurementSpec, settings: Settings, folder: Path, advance: Advance
+) -> Acceptance:
+    """Records one task, if the request covers it, and writes its baseline only after everything succeeded.
+
+    Raises:
+        CircuitcheckError: the reference cannot be recorded; nothing was written.
+    """
+    from circuitcheck.baseline.baseline import baseline_files
+    from circuitcheck.baseline.diff import describe_change, describe_new
+    from circuitcheck.baseline.encoding import encode
+    from circuitcheck.reference.record import record_reference
+
+    file = baseline_files(folder, task.name)[0]
+    exists = any(path.exists() for path in baseline_files(folder, task.name))
+    if settings.accept == "new" and exists:
+        return Acceptance(task.name, f"left alone: {file} exists (use --circuit-accept=changed to replace it)")
+    if settings.accept == "changed" and not exists:
+        return Acceptance(task.name, f"left alone: {file} does not exist (use --circuit-accept=new to record it)")
+    old, fault = _load(file) if exists else (None, None)
+    reason = old.reason if old else settings.reason
+    recorded = record_reference(reference, task, spec, reason=reason, advance=advance)
+    if old is not None and encode(recorded) == encode(old):
+        return Acceptance(task.name, f"unchanged: {file}")
+    from dataclasses import replace
+
+    new = replace(recorded, reason=settings.reason)
+    details = (
+        describe_new(new) if old is None else [*describe_change(old, new), _would_have_been(reference, old, settings)]
+    )
+    if fault:
+        details.insert(0, f"the old baseline could not be read: {fault}")
+    new.save(folder)
+    return Acceptance(task.name, f"accepted: {file} ({settings.reason})", tuple(details))
+
+
+def _load(file: Path) -> tuple[Baseline | None, str | None]:
+    from circuitcheck.baseline.baseline import Baseline
+
+    try:
+        return Baseline.load(file), None
+    except BaselineError as error:
+        return None, str(error)
+
+
+def _would_have_been(reference: HookedModel, old: Baseline, settings: Settings) -> str:
+    """The verdict on the new reference, had it been a float32 candidate under the old baseline."""
+    from circuitcheck.measurement.measure import measure
+    from circuitcheck.verdict.judge import judge
+    from circuitcheck.verdict.limits import limits_for
+
+    prefix = "judged by the old baseline, the new reference would have been"
+    try:
+        measurement = measure(reference, old)
+        verdict = judge(measurement, limits_for("f32", old.task.name, settings.limits))
+    except CircuitcheckError as error:
+        return f"{prefix} refused: {error}"
+    missed = [
+        f"{criterion.name} {criterion.value.value:.3g} (limit {criterion.limit:g})"
+        for criterion in verdict.criteria
+        if criterion.verdict != "PASS"
+    ]
+    return f"{prefix} {verdict.word}" + (f": {', '.join(missed)}" if missed else "")

@@ -1,0 +1,72 @@
+"""The plugin's command-line options."""
+
+from __future__ import annotations
+
+import pytest
+
+ACCEPT = ("new", "changed", "all")
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """Adds all options in a group of their own."""
+    group = parser.getgroup("circuitcheck", "circuit preservation (circuitcheck)")
+    group.addoption(
+        "--circuit-report",
+        action="store_true",
+        default=None,
+        help="print the fragility tables, and fail the run unless everything that was compared passes "
+        "(nothing compared: exit code 5)",
+    )
+    group.addoption(
+        "--circuit-report-dir", metavar="DIR", help="also write report.json into DIR (implies --circuit-report)"
+    )
+    group.addoption(
+        "--circuit-model",
+        metavar="ID_OR_DIR",
+        help="the reference: a Hugging Face directory, a hub id, or 'embedded' (default)",
+    )
+    group.addoption(
+        "--circuit-candidate",
+        metavar="SPEC",
+        action="append",
+        help="what to gate: f32, f16, bf16, int8-sim, or a saved directory; repeatable (default: those four)",
+    )
+    group.addoption(
+        "--circuit-task",
+        metavar="NAME_OR_FILE",
+        action="append",
+        help="ioi, facts, induction, or a .jsonl file of prompt pairs; repeatable (default: those three)",
+    )
+    group.addoption("--circuit-baselines", metavar="DIR", help="where golden baselines lie (default: baselines)")
+    group.addoption(
+        "--circuit-accept",
+        choices=ACCEPT,
+        help="record golden baselines from the reference instead of comparing: those that are missing (new), "
+        "those that exist and differ (changed), or both (all); needs --circuit-reason",
+    )
+    group.addoption(
+        "--circuit-reason", metavar="TEXT", help="why the present reference is accepted; kept in the baseline"
+    )
+    group.addoption(
+        "--circuit-accept-in-ci",
+        action="store_true",
+        help="allow --circuit-accept where the environment variable CI is set",
+    )
+    group.addoption("--circuit-prompts", metavar="N", type=int, help="prompt pairs of each built-in task (default: 64)")
+    group.addoption(
+        "--circuit-ablation",
+        choices=("resample", "mean", "zero"),
+        help="ablation whose importances are compared (default: resample)",
+    )
+    group.addoption(
+        "--circuit-positions",
+        choices=("all", "answer"),
+        help="positions at which baselines keep z: all, or the answer position only, which makes the baselines of "
+        "large models small and drift and repair blind to earlier positions (default: all)",
+    )
+    group.addoption(
+        "--circuit-allow-inconclusive",
+        action="store_true",
+        default=None,
+        help="skip, instead of fail, what cannot be decided; it is never shown as passed",
+    )

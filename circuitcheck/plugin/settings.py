@@ -1,0 +1,200 @@
+"""What a run is to do: the command line over `[tool.circuitcheck]` over the defaults."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from circuitcheck.errors import ConfigurationError
+from circuitcheck.models.specs import EMBEDDED, PRECISIONS
+
+TASKS = ("ioi", "facts", "induction")
+TABLE = "tool.circuitcheck"
+
+KEYS: dict[str, type] = {
+    "report": bool,
+    "report-dir": str,
+    "model": str,
+    "candidates": list,
+    "tasks": list,
+    "baselines": str,
+    "prompts": int,
+    "ablation": str,
+    "positions": str,
+    "allow-inconclusive": bool,
+    "limits": dict,
+}
+"""Keys of `[tool.circuitcheck]` and their types."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One run's settings; every path is absolute or relative to the working directory.
+
+    Attributes:
+        report: print the tables and let the verdicts decide the exit code.
+        report_dir: where report.json goes.
+        model: the reference.
+        candidates: precision specs and directories.
+        tasks: names and files.
+        baselines: the folder of golden baselines.
+        prompts: prompt pairs of each built-in task.
+        ablation: kind that the gate compares.
+        positions: positions at which baselines keep z.
+        allow_inconclusive: skip instead of fail.
+        limits: overrides, as `circuitcheck.verdict.limits.limits_for` takes them.
+        accept: `new`, `changed`, `all`, or None to compare.
+        reason: why.
+        command: the command that this run was, without accepting.
+    """
+
+    report: bool = False
+    report_dir: Path | None = None
+    model: str = EMBEDDED
+    candidates: tuple[str, ...] = PRECISIONS
+    tasks: tuple[str, ...] = TASKS
+    baselines: Path = Path("baselines")
+    prompts: int = 64
+    ablation: str = "resample"
+    positions: str = "all"
+    allow_inconclusive: bool = False
+    limits: dict[str, Any] = field(default_factory=dict)
+    accept: str | None = None
+    reason: str = ""
+    command: str = "pytest"
+
+
+def read_settings(config: pytest.Config) -> Settings:
+    """The settings of this run.
+
+    Raises:
+        ConfigurationError: an unknown key, a value of the wrong type, or options that contradict each other.
+    """
+    file = _pyproject(config)
+    table = _read_table(file)
+    option = config.getoption
+    base = file.parent
+    settings = Settings(
+        report=bool(_first(option("circuit_report"), table.get("report"), False)) or bool(_report_dir(option, table)),
+        report_dir=_path(option("circuit_report_dir"), table.get("report-dir"), base, None),
+        model=option("circuit_model") or _model(table, base),
+        candidates=tuple(option("circuit_candidate") or _entries(table, "candidates", base, PRECISIONS)),
+        tasks=tuple(option("circuit_task") or _entries(table, "tasks", base, TASKS)),
+        baselines=_path(option("circuit_baselines"), table.get("baselines"), base, base / "baselines") or base,
+        prompts=_first(option("circuit_prompts"), table.get("prompts"), 64),
+        ablation=_first(option("circuit_ablation"), table.get("ablation"), "resample"),
+        positions=_first(option("circuit_positions"), table.get("positions"), "all"),
+        allow_inconclusive=bool(_first(option("circuit_allow_inconclusive"), table.get("allow-inconclusive"), False)),
+        limits=table.get("limits", {}),
+        accept=option("circuit_accept"),
+        reason=(option("circuit_reason") or "").strip(),
+        command=_command(config),
+    )
+    _check(settings, config)
+    return settings
+
+
+def _pyproject(config: pytest.Config) -> Path:
+    inipath = config.inipath
+    return inipath if inipath is not None and inipath.name == "pyproject.toml" else config.rootpath / "pyproject.toml"
+
+
+def _read_table(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    try:
+        content = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{file} is not valid TOML: {error}") from error
+    table = content.get("tool", {}).get("circuitcheck", {})
+    unknown = sorted(set(table) - set(KEYS))
+    if unknown:
+        raise ConfigurationError(
+            f"[{TABLE}] in {file}: unknown key(s) {', '.join(unknown)}; known are {', '.join(KEYS)}. "
+            "Accepting is asked for on the command line only."
+        )
+    for key, value in table.items():
+        if not isinstance(value, KEYS[key]) or (KEYS[key] is int and isinstance(value, bool)):
+            raise ConfigurationError(f"[{TABLE}] in {file}: {key} is {value!r}, but must be a {KEYS[key].__name__}.")
+        if isinstance(value, list) and not all(isinstance(item, str) for item in value):
+            raise ConfigurationError(f"[{TABLE}] in {file}: {key} must be a list of strings.")
+    return dict(table)
+
+
+def _first(*values: Any) -> Any:
+    return next(value for value in values if value is not None)
+
+
+def _report_dir(option: Any, table: Mapping[str, Any]) -> str | None:
+    return option("circuit_report_dir") or table.get("report-dir")
+
+
+def _path(given: str | None, configured: str | None, base: Path, default: Path | None) -> Path | None:
+    if given:
+        return Path(given)
+    return base / configured if configured else default
+
+
+def _model(table: Mapping[str, Any], base: Path) -> str:
+    model = table.get("model", EMBEDDED)
+    return str(base / model) if (base / model).is_dir() else str(model)
+
+
+def _entries(table: Mapping[str, Any], key: str, base: Path, default: tuple[str, ...]) -> list[str]:
+    """Entries of a list; those that are files or folders beside the pyproject.toml become paths."""
+    return [str(base / entry) if (base / entry).exists() else entry for entry in table.get(key, default)]
+
+
+def _command(config: pytest.Config) -> str:
+    parts = ["pytest"]
+    if config.getoption("pyargs", default=False):
+        parts.append("--pyargs circuitcheck.suite")
+    if config.getoption("circuit_model"):
+        parts.append(f"--circuit-model {config.getoption('circuit_model')}")
+    parts += [f"--circuit-task {task}" for task in config.getoption("circuit_task") or ()]
+    for name in ("baselines", "prompts", "ablation", "positions"):
+        if config.getoption(f"circuit_{name}"):
+            parts.append(f"--circuit-{name} {config.getoption(f'circuit_{name}')}")
+    return " ".join(parts)
+
+
+def _check(settings: Settings, config: pytest.Config) -> None:
+    from circuitcheck.verdict.limits import check_overrides
+
+    check_overrides(settings.limits)
+    for key in ("candidates", "tasks"):
+        values = getattr(settings, key)
+        if not values:
+            raise ConfigurationError(f"no {key} are given, so nothing could be compared.")
+        names = [Path(value).stem for value in values]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ConfigurationError(f"{key} {', '.join(twice)} are given twice, or are called alike.")
+    if settings.prompts < 1:
+        raise ConfigurationError(f"prompts is {settings.prompts}, but must be at least 1.")
+    if settings.accept is not None:
+        _check_accept(settings, config)
+    elif settings.reason:
+        raise ConfigurationError("--circuit-reason is for --circuit-accept only.")
+
+
+def _check_accept(settings: Settings, config: pytest.Config) -> None:
+    if not settings.reason:
+        raise ConfigurationError(
+            "--circuit-accept needs --circuit-reason TEXT: it is kept in the baseline for reviewers."
+        )
+    if config.getoption("dist", default="no") != "no" or hasattr(config, "workerinput"):
+        raise ConfigurationError(
+            "--circuit-accept writes golden baselines, so it never runs in parallel: leave out -n."
+        )
+    if os.environ.get("CI", "").lower() not in ("", "0", "false") and not config.getoption("circuit_accept_in_ci"):
+        raise ConfigurationError(
+            "--circuit-accept is refused where the environment variable CI is set, because a gate must not write what "
+            "it is judged by. Accept at your desk and commit the baselines, or add --circuit-accept-in-ci."
+        )

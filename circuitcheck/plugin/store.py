@@ -1,0 +1,46 @@
+"""Where the results of one run lie, so that every process of it measures each case at most once and shows the same."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from filelock import FileLock
+
+from circuitcheck.plugin.cases import Case
+from circuitcheck.report.fields import Entry
+
+
+class Store:
+    """A temporary folder with one JSON file a case; the process that made it removes it."""
+
+    def __init__(self, directory: Path | None = None) -> None:
+        self.is_owner = directory is None
+        self.directory = directory or Path(tempfile.mkdtemp(prefix="circuitcheck-"))
+
+    def get_or_measure(self, case: Case, measure: Callable[[], Entry]) -> Entry:
+        """The case's entry; measured by the first process that asks, while the others wait."""
+        file = self._file(case)
+        with FileLock(file.with_suffix(".lock")):
+            if not file.exists():
+                unfinished = file.with_suffix(".unfinished")
+                unfinished.write_text(json.dumps(measure()), encoding="utf-8")
+                unfinished.replace(file)
+        entry: Entry = json.loads(file.read_text(encoding="utf-8"))
+        return entry
+
+    def entries(self, cases: list[Case]) -> list[Entry]:
+        """Entries of all cases that were measured, in the order of the cases."""
+        files = [self._file(case) for case in cases]
+        return [json.loads(file.read_text(encoding="utf-8")) for file in files if file.exists()]
+
+    def close(self) -> None:
+        """Removes the folder, if this process made it."""
+        if self.is_owner:
+            shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _file(self, case: Case) -> Path:
+        return self.directory / f"case-{case.number:04d}.json"

@@ -1,0 +1,245 @@
+"""How many rows, each one prompt under one head set, run together: as many as a byte budget holds."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from circuitcheck.errors import MemoryBudgetError
+from circuitcheck.hooks.forward import float_rows
+from circuitcheck.models.hooked import HookedModel
+from circuitcheck.sites.structure import output_width
+
+FREE_SHARE = 0.5
+"""Default budget as a share of what is free: the rest of the process, and other processes, grow too."""
+
+RECORD_SHARE = 0.25
+"""Share of the budget that the record of a clean pass may take; rows take the rest."""
+
+MOST_TOKENS = {"cpu": 1024, "cuda": 65536}
+"""Tokens of one batch beyond which nothing gets faster: on a CPU the activations leave the cache, on a GPU the matrix
+units are full."""
+
+MEMINFO = Path("/proc/meminfo")
+CGROUP = Path("/sys/fs/cgroup")
+UNKNOWN_FREE = 2**31
+"""What is taken to be free, in bytes, where the system does not tell."""
+
+GIVEN_UP = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory")
+"""What allocators that raise a bare RuntimeError say."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows that run together: some prompts, each under the same head sets.
+
+    Attributes:
+        start: first prompt.
+        stop: prompt after the last.
+        sets: numbers of the head sets.
+    """
+
+    start: int
+    stop: int
+    sets: tuple[int, ...]
+
+    @property
+    def prompts(self) -> slice:
+        """The prompts, to index a batch with."""
+        return slice(self.start, self.stop)
+
+    @property
+    def rows(self) -> int:
+        """How many rows run together."""
+        return (self.stop - self.start) * len(self.sets)
+
+    def halves(self) -> list[Block]:
+        """Two blocks with the same rows; none where this is one row."""
+        count = self.stop - self.start
+        if count > 1:
+            middle = self.start + count // 2
+            return [Block(self.start, middle, self.sets), Block(middle, self.stop, self.sets)]
+        if len(self.sets) > 1:
+            middle = len(self.sets) // 2
+            return [Block(self.start, self.stop, part) for part in (self.sets[:middle], self.sets[middle:])]
+        return []
+
+
+def blocks(prompts: int, sets: Sequence[int], rows: int) -> list[Block]:
+    """All rows of `prompts` prompts under each of `sets`, in blocks of at most `rows` and of like sizes.
+
+    A prompt's sets stay together as far as they fit, because they share what the clean pass did.
+    """
+    return [
+        Block(start, stop, tuple(sets[first:last]))
+        for first, last in spans(len(sets), rows)
+        for start, stop in spans(prompts, max(1, rows // (last - first)))
+    ]
+
+
+def spans(count: int, most: int) -> Iterator[tuple[int, int]]:
+    """Cuts `range(count)` into as few pieces of at most `most` as there can be, of sizes that differ by at most one."""
+    pieces = -(-count // most)
+    for piece in range(pieces):
+        yield piece * count // pieces, (piece + 1) * count // pieces
+
+
+def run_blocks(waiting: Iterable[Block], run: Callable[[Block], None]) -> None:
+    """Runs every block; one that runs out of memory is halved and retried, and what was computed stays.
+
+    Args:
+        waiting: the blocks.
+        run: computes one block and keeps its result; it is called again with parts of a block that did not fit.
+
+    Raises:
+        MemoryBudgetError: one row alone runs out of memory.
+    """
+    queue = deque(waiting)
+    most_rows: int | None = None
+    while queue:
+        block = queue.popleft()
+        too_large = most_rows is not None and block.rows > most_rows
+        if not too_large and fits(lambda block=block: run(block)):  # type: ignore[misc]
+            continue
+        halves = block.halves()
+        if not halves:
+            raise MemoryBudgetError(
+                "One prompt under one head set alone runs out of memory. Use shorter prompts, a smaller model, a lower "
+                "precision or a machine with more memory."
+            )
+        if not too_large:
+            most_rows = max(half.rows for half in halves)
+        queue.extendleft(reversed(halves))
+
+
+def fits(run: Callable[[], None]) -> bool:
+    """Runs it and tells whether memory was enough; every other error is raised."""
+    try:
+        run()
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+    else:
+        return True
+    # Only here are the error and the frames that it held, with all their tensors, gone.
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return False
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed, on whatever device."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in GIVEN_UP)
+
+
+def default_budget(device: torch.device) -> int:
+    """The budget in bytes where none is set: a share of what is free now."""
+    return int(FREE_SHARE * free_memory(device))
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that can still be allocated on `device`."""
+    if device.type == "cuda":
+        # What PyTorch holds in reserve without using it is free as well.
+        reserve = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + reserve
+    known = [value for value in (_system_free(), _cgroup_free()) if value is not None]
+    return min(known, default=UNKNOWN_FREE)
+
+
+def _system_free() -> int | None:
+    try:
+        lines = MEMINFO.read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    kibibytes = next((line.split()[1] for line in lines if line.startswith("MemAvailable:")), None)
+    return None if kibibytes is None else int(kibibytes) * 1024
+
+
+def _cgroup_free() -> int | None:
+    """What a container's own limit leaves, which the system's figure does not know of."""
+    try:
+        limit = (CGROUP / "memory.max").read_text(encoding="ascii").strip()
+        used = int((CGROUP / "memory.current").read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return None
+    return None if limit == "max" else max(0, int(limit) - used)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What fits the budget.
+
+    Attributes:
+        prompts: the most prompts whose clean pass is recorded at once.
+        rows: the most rows that run together.
+    """
+
+    prompts: int
+    rows: int
+
+
+def plan(model: HookedModel, seq: int, batch: int, memory: int | None) -> Plan:
+    """Divides a budget between the record of the clean pass and the rows that run from it.
+
+    Args:
+        model: the model.
+        seq: tokens of a prompt.
+        batch: number of prompts.
+        memory: the budget in bytes; by default a share of what is free.
+
+    Raises:
+        MemoryBudgetError: the budget is set, and one prompt under one head set does not fit it.
+    """
+    record, row = record_bytes(model, seq), row_bytes(model, seq)
+    if memory is not None and memory < record + row:
+        raise MemoryBudgetError(
+            f"{model.name}: one prompt of {seq} tokens needs about {record + row:,} bytes beside the model, and the "
+            f"memory budget is {memory:,} bytes. Raise the budget, or use shorter prompts."
+        )
+    budget = default_budget(model.device) if memory is None else memory
+    prompts = max(1, min(batch, int(RECORD_SHARE * budget) // record))
+    by_speed = MOST_TOKENS.get(model.device.type, MOST_TOKENS["cuda"]) // seq
+    return Plan(prompts, max(1, min(by_speed, (budget - prompts * record) // row)))
+
+
+def record_bytes(model: HookedModel, seq: int) -> int:
+    """Memory that the record of one prompt's clean pass takes: `z` and the hidden state of every layer."""
+    widths = sum(site.n_heads * site.d_head + _stream_width(model, site.projection) for site in model.structure.layers)
+    return max(1, seq * widths * _element_size(model.module))
+
+
+def row_bytes(model: HookedModel, seq: int) -> int:
+    """Memory that one row of `seq` tokens is estimated to need while it runs.
+
+    What the linear maps of the widest layer put out, twice, since most of it is normalised or activated once more; the
+    scores, weights and mask of its attention; and the residual stream in and out of it. Not all of that is alive at
+    once, so this is rather too much than too little.
+    """
+    widest = scores = stream = 0
+    for site in model.structure.layers:
+        parts = model.module.get_submodule(site.path).modules()
+        widest = max(widest, sum(output_width(part) or 0 for part in parts))
+        scores = max(scores, 3 * site.n_heads * seq)
+        stream = max(stream, 4 * _stream_width(model, site.projection))
+    output = model.module.get_submodule(model.structure.output_layer)
+    # A quantized unembedding is run whole, in its own type and then in float32.
+    logits = 0 if float_rows(output) is not None else 8 * (output_width(output) or 0)
+    return seq * (2 * widest + scores + stream) * _element_size(model.module) + logits
+
+
+def _stream_width(model: HookedModel, projection: str) -> int:
+    return output_width(model.module.get_submodule(projection)) or 0
+
+
+def _element_size(module: nn.Module) -> int:
+    """Bytes of an activation; those of quantized weights tell nothing, so float parameters only."""
+    sizes = [part.element_size() for part in module.parameters() if part.is_floating_point()]
+    return max(sizes, default=4)

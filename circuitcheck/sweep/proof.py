@@ -1,0 +1,160 @@
+"""Proves on the loaded model that a replay without an intervention reproduces its clean pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from circuitcheck.models.hooked import HookedModel
+from circuitcheck.sweep.packing import is_out_of_memory
+from circuitcheck.sweep.record import CannotReplayError, CleanPass
+from circuitcheck.sweep.replay import Edits, Replay, Savings
+
+PROMPTS = 2
+"""Prompts that the proof runs; two, so that rows of different prompts meet in one batch."""
+
+DECOY = 2.0
+"""Every proven row has a neighbour whose `z` and hidden state are this many times larger, and is not to notice it."""
+
+STEPS = 2
+"""Rounding errors of the model's own type that a layer's output may differ by. The same sums over other batch shapes
+are rounded in another order; each of the five or so operations in a layer adds about half a step, and they add up like
+a random walk."""
+
+SUM_STEPS = 64
+"""The same for the float32 that sums are accumulated in: the rounding of a sum of n terms grows with the root of n,
+and a layer sums over at most some ten thousand."""
+
+REFUSALS = (RuntimeError, TypeError, ValueError, AttributeError, LookupError, AssertionError)
+"""What a model's own code raises when it is called in a way that it does not expect."""
+
+
+def prove_replay(model: HookedModel, clean: CleanPass) -> Replay:
+    """Replays the record of a clean pass, layer by layer, and compares.
+
+    Args:
+        model: the model, in evaluation mode.
+        clean: the record of its clean pass.
+
+    Returns:
+        A replay with every saving that holds on this model.
+
+    Raises:
+        CannotReplayError: even without savings a layer's output is not what it was in the clean pass.
+    """
+    proof = _Proof(model, clean)
+    savings = Savings()
+    for layer in range(len(clean.layers) - 1):
+        problem = proof.entry(layer, savings)
+        if problem and savings.share_entry:
+            savings = replace(savings, share_entry=False)
+            problem = proof.entry(layer, savings)
+        problem = problem or (proof.layer(layer, savings) if layer else None)
+        if problem:
+            raise CannotReplayError(problem)
+    last = len(clean.layers) - 1
+    if proof.entry(last, savings) or (last and proof.layer(last, savings)):
+        savings = replace(savings, last_position=False)
+        problem = proof.entry(last, savings) or (proof.layer(last, savings) if last else None)
+        if problem:
+            raise CannotReplayError(problem)
+    return Replay(model, clean, savings)
+
+
+class _Proof:
+    """The checks of one clean pass; each returns what is wrong, or None."""
+
+    def __init__(self, model: HookedModel, clean: CleanPass) -> None:
+        self.model, self.clean = model, clean
+        self.prompts = slice(0, min(PROMPTS, len(clean.ids)))
+        self.last = len(clean.layers) - 1
+        masks = {}
+        for layer, record in enumerate(clean.layers):
+            mask = torch.zeros(2, record.z.shape[2], dtype=torch.bool, device=record.z.device)
+            mask[1] = True
+            masks[layer] = mask
+        self.edits = Edits(masks, [DECOY * record.z[self.prompts] for record in clean.layers])
+
+    def entry(self, layer: int, savings: Savings) -> str | None:
+        """Whether rows that start in `layer` leave it with the recorded output."""
+        replay = Replay(self.model, self.clean, savings)
+
+        def run() -> Tensor:
+            hidden = replay.enter(layer, self.prompts, 2, self.edits)
+            return replay.finish(hidden) if layer == self.last else hidden
+
+        return self._compare(f"layer {layer} with its recorded attention", layer, run)
+
+    def layer(self, layer: int, savings: Savings) -> str | None:
+        """Whether rows that run through all of `layer` leave it with the recorded output."""
+        hidden = self.clean.layers[layer].hidden[self.prompts]
+        return self._compare(f"layer {layer}", layer, lambda: self._through(layer, hidden, savings))
+
+    def _through(self, layer: int, hidden: Tensor, savings: Savings) -> Tensor:
+        replay = Replay(self.model, self.clean, savings)
+        rows = torch.stack([hidden, DECOY * hidden], 1).flatten(0, 1)
+        output = replay.layer(layer, rows, self.prompts, 2, self.edits)
+        return replay.finish(output) if layer == self.last else output
+
+    def _compare(self, what: str, layer: int, run: Callable[[], Tensor]) -> str | None:
+        try:
+            return self._difference(what, layer, run()[::2])
+        except REFUSALS as error:
+            if is_out_of_memory(error):
+                raise
+            return f"{what} cannot be run alone ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+
+    def _difference(self, what: str, layer: int, found: Tensor) -> str | None:
+        given = self.clean.layers[layer].hidden[self.prompts]
+        if layer < self.last:
+            expected = self.clean.layers[layer + 1].hidden[self.prompts]
+        else:
+            expected = self.clean.final[self.prompts]
+            given = torch.zeros_like(expected)
+        if found.shape != expected.shape:
+            return f"{what} gives {list(found.shape)} instead of {list(expected.shape)}"
+        if torch.equal(found, expected):
+            return None
+        error = relative_error(found, expected, given)
+        if error <= rounding(expected.dtype) or error <= self._own_rounding(layer, given):
+            return None
+        return f"{what} does not reproduce the clean pass (relative error {error:.2g})"
+
+    def _own_rounding(self, layer: int, given: Tensor) -> float:
+        """How far the layer's output moves when its input moves by what rounding explains.
+
+        A layer that rounds activations to a coarse grid turns the last bit of a sum into a whole step of that grid.
+        """
+        hidden = self.clean.layers[layer].hidden[self.prompts]
+        sign = torch.ones_like(hidden)
+        sign.view(-1)[::2] = -1
+        moved = (hidden.float() * (1 + rounding(hidden.dtype) * sign)).to(hidden.dtype)
+        plain = Savings(share_entry=False, last_position=False)
+        outputs = [self._through(layer, value, plain)[::2] for value in (hidden, moved)]
+        return relative_error(outputs[1], outputs[0], given)
+
+
+def rounding(dtype: torch.dtype) -> float:
+    """Relative error of a layer's output that rounding in `dtype` explains."""
+    return STEPS * torch.finfo(dtype).eps + SUM_STEPS * torch.finfo(torch.float32).eps
+
+
+def relative_error(found: Tensor, expected: Tensor, given: Tensor) -> float:
+    """Largest root mean square error of a prompt, each entry relative to what it is made of.
+
+    An entry is the layer's input plus what the layer adds, so it is held against its own size and the typical size of
+    what was added; a few huge entries, which residual streams have, then excuse no error elsewhere.
+
+    Args:
+        found: `[prompts, ...]`.
+        expected: `[prompts, ...]`.
+        given: what the layer started from, `[prompts, ...]`.
+    """
+    found, expected, given = (value.double().flatten(1) for value in (found, expected, given))
+    added = (expected - given).square().mean(1, keepdim=True).sqrt()
+    scale = (expected.abs() + added).clamp_min(torch.finfo(torch.float32).tiny)
+    error = ((found - expected) / scale).square().mean(1).sqrt().max().item()
+    return error if error == error else float("inf")
