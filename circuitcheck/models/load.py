@@ -159,6 +159,7 @@ def _load_module(directory: Path, dtype: torch.dtype | str) -> nn.Module:
                 local_files_only=True,
                 trust_remote_code=False,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are refused below, by name
             )
     except Exception as error:  # transformers, safetensors and json each raise their own
         raise ModelError(f"model in {directory} cannot be loaded: {_first_lines(error)}") from error
@@ -174,8 +175,16 @@ def _load_module(directory: Path, dtype: torch.dtype | str) -> nn.Module:
 
 
 def _some(keys: Any) -> str:
-    listed = sorted(str(key) for key in keys)
+    listed = sorted(_named(key) for key in keys)
     return ", ".join(listed[:5]) + (f" and {len(listed) - 5} more" if len(listed) > 5 else "")
+
+
+def _named(key: Any) -> str:
+    """A key, or a mismatched one with the shape that the file holds and the one that the config asks for."""
+    if isinstance(key, str):
+        return key
+    name, held, asked = key
+    return f"{name} ({list(held)} instead of {list(asked)})"
 
 
 def _first_lines(error: Exception) -> str:

@@ -29,7 +29,8 @@ def add_options(parser: pytest.Parser) -> None:
         "--circuit-candidate",
         metavar="SPEC",
         action="append",
-        help="what to gate: f32, f16, bf16, int8-sim, or a saved directory; repeatable (default: those four)",
+        help="what to gate: f32, f16, bf16, int8-sim (a simulation), or a saved directory; repeatable (default: the "
+        "first four)",
     )
     group.addoption(
         "--circuit-task",

@@ -6,6 +6,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,7 @@ def read_settings(config: pytest.Config) -> Settings:
     Raises:
         ConfigurationError: an unknown key, a value of the wrong type, or options that contradict each other.
     """
+    _require_own_configuration(config)
     file = _pyproject(config)
     table = _read_table(file)
     option = config.getoption
@@ -101,8 +103,36 @@ def read_settings(config: pytest.Config) -> Settings:
 
 
 def _pyproject(config: pytest.Config) -> Path:
+    """The file that pytest was configured from, or else the nearest one above the working directory."""
     inipath = config.inipath
-    return inipath if inipath is not None and inipath.name == "pyproject.toml" else config.rootpath / "pyproject.toml"
+    if inipath is not None and inipath.name == "pyproject.toml":
+        return inipath
+    here = config.invocation_params.dir
+    return _nearest_pyproject(here) or here / "pyproject.toml"
+
+
+def _nearest_pyproject(start: Path) -> Path | None:
+    files = (folder / "pyproject.toml" for folder in (start, *start.parents))
+    return next((file for file in files if file.is_file()), None)
+
+
+def _require_own_configuration(config: pytest.Config) -> None:
+    """Refuses a run that lost its pytest settings.
+
+    pytest looks for its settings before it knows our options, and takes the existing path in `--circuit-model PATH` for
+    a test path. Where that lies outside the project, testpaths and filters would silently be gone.
+    """
+    nearest = _nearest_pyproject(config.invocation_params.dir)
+    chosen = config.getoption("inifilename", default=None) or config.getoption("rootdir", default=None)
+    if chosen or nearest is None or nearest == config.inipath or "[tool.pytest" not in nearest.read_text("utf-8"):
+        return
+    arguments = list(config.invocation_params.args)
+    for option, value in pairwise(arguments):
+        if str(option).startswith("--circuit-") and "=" not in str(option) and Path(value).exists():
+            raise ConfigurationError(
+                f"pytest took {value} for a test path, and so missed its settings in {nearest}. "
+                f"Write {option}={value}, with an equals sign."
+            )
 
 
 def _read_table(file: Path) -> dict[str, Any]:

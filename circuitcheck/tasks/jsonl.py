@@ -29,7 +29,7 @@ def load_jsonl(path: Path, tokenizer: Any = None, vocabulary: int | None = None)
     """
     try:
         # Not splitlines(): JSON strings may hold characters such as U+2028, at which it would split too.
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise TaskError(f"task file {path} cannot be read: {error}") from error
     numbered = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]

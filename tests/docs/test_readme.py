@@ -1,0 +1,94 @@
+"""The README is true: its commands are CI's, and its code and settings run."""
+
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from circuitcheck.plugin.settings import KEYS
+from circuitcheck.tasks.jsonl import ID_KEYS, TEXT_KEYS
+from circuitcheck.verdict.limits import Limits, check_overrides, limits_for
+
+REPOSITORY = Path(__file__).parents[2]
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
+
+
+def test_ci_runs_the_two_commands_of_the_first_screen() -> None:
+    commands = [block.strip() for block in blocks("console")[:2]]
+    assert commands[0].endswith("&& pytest --circuit-report")
+    assert commands[1].endswith("&& pytest tests")
+    ci = (REPOSITORY / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+    for command in commands:
+        # CI adds only that a failure ends it.
+        assert f"{command} || exit 1" in ci
+
+
+def test_torch_is_pinned_exactly() -> None:
+    constraints = (REPOSITORY / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    assert "torch==2.13.0" in constraints
+    assert all("==" in line for line in constraints)
+
+
+def test_python_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    (example,) = blocks("python")
+    exec(compile(example, "README.md", "exec"), {})
+    shown = capsys.readouterr().out
+    assert "int8-sim" in shown
+    assert "PASS" in shown
+
+
+def test_settings_example_is_accepted() -> None:
+    (example,) = blocks("toml")
+    table = tomllib.loads(example)["tool"]["circuitcheck"]
+    assert set(table) <= set(KEYS)
+    check_overrides(table["limits"])
+    limits = limits_for("f16", "ioi", table["limits"])
+    assert (limits.profile_distance, limits.drift_median, limits.drift_largest) == (0.2, 0.002, 0.01)
+
+
+def test_task_example_has_the_right_keys() -> None:
+    (example,) = blocks("json")
+    text, ids = (json.loads(line) for line in example.splitlines())
+    assert set(text) == TEXT_KEYS
+    assert set(ids) == ID_KEYS
+
+
+def test_table_of_criteria_states_the_default_limits() -> None:
+    limits = Limits()
+    for row, limit in (
+        ("behaviour kept", limits.behaviour_kept),
+        ("metric change", limits.metric_change),
+        ("ranking (ceiling)", limits.ranking_agreement),
+        ("profile distance", limits.profile_distance),
+        ("unrepaired", limits.unrepaired),
+        ("recovery", limits.recovery),
+    ):
+        (line,) = [line for line in README.splitlines() if line.startswith(f"| {row} |")]
+        assert re.search(rf"at (most|least) {limit:g} \|$", line), line
+
+
+def test_every_option_in_the_readme_exists() -> None:
+    from circuitcheck.plugin.options import add_options
+
+    class Group:
+        def __init__(self) -> None:
+            self.names: set[str] = set()
+
+        def addoption(self, name: str, **_: object) -> None:
+            self.names.add(name)
+
+    class Parser:
+        group = Group()
+
+        def getgroup(self, *_: str) -> Group:
+            return self.group
+
+    add_options(Parser())  # type: ignore[arg-type]
+    mentioned = set(re.findall(r"--circuit-[a-z-]+", README))
+    assert mentioned <= Parser.group.names
