@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from circuitcheck.errors import ConfigurationError
 
 Positions = Literal["all", "answer"]
+Sweep = Literal["exact", "screened"]
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,8 @@ class MeasurementSpec:
         minimum_clusters: below this number of template clusters among the solved prompts, likewise.
         draws: bootstrap draws over clusters.
         persistence: of rank-biased overlap; the first 1 / (1 - persistence) heads carry most of the weight.
+        sweep: `exact` measures every head; `screened` measures those that the reference's gradients point to and a
+            random sample of the rest, for models with many heads, and says what it may have missed.
         attention: attention implementation of both sides.
         seed: of the bootstrap and of the random repair orders.
     """
@@ -38,6 +42,7 @@ class MeasurementSpec:
     minimum_clusters: int = 5
     draws: int = 1000
     persistence: float = 0.9
+    sweep: Sweep = "exact"
     attention: str = "eager"
     seed: int = 0
 
@@ -47,8 +52,14 @@ class MeasurementSpec:
             raise ConfigurationError(f"ablation is {self.ablation!r}, but must be resample, mean or zero.")
         if self.positions not in ("all", "answer"):
             raise ConfigurationError(f"positions is {self.positions!r}, but must be all or answer.")
+        if self.sweep not in ("exact", "screened"):
+            raise ConfigurationError(f"sweep is {self.sweep!r}, but must be exact or screened.")
         if self.part < 1 or self.draws < 100:
             raise ConfigurationError("part must be at least 1 prompt, and draws at least 100.")
+        if not 0 < self.minimum_solved <= 1 or self.minimum_clusters < 1:
+            raise ConfigurationError("minimum_solved must be above 0 and at most 1, and minimum_clusters at least 1.")
+        if not 0 < self.persistence < 1 or not (math.isfinite(self.margin) and self.margin >= 0):
+            raise ConfigurationError("persistence must lie between 0 and 1, and margin must be a number from 0 up.")
 
     @property
     def fingerprint(self) -> str:

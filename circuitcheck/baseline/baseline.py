@@ -18,10 +18,16 @@ class Baseline(Recording):
 
         Returns:
             The files that were written.
+
+        Raises:
+            BaselineError: the directory cannot be written to.
         """
         json_bytes, arrays = encode(self)
         json_file, array_file = baseline_files(directory, self.task.name)
-        write_atomically({array_file: arrays, json_file: json_bytes})
+        try:
+            write_atomically({array_file: arrays, json_file: json_bytes})
+        except OSError as error:
+            raise BaselineError(f"golden baseline {json_file} cannot be written: {error.strerror or error}.") from error
         return [json_file, array_file]
 
     @staticmethod
@@ -48,5 +54,5 @@ def _read(file: Path) -> bytes:
     try:
         return file.read_bytes()
     except OSError as error:
-        reason = f"cannot be read: {error.strerror}" if file.exists() else "is missing"
+        reason = f"cannot be read: {error.strerror}" if file.exists() else "is missing; record the reference first"
         raise BaselineError(f"golden baseline {file} {reason}.") from error

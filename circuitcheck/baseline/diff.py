@@ -23,7 +23,7 @@ def describe_change(old: Recording, new: Recording) -> list[str]:
     ]
     if _competence(old) != _competence(new):
         lines.append(f"{_competence(old)} -> {_competence(new)}")
-    if old.heads != new.heads or not old.solved or not new.solved:
+    if old.measured != new.measured or not old.solved or not new.solved:
         return [*lines, "heads: not comparable"]
     return [*lines, *_moved_heads(old, new)]
 
@@ -32,10 +32,11 @@ def _moved_heads(old: Recording, new: Recording) -> list[str]:
     kind = new.spec.ablation
     before, after = old.importance(kind), new.importance(kind)
     largest = max(abs(before).max(), abs(after).max())
-    moved = sorted(range(len(new.heads)), key=lambda place: -abs(after[place] - before[place]))
+    moved = sorted(range(len(new.measured)), key=lambda place: -abs(after[place] - before[place]))
     moved = [place for place in moved if abs(after[place] - before[place]) > MOVED * largest]
+    names = [f"{layer}.{head}" for layer, head in new.measured]
     lines = [
-        f"head {new.heads[place][0]}.{new.heads[place][1]}: importance {before[place]:.3f} -> {after[place]:.3f} logits"
+        f"head {names[place]}: importance {before[place]:.3f} -> {after[place]:.3f} logits"
         for place in moved[:SHOWN_HEADS]
     ]
     if len(moved) > SHOWN_HEADS:
@@ -52,6 +53,6 @@ def _top_heads(recording: Recording) -> str:
     importance = recording.importance(recording.spec.ablation)
     top = sorted(range(len(importance)), key=lambda place: -abs(importance[place]))[:SHOWN_HEADS]
     listed = ", ".join(
-        f"{recording.heads[place][0]}.{recording.heads[place][1]} ({importance[place]:.2f})" for place in top
+        f"{recording.measured[place][0]}.{recording.measured[place][1]} ({importance[place]:.2f})" for place in top
     )
     return f"most important heads, in logits: {listed}"

@@ -41,10 +41,12 @@ def encode(baseline: Recording) -> tuple[bytes, bytes]:
         "ceiling": baseline.ceiling,
         "environment": baseline.environment,
         "reason": baseline.reason,
+        "notes": list(baseline.notes),
         "arrays": {"sha256": hashlib.sha256(arrays).hexdigest()},
         "summary": summary(baseline),
     }
-    content = _rounded(content)
+    # The spec stays as it is: a rounded one would be another spec than the one that was fingerprinted.
+    content = {**_rounded(content), "spec": baseline.spec.to_json()}
     return _canonical({**content, "checksum": _checksum(content)}), arrays
 
 
@@ -76,7 +78,7 @@ def _checked_content(json_bytes: bytes, name: str) -> dict[str, Any]:
     try:
         content = json.loads(json_bytes)
         schema = content["schema"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BaselineError(
             f"golden baseline {name} is truncated or corrupt. Restore it from version control, or accept it anew."
         ) from error
@@ -86,13 +88,20 @@ def _checked_content(json_bytes: bytes, name: str) -> dict[str, Any]:
             "accept it anew."
         )
     body = {key: value for key, value in content.items() if key != "checksum"}
-    if content.get("checksum") != _checksum(body) or _canonical(content) != json_bytes:
+    if not _is_intact(content, body, json_bytes):
         raise BaselineError(
             f"golden baseline {name} was changed after it was recorded: by hand, by a merge, or by a line-ending "
             "conversion (mark the folder '-text' in .gitattributes). Restore it from version control, or accept it "
             "anew."
         )
     return body
+
+
+def _is_intact(content: dict[str, Any], body: dict[str, Any], json_bytes: bytes) -> bool:
+    try:
+        return bool(content.get("checksum") == _checksum(body) and _canonical(content) == json_bytes)
+    except ValueError:  # NaN, infinity or half a surrogate pair: this module never writes them
+        return False
 
 
 def _arrays(baseline: Recording) -> Arrays:
@@ -104,6 +113,7 @@ def _arrays(baseline: Recording) -> Arrays:
         "prompts.answer": np.array([pair.answer for pair in pairs], np.int32),
         "prompts.foil": np.array([pair.foil for pair in pairs], np.int32),
         "heads": np.array(baseline.heads, np.int32),
+        "measured": np.array(baseline.measured, np.int32),
         "metric.clean": baseline.metric,
         "metric.counterfactual": baseline.counterfactual,
         "solved": np.array(baseline.solved, np.int32),
@@ -132,6 +142,7 @@ def _fields(content: dict[str, Any], arrays: Arrays) -> dict[str, Any]:
         "spec": MeasurementSpec(**content["spec"]),
         "fingerprints": {key: content["fingerprints"][key] for key in ("weights", "tokenizer")},
         "heads": tuple((int(layer), int(head)) for layer, head in arrays["heads"]),
+        "measured": tuple((int(layer), int(head)) for layer, head in arrays["measured"]),
         "metric": arrays["metric.clean"],
         "counterfactual": arrays["metric.counterfactual"],
         "solved": tuple(int(place) for place in arrays["solved"]),
@@ -142,6 +153,7 @@ def _fields(content: dict[str, Any], arrays: Arrays) -> dict[str, Any]:
         "noise_floor": content["noise_floor"],
         "environment": content["environment"],
         "reason": content["reason"],
+        "notes": tuple(content["notes"]),
     }
 
 

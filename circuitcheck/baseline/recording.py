@@ -26,17 +26,19 @@ class Recording:
         task: the prompts that were measured.
         spec: what was measured.
         fingerprints: SHA-256 of `weights` and `tokenizer`.
-        heads: all heads, in the order of every per-head array.
+        heads: all heads, in order.
+        measured: those whose importance was measured, in order; all of them but in a screened sweep.
         metric: m of every clean prompt, in logits, `[prompts]`.
         counterfactual: m of every counterfactual prompt, `[prompts]`.
         solved: places of the prompts that count, `[solved]`.
-        ablated: kind to m with each head ablated, `[heads, solved]`.
+        ablated: kind to m with each measured head ablated, `[measured, solved]`.
         z: of the first `spec.part` solved prompts.
         gradient: dm/dz at the same places as `z`.
         ceiling: the reference's own split-half ranking agreement; None where it solves too little.
         noise_floor: largest change of the reference against itself, by measure.
         environment: versions and instruction set that it was recorded with.
         reason: why it was accepted.
+        notes: what a reader must know about how it was measured.
     """
 
     model: str
@@ -45,6 +47,7 @@ class Recording:
     spec: MeasurementSpec
     fingerprints: dict[str, str]
     heads: tuple[Head, ...]
+    measured: tuple[Head, ...]
     metric: FloatArray
     counterfactual: FloatArray
     solved: tuple[int, ...]
@@ -55,6 +58,7 @@ class Recording:
     noise_floor: dict[str, float]
     environment: dict[str, Any]
     reason: str
+    notes: tuple[str, ...]
 
     @property
     def all_fingerprints(self) -> dict[str, str]:
@@ -83,10 +87,10 @@ class Recording:
         return None
 
     def importance(self, kind: str) -> NDArray[np.float64]:
-        """Mean over solved prompts of m(clean) - m(head ablated), in logits, `[heads]`."""
+        """Mean over solved prompts of m(clean) - m(head ablated), in logits, `[measured]`."""
         return np.asarray(self.effects(kind).mean(axis=1))
 
     def effects(self, kind: str) -> NDArray[np.float64]:
-        """m(clean) - m(head ablated) of every solved prompt, in logits, `[heads, solved]`."""
+        """m(clean) - m(head ablated) of every solved prompt, in logits, `[measured, solved]`."""
         clean = self.metric[list(self.solved)].astype(np.float64)
         return clean[None] - self.ablated[kind].astype(np.float64)

@@ -52,11 +52,11 @@ def environment_notes(baseline: Recording, now: dict[str, object]) -> list[str]:
     """What differs between the machine that recorded the baseline and this one, in words; results may differ by it."""
     then = baseline.environment
     notes = []
-    if then["instruction_set"] != now["instruction_set"]:
-        notes.append(
-            f"The baseline was recorded on {then['instruction_set']}, this machine runs {now['instruction_set']}: "
-            "kernels, and so roundings, may differ."
-        )
+    for key in ("device", "instruction_set"):
+        if then[key] != now[key]:
+            notes.append(
+                f"The baseline was recorded on {then[key]}, this machine runs {now[key]}: roundings may differ."
+            )
     old, new = then["libraries"], now["libraries"]
     assert isinstance(new, dict)
     changed = [f"{name} {old[name]} -> {new[name]}" for name in sorted(old) if old[name] != new.get(name)]

@@ -23,7 +23,7 @@ def summary(baseline: Recording) -> dict[str, Any]:
     content["competence"]["logit_difference"] = _interval(difference)
     kinds = {kind: baseline.effects(kind) for kind in baseline.ablated}
     draws = {kind: weighted_means(weights, effects) for kind, effects in kinds.items()}
-    for number, (layer, head) in enumerate(baseline.heads):
+    for number, (layer, head) in enumerate(baseline.measured):
         row: dict[str, Any] = {"head": f"{layer}.{head}"}
         for kind, effects in kinds.items():
             value = float(effects[number].mean())

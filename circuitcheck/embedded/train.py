@@ -19,6 +19,7 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerF
 from circuitcheck.embedded.corpus import END, UNKNOWN, build_tokenizer, sentences
 
 BATCH, LENGTH, STEPS, LEARNING_RATE, SEED = 128, 32, 2500, 2e-3, 0
+SHORTEST_SCHEDULE = 100
 
 
 def build_model(tokenizer: Tokenizer) -> GPTNeoXForCausalLM:
@@ -58,7 +59,9 @@ def train(steps: int = STEPS, seed: int = SEED) -> tuple[GPTNeoXForCausalLM, Tok
     tokenizer = build_tokenizer()
     model = build_model(tokenizer).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps, pct_start=0.05)
+    # The warm-up of so short a run as 20 steps would be a single step, from which the scheduler divides by zero.
+    planned = max(steps, SHORTEST_SCHEDULE)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=planned, pct_start=0.05)
     stream = batches(tokenizer, random.Random(seed))
     progress = tqdm(range(steps), desc="training", unit="step", mininterval=2)
     for _ in progress:

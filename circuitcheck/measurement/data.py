@@ -19,11 +19,13 @@ class HeadMeasure:
         importance_ref: mean of m(clean) - m(ablated) of the reference, in logits.
         importance_cand: the same of the candidate.
         importance_change: candidate minus reference, paired, in logits.
-        rank_ref: 1 for the head with the largest |importance| of the reference.
+        rank_ref: 1 for the measured head with the largest |importance| of the reference; None, with importances that
+            are NaN, for a head that a screened sweep left out.
         rank_cand: the same of the candidate.
         drift: norm(z_ref - z_cand) / norm(z_ref), dimensionless.
         drift_answer: the same at the answer position alone.
         cosine: of z_ref and z_cand.
+        cosine_answer: the same at the answer position alone.
         fragility: mean |g . d|, in logits.
         repair_gain: what the metric changes by when this head alone gets the reference's z, in logits.
     """
@@ -33,11 +35,12 @@ class HeadMeasure:
     importance_ref: Estimate
     importance_cand: Estimate
     importance_change: Estimate
-    rank_ref: int
-    rank_cand: int
+    rank_ref: int | None
+    rank_cand: int | None
     drift: float
     drift_answer: float
     cosine: float
+    cosine_answer: float
     fragility: float
     repair_gain: float
 

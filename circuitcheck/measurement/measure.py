@@ -11,13 +11,16 @@ from circuitcheck.models.hooked import HookedModel
 from circuitcheck.sweep.progress import Advance, silent
 
 
-def measure(candidate: HookedModel, baseline: Recording, *, advance: Advance = silent) -> Measurement:
+def measure(
+    candidate: HookedModel, baseline: Recording, *, advance: Advance = silent, memory: int | None = None
+) -> Measurement:
     """Measures a candidate on a baseline's prompts.
 
     Args:
         candidate: the model that is about to be released; it is left as it was found.
         baseline: the recorded reference circuit, which holds the prompts and says what to measure.
         advance: called with the number of (head, prompt) rows that were just finished.
+        memory: budget in bytes for what the sweeps keep beside the model; by default a share of what is free.
 
     Returns:
         The measures, or why nothing can be said: a task that the reference does not solve is never measured.
@@ -26,10 +29,11 @@ def measure(candidate: HookedModel, baseline: Recording, *, advance: Advance = s
         CandidateError: another architecture or shape, or values that are not finite.
         SiteError: the hooks fail a proof on the candidate.
         ModelChangedError: the measurement changed the candidate.
+        MemoryBudgetError: one prompt and head alone does not fit the budget or the machine.
     """
     require_comparable(candidate, baseline)
     reason = baseline.incompetence
-    circuit = None if reason else summarize(baseline, observe(candidate, baseline, advance))
+    observed = None if reason else observe(candidate, baseline, advance, memory)
     return Measurement(
         model=baseline.model,
         candidate=candidate.precision if candidate.name == baseline.model else candidate.name,
@@ -40,9 +44,9 @@ def measure(candidate: HookedModel, baseline: Recording, *, advance: Advance = s
         part=len(baseline.z.index),
         clusters=len(set(baseline.solved_clusters)),
         inconclusive=reason,
-        circuit=circuit,
+        circuit=None if observed is None else summarize(baseline, observed),
         noise_floor=baseline.noise_floor,
-        notes=(*candidate.notes, *_notes(baseline)),
+        notes=(*candidate.notes, *baseline.notes, *_notes(baseline), *(observed.notes if observed else ())),
     )
 
 
@@ -58,11 +62,26 @@ def require_comparable(candidate: HookedModel, baseline: Recording) -> None:
     ]
     if tuple(candidate.heads) != baseline.heads and not differences:
         differences = [f"it has {len(candidate.heads)} heads, the reference {len(baseline.heads)}"]
+    known, needed = _known_tokens(candidate), _largest_token(baseline) + 1
+    if known is not None and known < needed:
+        differences.append(f"it knows {known} token ids, the prompts need {needed}")
     if differences:
         raise CandidateError(
             f"candidate {candidate.name} cannot be compared with {baseline.model}: {'; '.join(differences)}. "
             "Give a candidate that was made from the reference."
         )
+
+
+def _known_tokens(candidate: HookedModel) -> int | None:
+    """Rows of the token embedding; None where it cannot be seen."""
+    path = candidate.structure.embedding
+    return getattr(candidate.module.get_submodule(path), "num_embeddings", None) if path else None
+
+
+def _largest_token(baseline: Recording) -> int:
+    return max(
+        token for pair in baseline.task.pairs for token in (*pair.clean, *pair.counterfactual, pair.answer, pair.foil)
+    )
 
 
 def _notes(baseline: Recording) -> list[str]:

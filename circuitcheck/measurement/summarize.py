@@ -25,21 +25,32 @@ from circuitcheck.measures.ranking import (
     top_k_overlap,
 )
 from circuitcheck.measures.recovery import diagnose, recovery
+from circuitcheck.sites.structure import Head
 
 Array = NDArray[Any]
+UNKNOWN = Estimate(float("nan"), float("nan"), float("nan"))
+UNMEASURED: dict[str, Any] = {
+    "importance_ref": UNKNOWN,
+    "importance_cand": UNKNOWN,
+    "importance_change": UNKNOWN,
+    "rank_ref": None,
+    "rank_cand": None,
+}
+"""What is known of the importance of a head that a screened sweep left out."""
+
 DAMAGE_ORDERS = ("importance", "drift", "importance x drift")
 """Orders that look at the damage; the others are controls."""
 
 
 @dataclass(frozen=True)
 class Importances:
-    """Importances of both sides on the same prompts and the same bootstrap draws.
+    """Importances of both sides of the measured heads, on the same prompts and the same bootstrap draws.
 
     Attributes:
-        reference: in logits, `[heads]`.
-        candidate: in logits, `[heads]`.
-        reference_draws: `[draws, heads]`.
-        candidate_draws: `[draws, heads]`.
+        reference: in logits, `[measured]`.
+        candidate: in logits, `[measured]`.
+        reference_draws: `[draws, measured]`.
+        candidate_draws: `[draws, measured]`.
     """
 
     reference: Array
@@ -54,20 +65,23 @@ def summarize(baseline: Recording, observed: Observation) -> Circuit:
     weights = cluster_weights(baseline.solved_clusters, spec.draws, spec.seed)
     part_clusters = [baseline.task.pairs[place].cluster for place in baseline.z.index]
     part_weights = cluster_weights(part_clusters, spec.draws, spec.seed)
+    # Means of float32 are float32: without this a candidate that equals the reference would differ from it.
     metric_ref = baseline.metric[list(baseline.solved)].astype(np.float64)
+    metric_cand = observed.metric.astype(np.float64)
     importances = _importances(baseline, observed, weights)
     sums = drift_sums(baseline.z, observed.z)
     drift, moved = relative_drift(sums), drift_draws(sums, part_weights)
     damage = first_order(baseline.gradient, baseline.z, observed.z)
-    part_ref, part_cand = _part(baseline, metric_ref), _part(baseline, observed.metric)
+    part_ref, part_cand = _part(baseline, metric_ref), _part(baseline, metric_cand)
     # Drift is known of the part alone, so its draws are paired with importances of the part.
     part_draws = weighted_means(part_weights, _part(baseline, baseline.effects(spec.ablation)))
-    layers = np.array([layer for layer, _ in baseline.heads])
+    measured = [place for place, head in enumerate(baseline.heads) if head in set(baseline.measured)]
+    layers = np.array([layer for layer, _ in baseline.measured])
     return Circuit(
-        behaviour_kept=share_estimate(observed.metric > 0, weights),
-        metric_change=_metric_change(metric_ref, observed.metric, weights),
+        behaviour_kept=share_estimate(metric_cand > 0, weights),
+        metric_change=_metric_change(metric_ref, metric_cand, weights),
         metric_ref=mean_estimate(metric_ref, weights),
-        metric_cand=mean_estimate(observed.metric, weights),
+        metric_cand=mean_estimate(metric_cand, weights),
         drift_median=estimate(float(np.median(drift)), np.median(moved, axis=1)),
         drift_largest=estimate(float(drift.max()), moved.max(axis=1)),
         profile_distance=estimate(
@@ -77,7 +91,9 @@ def summarize(baseline: Recording, observed: Observation) -> Circuit:
         ranking=_ranking(baseline, importances),
         repair=_repair(observed, part_ref, part_cand, part_weights),
         bound=audit(damage, part_ref, part_cand),
-        association=associate(importances.reference, drift, layers, part_draws, moved, seed=spec.seed),
+        association=associate(
+            importances.reference, drift[measured], layers, part_draws, moved[:, measured], seed=spec.seed
+        ),
         heads=_heads(baseline, observed, importances, sums, fragility(damage), part_cand),
     )
 
@@ -159,28 +175,39 @@ def _heads(
     part_cand: Array,
 ) -> tuple[HeadMeasure, ...]:
     drift, cosines = relative_drift(sums), cosine(sums)
-    at_answer = drift
-    if baseline.spec.positions == "all":
-        at_answer = relative_drift(drift_sums(baseline.z.answer_position(), observed.z.answer_position()))
-    rank_ref, rank_cand = ranks(importances.reference), ranks(importances.candidate)
-    change_draws = importances.candidate_draws - importances.reference_draws
-    change = importances.candidate - importances.reference
+    last = drift_sums(baseline.z.answer_position(), observed.z.answer_position())
+    at_answer, cosines_at_answer = relative_drift(last), cosine(last)
     # The plan's first sets are the single heads, in order.
     gains = (observed.repaired[: len(baseline.heads)] - part_cand).mean(axis=1)
+    importance = _importance_of_heads(baseline, importances)
     return tuple(
         HeadMeasure(
-            layer=layer,
-            head=head,
-            importance_ref=estimate(float(importances.reference[place]), importances.reference_draws[:, place]),
-            importance_cand=estimate(float(importances.candidate[place]), importances.candidate_draws[:, place]),
-            importance_change=estimate(float(change[place]), change_draws[:, place]),
-            rank_ref=int(rank_ref[place]),
-            rank_cand=int(rank_cand[place]),
+            layer=head[0],
+            head=head[1],
+            **importance.get(head, UNMEASURED),
             drift=float(drift[place]),
             drift_answer=float(at_answer[place]),
             cosine=float(cosines[place]),
+            cosine_answer=float(cosines_at_answer[place]),
             fragility=float(fragilities[place]),
             repair_gain=float(gains[place]),
         )
-        for place, (layer, head) in enumerate(baseline.heads)
+        for place, head in enumerate(baseline.heads)
     )
+
+
+def _importance_of_heads(baseline: Recording, importances: Importances) -> dict[Head, dict[str, Any]]:
+    """What is known of each measured head's importance, by the names of `HeadMeasure`."""
+    rank_ref, rank_cand = ranks(importances.reference), ranks(importances.candidate)
+    change_draws = importances.candidate_draws - importances.reference_draws
+    change = importances.candidate - importances.reference
+    return {
+        head: {
+            "importance_ref": estimate(float(importances.reference[place]), importances.reference_draws[:, place]),
+            "importance_cand": estimate(float(importances.candidate[place]), importances.candidate_draws[:, place]),
+            "importance_change": estimate(float(change[place]), change_draws[:, place]),
+            "rank_ref": int(rank_ref[place]),
+            "rank_cand": int(rank_cand[place]),
+        }
+        for place, head in enumerate(baseline.measured)
+    }

@@ -10,24 +10,36 @@ from typing import Any
 import torch
 from torch import nn
 
+NOT_THE_MODEL = ("_name_or_path", "transformers_version", "use_cache", "dtype", "torch_dtype")
+"""Keys of a config.json that change nothing that is measured."""
+
 
 def weight_files(directory: Path) -> list[Path]:
     """All safetensors files of a Hugging Face directory, in order of their names."""
     return sorted(directory.glob("*.safetensors"))
 
 
-def fingerprint_files(files: list[Path]) -> str:
-    """SHA-256 over the contents of weight files; their names do not count."""
-    total = hashlib.sha256()
-    for file in files:
+def fingerprint_directory(directory: Path) -> str:
+    """SHA-256 over a model's weight files, whose names do not count, and the configuration that they run under.
+
+    The configuration counts, because the same weights with another rotary base, say, are another model.
+    """
+    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    total = hashlib.sha256(_canonical_config(config))
+    for file in weight_files(directory):
         with file.open("rb") as stream:
             total.update(hashlib.file_digest(stream, "sha256").digest())
     return total.hexdigest()
 
 
+def _canonical_config(config: dict[str, Any]) -> bytes:
+    return json.dumps({key: config[key] for key in config if key not in NOT_THE_MODEL}, sort_keys=True).encode()
+
+
 def fingerprint_module(module: nn.Module) -> str:
-    """SHA-256 over names, types, shapes and bytes of all parameters and buffers of a model in memory."""
-    total = hashlib.sha256()
+    """SHA-256 over configuration, names, types, shapes and bytes of all parameters and buffers of a model in memory."""
+    config = getattr(module, "config", None)
+    total = hashlib.sha256(b"" if config is None else _canonical_config(config.to_diff_dict()))
     for name, tensor in sorted(module.state_dict().items()):
         total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         total.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())

@@ -13,7 +13,12 @@ import torch
 from torch import nn
 
 from circuitcheck.errors import ConfigurationError, ModelError
-from circuitcheck.models.fingerprint import fingerprint_files, fingerprint_module, fingerprint_tokenizer, weight_files
+from circuitcheck.models.fingerprint import (
+    fingerprint_directory,
+    fingerprint_module,
+    fingerprint_tokenizer,
+    weight_files,
+)
 from circuitcheck.models.hooked import HookedModel
 from circuitcheck.models.int8_sim import NOTE as INT8_SIM_NOTE
 from circuitcheck.models.int8_sim import simulate_int8
@@ -28,26 +33,27 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt
 NEEDED_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "tokenizer.model"]
 
 
-def load_model(source: str | Path, precision: str = "f32", *, device: str = "cpu") -> HookedModel:
+def load_model(source: str | Path, precision: str = "f32", *, device: str = "auto") -> HookedModel:
     """Loads a model and finds its attention heads.
 
     Args:
         source: `embedded`, a Hugging Face directory, or a hub id such as `EleutherAI/pythia-70m`.
         precision: `f32` (a reference), `f16`, `bf16`, `int8-sim`, or `saved` for the types that the directory holds.
-        device: where the model goes, such as `cpu` or `cuda`.
+        device: where the model goes, such as `cpu` or `cuda:1`; `auto` takes a CUDA device where there is one.
 
     Returns:
         The model in evaluation mode, with eager attention on both sides of every comparison.
 
     Raises:
-        ConfigurationError: an unknown precision.
+        ConfigurationError: an unknown precision, or a device that is not there.
         ModelError: the model is missing, incomplete, pickled, or needs remote code.
         SiteError: its attention output projections cannot be found.
     """
     if precision not in DTYPES:
         raise ConfigurationError(f"unknown precision {precision!r}: it is none of {', '.join(DTYPES)}.")
     directory = resolve_directory(source)
-    module = _load_module(directory, DTYPES[precision]).to(device)
+    place = resolve_device(device)
+    module = _load_module(directory, DTYPES[precision]).to(place)
     tokenizer = _load_tokenizer(directory)
     structure = resolve(module)
     notes: tuple[str, ...] = ()
@@ -61,11 +67,27 @@ def load_model(source: str | Path, precision: str = "f32", *, device: str = "cpu
         name=model_name(source),
         precision=precision_of(module) if precision == SAVED else precision,
         fingerprints={
-            "weights": fingerprint_files(weight_files(directory)),
+            "weights": fingerprint_directory(directory),
             "tokenizer": fingerprint_tokenizer(tokenizer),
         },
         notes=notes,
     )
+
+
+def resolve_device(device: str) -> torch.device:
+    """The device of that name; `auto` is CUDA where there is any, and else the CPU.
+
+    Raises:
+        ConfigurationError: there is no such device here.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError) as error:  # PyTorch asserts that it was built with CUDA
+        raise ConfigurationError(f"device {device!r} cannot be used here: {_first_lines(error)}") from error
+    return place
 
 
 def hook_module(

@@ -33,7 +33,14 @@ class Acceptance:
 
 
 def accept_baseline(
-    reference: HookedModel, task: Task, spec: MeasurementSpec, settings: Settings, folder: Path, advance: Advance
+    reference: HookedModel,
+    task: Task,
+    spec: MeasurementSpec,
+    settings: Settings,
+    folder: Path,
+    *,
+    advance: Advance,
+    memory: int | None = None,
 ) -> Acceptance:
     """Records one task, if the request covers it, and writes its baseline only after everything succeeded.
 
@@ -53,7 +60,7 @@ def accept_baseline(
         return Acceptance(task.name, f"left alone: {file} does not exist (use --circuit-accept=new to record it)")
     old, fault = _load(file) if exists else (None, None)
     reason = old.reason if old else settings.reason
-    recorded = record_reference(reference, task, spec, reason=reason, advance=advance)
+    recorded = record_reference(reference, task, spec, reason=reason, advance=advance, memory=memory)
     if old is not None and encode(recorded) == encode(old):
         return Acceptance(task.name, f"unchanged: {file}")
     from dataclasses import replace

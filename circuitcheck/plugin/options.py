@@ -66,6 +66,25 @@ def add_options(parser: pytest.Parser) -> None:
         "large models small and drift and repair blind to earlier positions (default: all)",
     )
     group.addoption(
+        "--circuit-sweep",
+        choices=("exact", "screened"),
+        help="ablate every head (exact), or, for models with many heads, those that the reference's gradients point to "
+        "and a random sample of the rest, from which the report says what may have been missed (default: exact)",
+    )
+    group.addoption(
+        "--circuit-memory",
+        metavar="SIZE",
+        help="byte budget of the sweeps beside the model, such as 800M or 2GB (default: half of what is free)",
+    )
+    group.addoption(
+        "--circuit-device", metavar="DEVICE", help="where models run: auto, cpu, cuda, cuda:1, ... (default: auto)"
+    )
+    group.addoption(
+        "--circuit-dtype",
+        choices=("auto", "f32", "f16", "bf16"),
+        help="type that saved candidates are loaded in (default: auto, as they were saved)",
+    )
+    group.addoption(
         "--circuit-allow-inconclusive",
         action="store_true",
         default=None,

@@ -14,9 +14,11 @@ from circuitcheck.plugin.options import add_options
 if TYPE_CHECKING:
     from circuitcheck.plugin.check import CircuitCase
     from circuitcheck.plugin.session import GateSession
+    from circuitcheck.plugin.store import Store
 
 FIXTURE = "circuit"
 SESSION: pytest.StashKey[GateSession] = pytest.StashKey()
+STORE: pytest.StashKey[Store] = pytest.StashKey()
 WORKER_STORE = "circuitcheck_store"
 
 
@@ -41,23 +43,42 @@ def gate_session(config: pytest.Config) -> GateSession:
         from circuitcheck.plugin.progress import TerminalProgress
         from circuitcheck.plugin.session import GateSession
         from circuitcheck.plugin.settings import read_settings
-        from circuitcheck.plugin.store import Store
 
         try:
             settings = read_settings(config)
         except ConfigurationError as error:
             raise pytest.UsageError(f"circuitcheck: {error}") from error
-        shared = getattr(config, "workerinput", {}).get(WORKER_STORE)
-        store = Store(Path(shared) if shared else None)
-        config.stash[SESSION] = GateSession(settings, store, TerminalProgress(config))
+        config.stash[SESSION] = GateSession(settings, run_store(config), TerminalProgress(config))
         config.add_cleanup(config.stash[SESSION].close)
     return config.stash[SESSION]
+
+
+def run_store(config: pytest.Config) -> Store:
+    """Where the run's results lie; a worker uses the controller's."""
+    if STORE not in config.stash:
+        from circuitcheck.plugin.store import Store
+
+        shared = getattr(config, "workerinput", {}).get(WORKER_STORE)
+        config.stash[STORE] = Store(Path(shared) if shared else None)
+        config.add_cleanup(config.stash[STORE].close)
+    return config.stash[STORE]
+
+
+def decides(config: pytest.Config) -> bool:
+    """Whether this process ends a run that the gate is part of: asked for by an option, or collected by any process."""
+    if hasattr(config, "workerinput") or config.option.collectonly:
+        return False
+    return SESSION in config.stash or (STORE in config.stash and config.stash[STORE].was_collected)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """One test for each candidate and task."""
     if FIXTURE in metafunc.fixturenames:
-        cases = gate_session(metafunc.config).cases
+        try:
+            cases = gate_session(metafunc.config).cases
+        except pytest.UsageError as error:  # only [tool.circuitcheck] can be at fault here
+            raise pytest.Collector.CollectError(str(error)) from error
+        run_store(metafunc.config).mark_collected()
         metafunc.parametrize(FIXTURE, cases, ids=str, indirect=True, scope="session")
 
 
@@ -72,25 +93,23 @@ def circuit(request: pytest.FixtureRequest) -> CircuitCase:
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
     """Under xdist every worker is told where the controller keeps the run's results."""
-    node.workerinput[WORKER_STORE] = str(gate_session(node.config).store_directory)
+    node.workerinput[WORKER_STORE] = str(run_store(node.config).directory)
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """With --circuit-report the verdicts decide: nothing compared, or anything but PASS, is never exit code 0."""
-    config = session.config
-    if SESSION in config.stash and not hasattr(config, "workerinput") and not config.option.collectonly:
-        from circuitcheck.plugin.summary import exit_code
+    if decides(session.config):
+        from circuitcheck.plugin.summary import finish
 
-        session.exitstatus = exit_code(gate_session(config), session.exitstatus)
+        session.exitstatus = finish(gate_session(session.config), session.exitstatus)
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Iterator[None]:
-    """Prints the tables, and writes the report."""
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatus: pytest.ExitCode) -> Iterator[None]:
+    """Prints the tables."""
     yield
-    config = terminalreporter.config
-    if SESSION in config.stash and not config.option.collectonly:
+    if decides(terminalreporter.config):
         from circuitcheck.plugin.summary import show
 
-        show(gate_session(config), terminalreporter)
+        show(gate_session(terminalreporter.config), terminalreporter, exitstatus)

@@ -16,23 +16,24 @@ class TerminalProgress:
     """Shows one bar at a time on the terminal that pytest writes to."""
 
     def __init__(self, config: pytest.Config) -> None:
-        self._capture: Any = config.pluginmanager.get_plugin("capturemanager")
-        reporter: Any = config.pluginmanager.get_plugin("terminalreporter")
-        self._stream = reporter._tw._file if reporter is not None else None
-        is_terminal = bool(getattr(self._stream, "isatty", lambda: False)())
-        self._shown = is_terminal and not hasattr(config, "workerinput")
+        self._plugins = config.pluginmanager
 
     @contextmanager
     def __call__(self, description: str) -> Iterator[Advance]:
         """A bar called `description`; yields what moves it by a number of (head, prompt) rows."""
-        if not self._shown:
+        # Looked up late: options are read before pytest makes its reporter, and a worker never has one.
+        reporter: Any = self._plugins.get_plugin("terminalreporter")
+        # The reporter's own answer: while output is captured, its stream is no terminal.
+        if reporter is None or not reporter.isatty:
             yield _nothing
             return
         from tqdm import tqdm
 
+        stream = reporter._tw._file
+        capture: Any = self._plugins.get_plugin("capturemanager")
         # Captured output goes to a file, so the bar needs the terminal for itself.
-        with self._capture.global_and_fixture_disabled() if self._capture else _no_capture():
-            bar = tqdm(desc=description, unit=" rows", file=self._stream, leave=False, dynamic_ncols=True)
+        with capture.global_and_fixture_disabled() if capture else _no_capture():
+            bar = tqdm(desc=description, unit=" rows", file=stream, leave=False, dynamic_ncols=True)
             try:
                 yield _moves(bar)
             finally:

@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from circuitcheck.errors import BaselineError, CircuitcheckError
+from circuitcheck.errors import BaselineError, CircuitcheckError, StaleBaselineError
+from circuitcheck.models.specs import EMBEDDED
 from circuitcheck.plugin.accept import Acceptance, accept_baseline
 from circuitcheck.plugin.cases import Case, cases_of
 from circuitcheck.plugin.settings import Settings
+from circuitcheck.plugin.sizes import parse_bytes
 from circuitcheck.plugin.store import Store
 from circuitcheck.report.fields import Entry
 
@@ -37,12 +39,20 @@ class LoadedCandidate:
 
 
 class GateSession:
-    """All that one pytest process knows about the gate."""
+    """All that one pytest process knows about the gate.
+
+    Attributes:
+        settings: what the run is to do.
+        cases: its (candidate, task) pairs.
+        accepted: task to what became of its baseline.
+        written: what to say of each report file, and whether it could be written.
+    """
 
     def __init__(self, settings: Settings, store: Store, progress: Progress) -> None:
         self.settings = settings
         self.cases = cases_of(settings)
-        self.accepted: dict[str, Acceptance] = {}
+        self.accepted: dict[str, Acceptance | CircuitcheckError] = {}
+        self.written: list[tuple[str, bool]] = []
         self._store = store
         self._progress = progress
         self._loaded: LoadedCandidate | None = None
@@ -55,19 +65,26 @@ class GateSession:
         """Entries of all cases that were measured by any process of the run."""
         return self._store.entries(self.cases)
 
-    def accept(self, case: Case) -> Acceptance:
+    def accept(self, case: Case) -> Acceptance | CircuitcheckError:
         """Records the case's task from the reference, once.
 
-        Raises:
-            CircuitcheckError: the reference cannot be recorded; nothing was written.
+        Returns:
+            What became of its baseline, or why nothing was written.
         """
         if case.task not in self.accepted:
-            reference = self._load("f32")
-            with self._progress(f"recording {case.task_name}") as advance:
-                self.accepted[case.task] = accept_baseline(
-                    reference, self._task(case, reference), self._spec(), self.settings, self.baseline_folder, advance
-                )
+            try:
+                self.accepted[case.task] = self._accept(case)
+            except CircuitcheckError as error:
+                self.accepted[case.task] = error
         return self.accepted[case.task]
+
+    def _accept(self, case: Case) -> Acceptance:
+        reference = self._load("f32")
+        task, folder = self._task(case, reference), self.baseline_folder
+        with self._progress(f"recording {case.task_name}") as advance:
+            return accept_baseline(
+                reference, task, self._spec(), self.settings, folder, advance=advance, memory=self._memory
+            )
 
     @property
     def baseline_folder(self) -> Path:
@@ -76,17 +93,12 @@ class GateSession:
 
         return self.settings.baselines / model_name(self.settings.model)
 
-    @property
-    def store_directory(self) -> Path:
-        """Where the results of this run lie, for other processes of it."""
-        return self._store.directory
-
     def close(self) -> None:
-        """Frees the model and the run's files."""
+        """Frees the model."""
         self._loaded = None
-        self._store.close()
 
     def _measured(self, case: Case) -> Entry:
+        from circuitcheck.models.load import model_name
         from circuitcheck.report.document import failed_entry, run_entry
         from circuitcheck.verdict.judge import judge
         from circuitcheck.verdict.limits import limits_for
@@ -96,7 +108,8 @@ class GateSession:
             limits = limits_for(measurement.precision, measurement.task, self.settings.limits)
             return run_entry(judge(measurement, limits))
         except CircuitcheckError as error:
-            return failed_entry(self.settings.model, case.candidate_name, case.task_name, self._with_way_out(error))
+            message = self._with_way_out(error, case)
+            return failed_entry(model_name(self.settings.model), case.candidate_name, case.task_name, message)
 
     def _measure(self, case: Case) -> Any:
         from circuitcheck.baseline.baseline import Baseline, baseline_files
@@ -114,8 +127,8 @@ class GateSession:
             weights=candidate.fingerprints["weights"] if case.is_precision else None,
         )
         with self._progress(str(case)) as advance:
-            measurement = measure(candidate, baseline, advance=advance)
-        notes = environment_notes(baseline, environment())
+            measurement = measure(candidate, baseline, advance=advance, memory=self._memory)
+        notes = environment_notes(baseline, environment(candidate.device))
         return replace(measurement, candidate=case.candidate_name, notes=(*measurement.notes, *notes))
 
     def _load(self, spec: str) -> HookedModel:
@@ -124,7 +137,9 @@ class GateSession:
 
         if self._loaded is None or self._loaded.spec != spec:
             self._loaded = None  # frees the last candidate before the next one is loaded
-            model = load_model(self.settings.model, spec) if spec in PRECISIONS else load_model(spec, SAVED)
+            as_saved = SAVED if self.settings.dtype == "auto" else self.settings.dtype
+            source, precision = (self.settings.model, spec) if spec in PRECISIONS else (spec, as_saved)
+            model = load_model(source, precision, device=self.settings.device)
             self._loaded = LoadedCandidate(spec, model)
         return self._loaded.model
 
@@ -137,14 +152,23 @@ class GateSession:
     def _spec(self) -> MeasurementSpec:
         from circuitcheck.spec import MeasurementSpec
 
-        options: dict[str, Any] = {"ablation": self.settings.ablation, "positions": self.settings.positions}
+        options: dict[str, Any] = {key: getattr(self.settings, key) for key in ("ablation", "positions", "sweep")}
         return MeasurementSpec(**options)
 
-    def _with_way_out(self, error: CircuitcheckError) -> str:
+    @property
+    def _memory(self) -> int | None:
+        return None if self.settings.memory is None else parse_bytes(self.settings.memory)
+
+    def _with_way_out(self, error: CircuitcheckError, case: Case) -> str:
+        from circuitcheck.baseline.baseline import baseline_files
+
         if not isinstance(error, BaselineError):
             return str(error)
-        kind = "new" if "is missing" in str(error) else "changed"
-        return (
-            f"{error}\nTo accept the present reference instead: "
-            f"{self.settings.command} --circuit-accept={kind} --circuit-reason 'why'"
-        )
+        lines = [str(error)]
+        if self.settings.model != EMBEDDED and not Path(self.settings.model).is_dir():
+            lines.append(f"(There is no directory {self.settings.model} here, so it is taken for a hub id.)")
+        if isinstance(error, StaleBaselineError) and not case.is_precision:
+            lines.append(f"('now' is what candidate {case.candidate_name} has: is it made from the reference?)")
+        exists = any(file.exists() for file in baseline_files(self.baseline_folder, case.task_name))
+        command = f"{self.settings.command} --circuit-accept={'changed' if exists else 'new'} --circuit-reason 'why'"
+        return "\n".join([*lines, f"To accept the present reference instead: {command}"])

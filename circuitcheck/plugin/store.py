@@ -8,8 +8,6 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from filelock import FileLock
-
 from circuitcheck.plugin.cases import Case
 from circuitcheck.report.fields import Entry
 
@@ -23,6 +21,8 @@ class Store:
 
     def get_or_measure(self, case: Case, measure: Callable[[], Entry]) -> Entry:
         """The case's entry; measured by the first process that asks, while the others wait."""
+        from filelock import FileLock
+
         file = self._file(case)
         with FileLock(file.with_suffix(".lock")):
             if not file.exists():
@@ -37,10 +37,23 @@ class Store:
         files = [self._file(case) for case in cases]
         return [json.loads(file.read_text(encoding="utf-8")) for file in files if file.exists()]
 
+    def mark_collected(self) -> None:
+        """Notes, for the process that made the folder, that a process of the run has collected tests of the gate."""
+        self._collected.touch()
+
+    @property
+    def was_collected(self) -> bool:
+        """Whether any process of the run has collected tests of the gate."""
+        return self._collected.exists()
+
     def close(self) -> None:
         """Removes the folder, if this process made it."""
         if self.is_owner:
             shutil.rmtree(self.directory, ignore_errors=True)
+
+    @property
+    def _collected(self) -> Path:
+        return self.directory / "collected"
 
     def _file(self, case: Case) -> Path:
         return self.directory / f"case-{case.number:04d}.json"

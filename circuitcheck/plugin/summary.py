@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from circuitcheck.errors import CircuitcheckError
 from circuitcheck.plugin.session import GateSession
 from circuitcheck.report.fields import Entry
 
@@ -16,45 +17,64 @@ NOTHING_COMPARED = (
     "No candidate was compared with its golden baseline, so this run says nothing. The gate's tests were not selected: "
     "run `pytest --pyargs circuitcheck.suite --circuit-report`, or leave out -k, -m, --lf or the path."
 )
+NOTHING_TO_COMPARE = (
+    "The reference does not solve any of these tasks, so no candidate was compared and this run says nothing. "
+    "Give prompts that it solves."
+)
+NOTHING_ACCEPTED = (
+    "Nothing was accepted: the gate's tests were not selected. Run `pytest --pyargs circuitcheck.suite`, or leave out "
+    "-k, -m, --lf or the path."
+)
 
 
-def exit_code(session: GateSession, code: int | pytest.ExitCode) -> int | pytest.ExitCode:
-    """Exit codes of pytest's own, but never 0 when the report is not green.
+def finish(session: GateSession, code: int | pytest.ExitCode) -> int | pytest.ExitCode:
+    """Writes `report.json` where that was asked for, and decides the exit code.
 
     Args:
         session: the run's.
         code: what pytest would exit with.
+
+    Returns:
+        Exit codes of pytest's own, but never 0 when the report is not green or cannot be written.
     """
     settings = session.settings
-    if not settings.report or settings.accept or code != pytest.ExitCode.OK:
+    if settings.accept:
+        return pytest.ExitCode.NO_TESTS_COLLECTED if code == pytest.ExitCode.OK and not session.accepted else code
+    if not settings.report:
         return code
     entries = session.entries()
-    if not entries:
-        return pytest.ExitCode.NO_TESTS_COLLECTED
+    is_written = settings.report_dir is None or _write(session, settings.report_dir, entries)
+    if code != pytest.ExitCode.OK:
+        return code
     allowed = {"PASS", "INCONCLUSIVE"} if settings.allow_inconclusive else {"PASS"}
-    return code if {entry["verdict"] for entry in entries} <= allowed else pytest.ExitCode.TESTS_FAILED
+    if not is_written or not {entry["verdict"] for entry in entries} <= allowed:
+        return pytest.ExitCode.TESTS_FAILED
+    return code if any(entry["criteria"] for entry in entries) else pytest.ExitCode.NO_TESTS_COLLECTED
 
 
-def show(session: GateSession, terminal: pytest.TerminalReporter) -> None:
-    """Prints what the run found, and writes `report.json` where that was asked for."""
+def show(session: GateSession, terminal: pytest.TerminalReporter, code: int | pytest.ExitCode) -> None:
+    """Prints what the run found."""
     if session.settings.accept:
         _show_accepted(session, terminal)
     elif session.settings.report:
-        _show_report(session, terminal)
+        _show_report(session, terminal, code)
 
 
 def _show_accepted(session: GateSession, terminal: pytest.TerminalReporter) -> None:
     terminal.section("golden baselines", "=")
     if not session.accepted:
-        terminal.write_line("Nothing was accepted: the gate's tests were not selected, or failed.", red=True)
-    for acceptance in session.accepted.values():
+        terminal.write_line(NOTHING_ACCEPTED, red=True)
+    for task, acceptance in session.accepted.items():
+        if isinstance(acceptance, CircuitcheckError):
+            terminal.write_line(f"{Path(task).stem}: could not be accepted, nothing was written", red=True)
+            continue
         terminal.write_line(f"{acceptance.task}: {acceptance.outcome}", bold=True)
         for line in acceptance.details:
             terminal.write_line(f"  {line}")
     terminal.write_line("Nothing was compared in this run.")
 
 
-def _show_report(session: GateSession, terminal: pytest.TerminalReporter) -> None:
+def _show_report(session: GateSession, terminal: pytest.TerminalReporter, code: int | pytest.ExitCode) -> None:
     entries = session.entries()
     terminal.section("circuit report", "=")
     if not entries:
@@ -63,20 +83,26 @@ def _show_report(session: GateSession, terminal: pytest.TerminalReporter) -> Non
         from circuitcheck.report.text import render_entries
 
         terminal.write_line(render_entries(entries))
+        for line in unused_limits(session.settings.limits, entries, len(session.cases)):
+            terminal.write_line(line, yellow=True)
         terminal.write_line("")
-        line, colour = gate_line(entries, len(session.cases))
+        was_stopped = code in (pytest.ExitCode.INTERRUPTED, pytest.ExitCode.INTERNAL_ERROR)
+        line, colour = gate_line(entries, len(session.cases), was_stopped=was_stopped)
         terminal.write_line(line, bold=True, **{colour: True})
-    if session.settings.report_dir is not None:
-        file = _write(session.settings.report_dir, entries, len(session.cases))
-        terminal.write_line(f"wrote {file}")
+        if not any(entry["criteria"] or entry["verdict"] == "FAIL" for entry in entries):
+            terminal.write_line(NOTHING_TO_COMPARE, red=True)
+    for line, is_good in session.written:
+        terminal.write_line(line, red=not is_good)
 
 
-def gate_line(entries: Sequence[Entry], expected: int) -> tuple[str, str]:
-    """The gate in one line, and its colour. Green only if everything was compared and passes."""
+def gate_line(entries: Sequence[Entry], expected: int, *, was_stopped: bool = False) -> tuple[str, str]:
+    """The gate in one line, and its colour. Green only if everything was compared and passes, in a run that ended."""
     counts = {word: sum(entry["verdict"] == word for entry in entries) for word in ("PASS", "FAIL", "INCONCLUSIVE")}
     listed = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
     if counts["FAIL"]:
         word, colour = "FAIL", "red"
+    elif was_stopped:
+        word, colour = "INTERRUPTED", "yellow"
     elif len(entries) < expected:
         word, colour = "INCOMPLETE", "yellow"
     elif counts["INCONCLUSIVE"]:
@@ -87,12 +113,35 @@ def gate_line(entries: Sequence[Entry], expected: int) -> tuple[str, str]:
     return f"circuit gate: {word} ({listed}" + (f", {missing} of {expected} not compared)" if missing else ")"), colour
 
 
-def _write(directory: Path, entries: list[Entry], expected: int) -> Path:
+def unused_limits(limits: dict[str, Any], entries: Sequence[Entry], expected: int) -> list[str]:
+    """Tables of limits that nothing in a complete run was held against: a misspelt precision, or a misspelt task."""
+    precisions = {entry["precision"] for entry in entries}
+    if len(entries) < expected or None in precisions:
+        return []
+    tables = {name: table for name, table in limits.items() if isinstance(table, dict)}
+    unused = [f"{name}: no candidate has that precision" for name in tables if name not in precisions]
+    tasks = {entry["task"] for entry in entries}
+    unused += [
+        f"{name}.{task}: no task is called so"
+        for name, table in tables.items()
+        for task in table
+        if isinstance(table[task], dict) and task not in tasks
+    ]
+    return [f"note: limits that nothing in this run was held against: {item}" for item in unused]
+
+
+def _write(session: GateSession, directory: Path, entries: list[Entry]) -> bool:
+    """Whether `report.json` could be written; what to say of it is left in `session.written`."""
     from circuitcheck.baseline.atomic import write_atomically
     from circuitcheck.environment import environment
     from circuitcheck.report.document import document
 
-    content: dict[str, Any] = document(entries, environment(), expected)
+    content: dict[str, Any] = document(entries, environment(), len(session.cases))
     file = directory / "report.json"
-    write_atomically({file: (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()})
-    return file
+    try:
+        write_atomically({file: (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()})
+    except OSError as error:
+        session.written.append((f"{file} could not be written: {error.strerror or error}", False))
+        return False
+    session.written.append((f"wrote {file}", True))
+    return True

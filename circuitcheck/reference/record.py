@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from circuitcheck.baseline.baseline import Baseline
 from circuitcheck.environment import environment
@@ -10,16 +13,16 @@ from circuitcheck.errors import ModelError
 from circuitcheck.measures.ranking import split_half_agreement
 from circuitcheck.models.hooked import HookedModel
 from circuitcheck.reference.noise import noise_floor
-from circuitcheck.sites.prove import measuring, prove
+from circuitcheck.sites.prove import PROBE_PROMPTS, measuring, prove
+from circuitcheck.sites.structure import Head
 from circuitcheck.spec import MeasurementSpec
 from circuitcheck.sweep.ablate import KINDS, ablated_metric
 from circuitcheck.sweep.cache import ZCache
 from circuitcheck.sweep.clean import clean_metric, clean_z, counterfactual_metric
 from circuitcheck.sweep.gradient import z_gradient
 from circuitcheck.sweep.progress import Advance, silent
+from circuitcheck.sweep.screen import screened_metric
 from circuitcheck.tasks.pairs import Task
-
-PROBE_PROMPTS = 2
 
 
 def record_reference(
@@ -29,6 +32,7 @@ def record_reference(
     *,
     reason: str = "",
     advance: Advance = silent,
+    memory: int | None = None,
 ) -> Baseline:
     """Records the circuit of a float32 reference.
 
@@ -38,27 +42,35 @@ def record_reference(
         spec: what to measure.
         reason: why this is the truth from now on; kept in the baseline.
         advance: called with the number of (head, prompt) rows that were just finished.
+        memory: budget in bytes for what the sweeps keep beside the model; by default a share of what is free.
 
     Returns:
         The baseline, which also says so if the reference does not solve the task.
 
     Raises:
         SiteError: the hooks fail a proof on this model.
-        ModelError: the reference gives values that are not finite.
+        ModelError: the reference gives values that are not finite, or no head of it matters.
         ModelChangedError: the measurement changed the model.
+        MemoryBudgetError: one prompt and head alone does not fit the budget or the machine.
     """
     spec = spec or MeasurementSpec()
+    notes: list[str] = []
     with measuring(model):
-        prove(model, task.batches()[0].clean[:PROBE_PROMPTS].to(model.device))
+        # First, because a proof by numbers that are not finite blames the hooks.
         metric, counterfactual = clean_metric(model, task), counterfactual_metric(model, task)
-        if not np.isfinite([metric, counterfactual]).all():
-            raise ModelError(f"reference {model.name}: its logits on task {task.name!r} are not finite.")
+        _require_finite(model, task, "logits", metric, counterfactual)
+        prove(model, task.batches()[0].clean[:PROBE_PROMPTS].to(model.device))
         solved = tuple(int(place) for place in np.flatnonzero(metric > spec.margin))
-        ablated = {str(kind): ablated_metric(model, task, solved, kind, advance) for kind in KINDS}
+        measured, ablated = _sweep(model, task, spec, solved, advance, memory, notes)
+        for kind, values in ablated.items():
+            _require_finite(model, task, f"logits under {kind} ablation", values)
         part = solved[: spec.part]
         z, gradient = (_kept(cache, spec) for cache in (clean_z(model, task, part), z_gradient(model, task, part)))
+        _require_finite(model, task, "attention heads", *(layer.numpy() for layer in z.layers))
+        _require_finite(model, task, "gradients", *(layer.numpy() for layer in gradient.layers))
         effects = metric[list(solved)][None] - ablated[spec.ablation]
-        floor = noise_floor(model, task, spec, z, metric, effects[:, : len(part)]) if solved else {}
+        early = effects[:, : len(part)]
+        floor = noise_floor(model, task, spec, z, metric, early, heads=measured, memory=memory) if solved else {}
     clusters = [task.pairs[place].cluster for place in solved]
     return Baseline(
         model=model.name,
@@ -67,17 +79,51 @@ def record_reference(
         spec=spec,
         fingerprints=model.fingerprints,
         heads=tuple(model.heads),
+        measured=measured,
         metric=metric,
         counterfactual=counterfactual,
         solved=solved,
         ablated=ablated,
         z=z,
         gradient=gradient,
-        ceiling=split_half_agreement(effects, clusters, persistence=spec.persistence) if solved else None,
+        # One prompt cannot be halved.
+        ceiling=split_half_agreement(effects, clusters, persistence=spec.persistence) if len(solved) > 1 else None,
         noise_floor=floor,
-        environment=environment(),
+        environment=environment(model.device),
         reason=reason,
+        notes=tuple(notes),
     )
+
+
+def _sweep(
+    model: HookedModel,
+    task: Task,
+    spec: MeasurementSpec,
+    solved: tuple[int, ...],
+    advance: Advance,
+    memory: int | None,
+    notes: list[str],
+) -> tuple[tuple[Head, ...], dict[str, NDArray[np.float32]]]:
+    """The heads that were measured, in order, and kind to m with each of them ablated, `[measured, solved]`."""
+    heads, known = tuple(model.heads), {}
+    options: dict[str, Any] = {"memory": memory, "notes": notes}
+    if spec.sweep == "screened" and solved:
+        # The other kinds measure the same heads, so that all three profiles speak of one set.
+        screened = screened_metric(model, task, solved, spec.ablation, advance, seed=spec.seed, **options)
+        heads = tuple(sorted(screened.measured))
+        known[spec.ablation] = screened.metric[[screened.measured.index(head) for head in heads]]
+    for kind in KINDS:
+        if kind not in known:
+            known[kind] = ablated_metric(model, task, solved, kind, advance, heads=heads, **options)
+    return heads, {str(kind): metric for kind, metric in known.items()}
+
+
+def _require_finite(model: HookedModel, task: Task, what: str, *values: NDArray[Any]) -> None:
+    if not all(np.isfinite(array).all() for array in values):
+        raise ModelError(
+            f"reference {model.name}: its {what} on task {task.name!r} are not finite. Nothing can be compared with "
+            "such a reference; load its weights in float32, or repair them."
+        )
 
 
 def _kept(cache: ZCache, spec: MeasurementSpec) -> ZCache:

@@ -53,6 +53,8 @@ def run_entry(verdict: Verdict) -> Entry:
         "bound": None,
         "ranking": None,
         "association": None,
+        "metric_ref": None,
+        "metric_cand": None,
         "noise_floor": measurement.noise_floor,
         "notes": list(measurement.notes),
     }
@@ -80,6 +82,8 @@ def failed_entry(model: str, candidate: str, task: str, message: str) -> Entry:
         "bound": None,
         "ranking": None,
         "association": None,
+        "metric_ref": None,
+        "metric_cand": None,
         "noise_floor": {},
         "notes": [],
     }
@@ -119,7 +123,7 @@ def _criterion(criterion: Criterion) -> Entry:
     return {
         "name": criterion.name,
         "value": _number(criterion.value.value),
-        "limit": criterion.limit,
+        "limit": _number(criterion.limit),
         "relation": criterion.relation,
         "interval": [_number(criterion.value.low), _number(criterion.value.high)],
         "unit": criterion.unit,
@@ -143,6 +147,7 @@ def _head(head: HeadMeasure) -> Entry:
         "drift": _number(head.drift),
         "drift_answer": _number(head.drift_answer),
         "cosine": _number(head.cosine),
+        "cosine_answer": _number(head.cosine_answer),
         "fragility": _number(head.fragility),
         "repair_gain": _number(head.repair_gain),
     }

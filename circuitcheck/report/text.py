@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tabulate import tabulate
@@ -11,17 +12,30 @@ from circuitcheck.report.document import run_entry
 from circuitcheck.report.fields import CRITERIA, Entry
 from circuitcheck.verdict.judge import Verdict
 
+WIDTH = 160
+"""No line is longer."""
+
 FRAGILE_HEADS = 8
 """Heads shown per candidate, unless more of them broke."""
+
+BROKEN_HEADS = 24
+"""The most heads shown per candidate."""
+
+NAME_WIDTHS = (16, 14)
+"""Widths at which names of candidates and tasks are broken."""
 
 MARKS = {"FAIL": "!", "INCONCLUSIVE": "?", "PASS": ""}
 
 LEGEND = (
-    "! fails its limit, ? its interval contains the limit, - undefined. Ranking is rank-biased overlap, beside it the\n"
-    "reference's own split-half agreement. Importance is the logit difference lost by ablation, with its 95 %\n"
-    "interval; fragility is mean |gradient x drift|, repair what this head's reference z gives back, all in logits.\n"
-    "A head marked ! has moved by more than the limit on profile distance."
+    "! beyond its limit, ? its interval contains the limit, - undefined. Ranking is rank-biased overlap, beside it the "
+    "reference's own split-half agreement. Importance is the logit difference lost by ablation, with its 95 % "
+    "interval; fragility is mean |gradient x drift|, repair what this head's reference z gives back, all in logits. "
+    "A head marked ! broke: its importance has moved by more than the limit on profile distance. A drift marked ! is "
+    "beyond the limit on the largest drift; its cause may lie in an earlier layer. A head without a rank was not swept."
 )
+
+Row = tuple[Entry, Mapping[str, Any]]
+"""One head of one entry."""
 
 
 def render(verdicts: Iterable[Verdict]) -> str:
@@ -31,22 +45,24 @@ def render(verdicts: Iterable[Verdict]) -> str:
 
 def render_entries(entries: list[Entry]) -> str:
     """The same, of entries of a report."""
-    parts = [_summary(entries)]
-    candidates = dict.fromkeys(entry["candidate"] for entry in entries)
-    for candidate in candidates:
-        table = _fragile_heads([entry for entry in entries if entry["candidate"] == candidate])
-        if table:
-            parts.append(f"Most fragile heads of {candidate}\n{table}")
-    parts += [_messages(entries), _notes(entries), LEGEND]
+    parts = [_summary(entries), _wrapped(_moved_heads(entries))]
+    for candidate in dict.fromkeys(entry["candidate"] for entry in entries):
+        parts.append(_fragile_heads(candidate, [entry for entry in entries if entry["candidate"] == candidate]))
+    parts += [_wrapped(_messages(entries)), _wrapped(_notes(entries)), _wrapped([LEGEND])]
     return "\n\n".join(part for part in parts if part)
 
 
 def _summary(entries: list[Entry]) -> str:
     rows = [
-        [entry["candidate"], entry["task"], *_cells(entry), _diagnosis(entry), entry["verdict"]] for entry in entries
+        [
+            *(textwrap.fill(entry[key], width) for key, width in zip(("candidate", "task"), NAME_WIDTHS, strict=True)),
+            *_cells(entry),
+            _diagnosis(entry),
+            entry["verdict"],
+        ]
+        for entry in entries
     ]
-    headers = ["candidate", "task", *CRITERIA.values(), "diagnosis", "verdict"]
-    return tabulate(rows, headers, tablefmt="simple", disable_numparse=True, stralign="right")
+    return _table(rows, ["candidate", "task", *CRITERIA.values(), "diagnosis", "verdict"])
 
 
 def _cells(entry: Entry) -> list[str]:
@@ -68,52 +84,131 @@ def _diagnosis(entry: Entry) -> str:
     return entry["repair"]["diagnosis"] if entry["repair"] else "-"
 
 
-def _fragile_heads(entries: list[Entry]) -> str:
-    heads = [(entry, head, _broke(entry, head)) for entry in entries for head in entry["heads"]]
-    heads.sort(key=lambda item: (not item[2], -(item[1]["fragility"] or 0.0)))
-    shown = max(FRAGILE_HEADS, sum(broke for _, _, broke in heads))
+def _moved_heads(entries: list[Entry]) -> list[str]:
+    """Which heads are beyond a limit, one line a candidate and task."""
+    lines = []
+    for entry in entries:
+        broken = sorted((head for head in entry["heads"] if _broke(entry, head)), key=_importance_moved)
+        drifted = [head for head in entry["heads"] if _drifted(entry, head)]
+        if broken or drifted:
+            facts = [_broken_in_words(broken), *([_drifted_in_words(drifted)] if drifted else [])]
+            lines.append(f"{entry['candidate']}-{entry['task']}: {'; '.join(facts)}")
+    return lines
+
+
+def _broken_in_words(heads: Sequence[Mapping[str, Any]]) -> str:
+    listed = ", ".join(
+        f"{_name(head)} ({_short(head['importance_ref'])} -> {_short(head['importance_cand'])})"
+        for head in heads[:FRAGILE_HEADS]
+    )
+    more = f" and {len(heads) - FRAGILE_HEADS} more" if len(heads) > FRAGILE_HEADS else ""
+    return f"BROKEN HEADS {listed}{more}" if heads else "no head's importance broke"
+
+
+def _drifted_in_words(heads: Sequence[Mapping[str, Any]]) -> str:
+    worst = min(heads, key=_drift)
+    return (
+        f"drift beyond its limit in {len(heads)} head(s), first in layer {heads[0]['layer']}, "
+        f"most in {_name(worst)} ({_short(worst['drift'])})"
+    )
+
+
+def _fragile_heads(candidate: str, entries: list[Entry]) -> str:
+    heads = [(entry, head) for entry in entries for head in entry["heads"]]
+    if not heads:
+        return ""
+    heads.sort(key=_most_telling)
+    broken = sum(_broke(*row) for row in heads)
+    if not broken and all(_is_still(*row) for row in heads):
+        return f"Most fragile heads of {candidate}: none, no z has moved beyond the reference's own noise"
     rows = [
         [
-            entry["task"],
-            f"{head['layer']}.{head['head']}{'!' if broke else ''}",
+            textwrap.fill(entry["task"], NAME_WIDTHS[1]),
+            _name(head) + ("!" if _broke(entry, head) else ""),
             _with_interval(head["importance_ref"], head["importance_ref_interval"]),
             _with_interval(head["importance_cand"], head["importance_cand_interval"]),
-            f"{head['rank_ref']} -> {head['rank_cand']}",
-            _short(head["drift"]),
+            "-" if head["rank_ref"] is None else f"{head['rank_ref']} -> {head['rank_cand']}",
+            _short(head["drift"]) + ("!" if _drifted(entry, head) else ""),
             _short(head["fragility"]),
             _short(head["repair_gain"]),
         ]
-        for entry, head, broke in heads[:shown]
+        for entry, head in heads[: min(max(FRAGILE_HEADS, broken), BROKEN_HEADS)]
     ]
     headers = ["task", "head", "importance ref", "importance cand", "rank", "drift", "fragility", "repair"]
-    return tabulate(rows, headers, tablefmt="simple", disable_numparse=True, stralign="right") if rows else ""
+    return f"Most fragile heads of {candidate}{', broken ones first' if broken else ''}\n{_table(rows, headers)}"
+
+
+def _most_telling(row: Row) -> tuple[bool, float]:
+    """Sorts heads: those that broke by how far their importance has moved, then all others by fragility."""
+    entry, head = row
+    return (False, _importance_moved(head)) if _broke(entry, head) else (True, -(head["fragility"] or 0.0))
+
+
+def _importance_moved(head: Mapping[str, Any]) -> float:
+    change = head["importance_change"]
+    return -float("inf") if change is None else -abs(change)
+
+
+def _drift(head: Mapping[str, Any]) -> float:
+    return -float("inf") if head["drift"] is None else -head["drift"]
 
 
 def _broke(entry: Entry, head: Mapping[str, Any]) -> bool:
-    """Whether the head's importance moved by more than the limit on profile distance allows."""
-    limit = next((row["limit"] for row in entry["criteria"] if row["name"] == "profile_distance"), None)
+    """Whether the importance moved by more than the limit on profile distance allows; only of heads that were swept."""
+    limit = _limit(entry, "profile_distance")
     largest = max((abs(row["importance_ref"] or 0.0) for row in entry["heads"]), default=0.0)
     change = head["importance_change"]
-    return limit is not None and (change is None or abs(change) > limit * largest)
+    if limit is None or head["rank_ref"] is None:
+        return False
+    return change is None or abs(change) > limit * largest
 
 
-def _messages(entries: list[Entry]) -> str:
+def _drifted(entry: Entry, head: Mapping[str, Any]) -> bool:
+    """Whether the head's drift is beyond the limit on the largest drift; a drift that is undefined is."""
+    limit = _limit(entry, "drift_largest")
+    return limit is not None and (head["drift"] is None or head["drift"] > limit)
+
+
+def _is_still(entry: Entry, head: Mapping[str, Any]) -> bool:
+    """Whether the head's z moved by no more than the reference's own does."""
+    return head["drift"] is not None and head["drift"] <= entry["noise_floor"].get("drift", 0.0)
+
+
+def _limit(entry: Entry, name: str) -> float | None:
+    return next((row["limit"] for row in entry["criteria"] if row["name"] == name), None)
+
+
+def _messages(entries: list[Entry]) -> list[str]:
     lines = []
     for entry in entries:
         messages = [entry["message"], *(criterion["message"] for criterion in entry["criteria"])]
         lines += [f"{entry['candidate']}-{entry['task']}: {message}" for message in messages if message]
-    return "\n".join(lines)
+    return lines
 
 
-def _notes(entries: list[Entry]) -> str:
+def _notes(entries: list[Entry]) -> list[str]:
     notes: dict[str, list[str]] = {}
     for entry in entries:
         for note in entry["notes"]:
             notes.setdefault(note, []).append(f"{entry['candidate']}-{entry['task']}")
-    return "\n".join(
+    return [
         f"note: {note}" + ("" if len(cases) == len(entries) else f" ({', '.join(cases)})")
         for note, cases in notes.items()
-    )
+    ]
+
+
+def _table(rows: list[list[str]], headers: list[str]) -> str:
+    return tabulate(rows, headers, tablefmt="simple", disable_numparse=True, stralign="right")
+
+
+def _wrapped(paragraphs: Iterable[str]) -> str:
+    """Every line of every paragraph, broken at the width; what follows a break is indented."""
+    lines = [line for paragraph in paragraphs for line in paragraph.splitlines()]
+    return "\n".join(textwrap.fill(line, WIDTH, subsequent_indent="    ", break_on_hyphens=False) for line in lines)
+
+
+def _name(head: Mapping[str, Any]) -> str:
+    return f"{head['layer']}.{head['head']}"
 
 
 def _with_interval(value: float | None, interval: list[float | None]) -> str:
@@ -121,8 +216,9 @@ def _with_interval(value: float | None, interval: list[float | None]) -> str:
 
 
 def _short(value: float | None) -> str:
+    """At most seven characters."""
     if value is None:
         return "-"
-    if value and abs(value) < 5e-4:
+    if (value and abs(value) < 5e-4) or abs(value) >= 1000:
         return f"{value:.0e}"
     return f"{value:.3f}" if abs(value) < 10 else f"{value:.2f}"

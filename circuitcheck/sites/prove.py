@@ -16,8 +16,12 @@ from circuitcheck.hooks.z import edit_z, pre_hook, record_z, split_heads
 from circuitcheck.models.hooked import HookedModel
 from circuitcheck.sites.structure import LayerSite
 
-ROUNDING_STEPS = 64
-"""How many rounding errors of the model's own type a rebuilt sum may differ by, relative to its largest value."""
+PROBE_PROMPTS = 2
+"""Prompts that proofs run on; the proofs are about the model's code, not about its answers."""
+
+SUMMED_STEPS, STORED_STEPS = 64, 8
+"""How many rounding errors a rebuilt sum may differ by, relative to its largest value: of float32, in which sums are
+taken (6 were seen), and of the model's own type, in which their results are stored (half of one was seen)."""
 
 
 def prove(model: HookedModel, ids: Tensor) -> None:
@@ -132,7 +136,7 @@ def _heads_rebuild_output(model: HookedModel, ids: Tensor) -> Iterator[str]:
         if bias is not None:
             rebuilt = rebuilt + bias.double()
         error = (rebuilt - output.double()).abs().max().item()
-        allowed = ROUNDING_STEPS * torch.finfo(output.dtype).eps * max(output.abs().max().item(), 1e-30)
+        allowed = _rounding(output, output.dtype)
         if not error <= allowed:
             detail = (
                 f"the sum over heads of z W_O differs from its output by {error:.3g} (rounding explains {allowed:.3g})"
@@ -169,21 +173,26 @@ def _readout(model: HookedModel, ids: Tensor) -> Iterator[str]:
     output = model.module.get_submodule(model.structure.output_layer)
     if float_rows(output) is None:
         return
-    logits = last_logits(model, ids).double()
+    logits = last_logits(model, ids)
     answer = logits.argmax(-1)
     foil = logits.argmin(-1)
     number = torch.arange(len(logits), device=logits.device)
-    own = logits[number, answer] - logits[number, foil]
+    own = logits[number, answer].double() - logits[number, foil].double()
     read = logit_difference(model, final_hidden(model, ids), answer, foil).double()
     error = (own - read).abs().max().item()
-    dtype = next(output.parameters()).dtype
-    allowed = ROUNDING_STEPS * torch.finfo(dtype).eps * max(logits.abs().max().item(), 1e-30)
+    allowed = _rounding(logits, next(output.parameters()).dtype)  # some models give float32 logits of float16 ones
     if not error <= allowed:
         yield _readout_failure(
             model,
             f"logits differ from the unembedding of the final hidden state by {error:.3g} (rounding explains "
             f"{allowed:.3g}); the model scales or caps its logits",
         )
+
+
+def _rounding(values: Tensor, stored: torch.dtype) -> float:
+    """How far a rebuilt sum, whose terms are of type `stored`, may be off `values`, in their unit."""
+    steps = SUMMED_STEPS * torch.finfo(torch.float32).eps + STORED_STEPS * torch.finfo(stored).eps
+    return steps * max(values.abs().max().item(), 1e-30)
 
 
 def _failure(site: LayerSite, check: str, detail: str) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor
 from circuitcheck.hooks.forward import final_hidden
 from circuitcheck.hooks.z import record_z
 from circuitcheck.models.hooked import HookedModel
+from circuitcheck.sites.structure import Head
 from circuitcheck.sweep.intervene import intervene
 from circuitcheck.sweep.progress import Advance, silent
 from circuitcheck.tasks.pairs import Batch, Task
@@ -27,7 +28,10 @@ def ablated_metric(
     kind: AblationKind,
     advance: Advance = silent,
     *,
+    heads: Sequence[Head] | None = None,
     batch_size: int | None = None,
+    memory: int | None = None,
+    notes: list[str] | None = None,
 ) -> np.ndarray:
     """The metric with each head ablated alone.
 
@@ -38,27 +42,42 @@ def ablated_metric(
         kind: what stands in for `z`: `resample` (from the paired counterfactual), `mean` (over the task's clean and
             counterfactual prompts, per position counted back from the answer) or `zero`.
         advance: called with the number of (head, prompt) rows that were just finished.
+        heads: which heads; all of the model's, in its order, by default.
         batch_size: the most prompts in one batch; unlimited by default.
+        memory: budget in bytes, as in `intervene`.
+        notes: what a reader of the report must know, as in `intervene`.
 
     Returns:
-        float32, `[heads, len(index)]`, heads in the model's order.
+        float32, `[heads, len(index)]`, in the order of `heads`.
+
+    Raises:
+        MemoryBudgetError: one prompt and head alone does not fit the budget or the machine.
     """
     index = list(index)
     place = {prompt: column for column, prompt in enumerate(index)}
-    head_sets = [{head} for head in model.heads]
+    head_sets = [{head} for head in (model.heads if heads is None else heads)]
     metric = np.empty((len(head_sets), len(index)), np.float32)
     # The mean is the whole task's, so that a prompt's ablated metric does not depend on which others are measured.
-    means = _means(model, task.batches(size=batch_size)) if kind == "mean" and index else []
-    for batch, values in _replacements(model, task.batches(index, batch_size), kind, means):
+    means = task_means(model, task, batch_size) if kind == "mean" and index else []
+    for batch, values in replacements(model, task.batches(index, batch_size), kind, means):
         on_device = batch.to(model.device)
-        result = intervene(model, on_device.clean, on_device.answer, on_device.foil, values, head_sets, advance)
+        ids, answer, foil = on_device.clean, on_device.answer, on_device.foil
+        result = intervene(model, ids, answer, foil, values, head_sets, advance, memory=memory, notes=notes)
         metric[:, [place[prompt] for prompt in batch.index]] = result.cpu().numpy()
     return metric
 
 
-def _replacements(
+def replacements(
     model: HookedModel, batches: Sequence[Batch], kind: AblationKind, means: Sequence[Tensor]
 ) -> Iterator[tuple[Batch, list[Tensor]]]:
+    """Each batch with what stands in for `z`, for each layer `[batch, seq, n_heads, d_head]`.
+
+    Args:
+        model: the model.
+        batches: of one task.
+        kind: as in `ablated_metric`.
+        means: `task_means` of the task where the kind is `mean`, else unused.
+    """
     for batch in batches:
         if kind == "mean":
             shape = (len(batch.index), batch.clean.shape[1])
@@ -66,7 +85,9 @@ def _replacements(
         elif kind == "resample":
             yield batch, _z(model, batch.counterfactual)
         else:
-            yield batch, [torch.zeros_like(z) for z in _z(model, batch.clean)]
+            zero = torch.zeros((), device=model.device)
+            shape = (len(batch.index), batch.clean.shape[1])
+            yield batch, [zero.expand(*shape, site.n_heads, site.d_head) for site in model.structure.layers]
 
 
 def _z(model: HookedModel, ids: Tensor) -> list[Tensor]:
@@ -75,8 +96,15 @@ def _z(model: HookedModel, ids: Tensor) -> list[Tensor]:
     return [z[site.layer] for site in model.structure.layers]
 
 
-def _means(model: HookedModel, batches: Sequence[Batch]) -> list[Tensor]:
-    """For each layer `[longest seq, n_heads, d_head]`, aligned at the answer position, float32."""
+def task_means(model: HookedModel, task: Task, batch_size: int | None = None) -> list[Tensor]:
+    """Mean `z` of the task, for each layer `[longest seq, n_heads, d_head]`, aligned at the answer position, float32.
+
+    Args:
+        model: the model.
+        task: the task, of which every clean and counterfactual prompt counts.
+        batch_size: the most prompts in one batch; unlimited by default.
+    """
+    batches = task.batches(size=batch_size)
     longest = max(batch.clean.shape[1] for batch in batches)
     totals: list[Tensor] = []
     counts = torch.zeros(longest, 1, 1, device=model.device)

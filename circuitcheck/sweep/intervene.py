@@ -12,7 +12,7 @@ from circuitcheck.hooks.forward import logit_difference
 from circuitcheck.models.hooked import HookedModel
 from circuitcheck.sites.structure import Head
 from circuitcheck.sweep.full import full_passes
-from circuitcheck.sweep.packing import Block, Plan, blocks, plan, run_blocks, spans
+from circuitcheck.sweep.packing import Block, Plan, blocks, keep_freed_pages, plan, run_blocks, spans
 from circuitcheck.sweep.progress import Advance, silent
 from circuitcheck.sweep.prompts import Prompts
 from circuitcheck.sweep.proof import prove_replay
@@ -58,6 +58,7 @@ def intervene(
     """
     prompts = Prompts(ids, answer, foil, values)
     packing = plan(model, ids.shape[1], len(ids), memory)
+    keep_freed_pages(ids.device)
     if engine == "full":
         return full_passes(model, prompts, head_sets, advance, most_prompts=packing.rows)
     metric = torch.empty(len(head_sets), len(ids), device=ids.device)
@@ -115,9 +116,8 @@ def _replayed(
         chosen = [head_sets[number] for number in block.sets]
         first = min(layer for layer, _ in chosen[0])
         hidden = replay.run(first, block.prompts, sets, block_edits(model, chosen, part.values))
-        answer, foil = part.answer.repeat_interleave(sets), part.foil.repeat_interleave(sets)
-        result = logit_difference(model, hidden, answer, foil)
-        metric[list(block.sets), block.prompts] = result.view(-1, sets).T
+        result = logit_difference(model, hidden, part.answer.repeat(sets), part.foil.repeat(sets))
+        metric[list(block.sets), block.prompts] = result.view(sets, -1)
         advance(block.rows)
 
     for layer in sorted(starting):

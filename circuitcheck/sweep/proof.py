@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
+from itertools import product
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from circuitcheck.hooks.z import pre_hook
 from circuitcheck.models.hooked import HookedModel
 from circuitcheck.sweep.packing import is_out_of_memory
-from circuitcheck.sweep.record import CannotReplayError, CleanPass
-from circuitcheck.sweep.replay import Edits, Replay, Savings
+from circuitcheck.sweep.record import REFUSALS, CannotReplayError, CleanPass, refusal
+from circuitcheck.sweep.replay import ENTRIES, Edits, Replay, Savings
 
 PROMPTS = 2
 """Prompts that the proof runs; two, so that rows of different prompts meet in one batch."""
@@ -28,9 +32,6 @@ SUM_STEPS = 64
 """The same for the float32 that sums are accumulated in: the rounding of a sum of n terms grows with the root of n,
 and a layer sums over at most some ten thousand."""
 
-REFUSALS = (RuntimeError, TypeError, ValueError, AttributeError, LookupError, AssertionError)
-"""What a model's own code raises when it is called in a way that it does not expect."""
-
 
 def prove_replay(model: HookedModel, clean: CleanPass) -> Replay:
     """Replays the record of a clean pass, layer by layer, and compares.
@@ -40,36 +41,37 @@ def prove_replay(model: HookedModel, clean: CleanPass) -> Replay:
         clean: the record of its clean pass.
 
     Returns:
-        A replay with every saving that holds on this model.
+        A replay with the most savings that hold on this model, and with no more of the record than it needs.
 
     Raises:
         CannotReplayError: even without savings a layer's output is not what it was in the clean pass.
     """
-    proof = _Proof(model, clean)
-    savings = Savings()
-    for layer in range(len(clean.layers) - 1):
-        problem = proof.entry(layer, savings)
-        if problem and savings.share_entry:
-            savings = replace(savings, share_entry=False)
-            problem = proof.entry(layer, savings)
-        problem = problem or (proof.layer(layer, savings) if layer else None)
-        if problem:
-            raise CannotReplayError(problem)
-    last = len(clean.layers) - 1
-    if proof.entry(last, savings) or (last and proof.layer(last, savings)):
-        savings = replace(savings, last_position=False)
-        problem = proof.entry(last, savings) or (proof.layer(last, savings) if last else None)
-        if problem:
-            raise CannotReplayError(problem)
-    return Replay(model, clean, savings)
+    problem: str | None = None
+    for entry, last_position in product(ENTRIES, (True, False)):
+        proof = _Proof(model, clean, Savings(entry, last_position))
+        problem = proof.problem()
+        if problem is None:
+            layers = [
+                record if layer in proof.beside else replace(record, mlp=None)
+                for layer, record in enumerate(clean.layers)
+            ]
+            return Replay(model, replace(clean, layers=tuple(layers)), proof.savings)
+    raise CannotReplayError(str(problem))
 
 
 class _Proof:
-    """The checks of one clean pass; each returns what is wrong, or None."""
+    """The checks of one clean pass under some savings; each returns what is wrong, or None.
 
-    def __init__(self, model: HookedModel, clean: CleanPass) -> None:
-        self.model, self.clean = model, clean
+    Attributes:
+        savings: what is left out.
+        beside: layers whose MLP was seen to run beside their attention, on what does not depend on it.
+    """
+
+    def __init__(self, model: HookedModel, clean: CleanPass, savings: Savings) -> None:
+        self.model, self.clean, self.savings = model, clean, savings
+        self.beside: set[int] = set()
         self.prompts = slice(0, min(PROMPTS, len(clean.ids)))
+        self.count = self.prompts.stop
         self.last = len(clean.layers) - 1
         masks = {}
         for layer, record in enumerate(clean.layers):
@@ -78,34 +80,56 @@ class _Proof:
             masks[layer] = mask
         self.edits = Edits(masks, [DECOY * record.z[self.prompts] for record in clean.layers])
 
-    def entry(self, layer: int, savings: Savings) -> str | None:
+    def problem(self) -> str | None:
+        """What is wrong with any layer.
+
+        In order of execution, so that a layer that carries something over to the next meets the proof's rows there.
+        """
+        for layer in range(self.last + 1):
+            problem = self._entry(layer) or (self._layer(layer) if layer else None)
+            if problem:
+                return problem
+        return None
+
+    def _entry(self, layer: int) -> str | None:
         """Whether rows that start in `layer` leave it with the recorded output."""
-        replay = Replay(self.model, self.clean, savings)
+        replay = Replay(self.model, self.clean, self.savings)
 
         def run() -> Tensor:
             hidden = replay.enter(layer, self.prompts, 2, self.edits)
             return replay.finish(hidden) if layer == self.last else hidden
 
-        return self._compare(f"layer {layer} with its recorded attention", layer, run)
+        with ExitStack() as stack:
+            mlp = self.model.structure.layers[layer].mlp
+            if mlp is not None and self.savings.entry != "rows":
+                stack.enter_context(pre_hook(self.model.module.get_submodule(mlp), self._watch(layer)))
+            return self._compare(f"layer {layer} with its recorded attention", layer, run)
 
-    def layer(self, layer: int, savings: Savings) -> str | None:
+    def _watch(self, layer: int) -> Callable[..., None]:
+        def watch(_: nn.Module, arguments: tuple[Any, ...]) -> None:
+            # Two head sets are under way: one row cannot depend on either.
+            if arguments and isinstance(arguments[0], Tensor) and len(arguments[0]) == 1:
+                self.beside.add(layer)
+
+        return watch
+
+    def _layer(self, layer: int) -> str | None:
         """Whether rows that run through all of `layer` leave it with the recorded output."""
         hidden = self.clean.layers[layer].hidden[self.prompts]
-        return self._compare(f"layer {layer}", layer, lambda: self._through(layer, hidden, savings))
+        return self._compare(f"layer {layer}", layer, lambda: self._through(layer, hidden, self.savings))
 
     def _through(self, layer: int, hidden: Tensor, savings: Savings) -> Tensor:
         replay = Replay(self.model, self.clean, savings)
-        rows = torch.stack([hidden, DECOY * hidden], 1).flatten(0, 1)
-        output = replay.layer(layer, rows, self.prompts, 2, self.edits)
+        output = replay.layer(layer, torch.cat([hidden, DECOY * hidden]), self.prompts, 2, self.edits)
         return replay.finish(output) if layer == self.last else output
 
     def _compare(self, what: str, layer: int, run: Callable[[], Tensor]) -> str | None:
         try:
-            return self._difference(what, layer, run()[::2])
+            return self._difference(what, layer, run()[: self.count])
         except REFUSALS as error:
             if is_out_of_memory(error):
                 raise
-            return f"{what} cannot be run alone ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+            return f"{what} cannot be run alone ({refusal(error)})"
 
     def _difference(self, what: str, layer: int, found: Tensor) -> str | None:
         given = self.clean.layers[layer].hidden[self.prompts]
@@ -132,8 +156,8 @@ class _Proof:
         sign = torch.ones_like(hidden)
         sign.view(-1)[::2] = -1
         moved = (hidden.float() * (1 + rounding(hidden.dtype) * sign)).to(hidden.dtype)
-        plain = Savings(share_entry=False, last_position=False)
-        outputs = [self._through(layer, value, plain)[::2] for value in (hidden, moved)]
+        plain = Savings("rows", last_position=False)
+        outputs = [self._through(layer, value, plain)[: self.count] for value in (hidden, moved)]
         return relative_error(outputs[1], outputs[0], given)
 
 

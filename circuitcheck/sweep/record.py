@@ -13,9 +13,14 @@ from torch import Tensor, nn
 from circuitcheck.hooks.forward import final_hidden
 from circuitcheck.hooks.z import record_z
 from circuitcheck.models.hooked import HookedModel
+from circuitcheck.sweep.packing import is_out_of_memory
+from circuitcheck.sweep.shadow import shadowed
 
 HIDDEN = "hidden_states"
 """What layers that take their input by keyword call it."""
+
+REFUSALS = (RuntimeError, TypeError, ValueError, AttributeError, LookupError, AssertionError)
+"""What a model's own code raises when it is called in a way that it does not expect."""
 
 
 class CannotReplayError(Exception):
@@ -29,11 +34,11 @@ class PerPrompt:
     tensor: Tensor
 
     def rows(self, prompts: slice, copies: int) -> Tensor:
-        """`[len(prompts) * copies, ...]`, the copies of a prompt behind one another."""
+        """`[copies * len(prompts), ...]`, the prompts of one copy behind one another."""
         if len(self.tensor) == 1:
             count = (prompts.stop - prompts.start) * copies
             return self.tensor.expand(count, *self.tensor.shape[1:])
-        return self.tensor[prompts].repeat_interleave(copies, 0)
+        return self.tensor[prompts].repeat(copies, *(1,) * (self.tensor.dim() - 1))
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,7 @@ class LayerRecord:
         place: position or keyword of the hidden state.
         hidden: the hidden state that it was given, `[batch, seq, d_model]`.
         z: `[batch, seq, n_heads, d_head]`.
+        mlp: what its MLP put out, `[batch, seq, d_model]`, or None where that is not one tensor of that shape.
         attention_outputs: how many things its attention module returned in a tuple; 0 for a bare tensor.
         layer_outputs: how many things it returned in a tuple itself; 0 for a bare tensor.
     """
@@ -55,6 +61,7 @@ class LayerRecord:
     place: int | str
     hidden: Tensor
     z: Tensor
+    mlp: Tensor | None
     attention_outputs: int
     layer_outputs: int
 
@@ -92,25 +99,42 @@ def record_clean_pass(model: HookedModel, ids: Tensor) -> CleanPass:
         ids: token ids, `[batch, seq]`, on the model's device.
 
     Raises:
-        CannotReplayError: a layer does not run once, or takes or returns something that a replay cannot stand in for.
+        CannotReplayError: a layer does not run once, or takes or returns something that a replay cannot stand in for;
+            or the model raises, which a full pass then does again if it is not for the unembedding that is left out.
     """
     recorder = _Recorder(len(ids))
+    module = model.module
     with ExitStack() as stack:
         z = stack.enter_context(record_z(model))
         for site in model.structure.layers:
-            layer, attention = model.module.get_submodule(site.path), model.module.get_submodule(site.attention)
-            if layer is attention or attention is model.module.get_submodule(site.projection):
+            layer, attention = module.get_submodule(site.path), module.get_submodule(site.attention)
+            if layer is attention or attention is module.get_submodule(site.projection):
                 raise CannotReplayError(f"{site.path}: layer, attention and output projection are not modules apart")
             handles = [
                 layer.register_forward_pre_hook(recorder.read_call(site.layer), with_kwargs=True),
-                layer.register_forward_hook(recorder.read_output(site.layer, recorder.layer_outputs)),
-                attention.register_forward_hook(recorder.read_output(site.layer, recorder.attention_outputs)),
+                layer.register_forward_hook(recorder.read_form(site.layer, recorder.layer_outputs)),
+                attention.register_forward_hook(recorder.read_form(site.layer, recorder.attention_outputs)),
             ]
+            if site.mlp is not None:
+                mlp = module.get_submodule(site.mlp)
+                handles.append(mlp.register_forward_hook(recorder.read_mlp(site.layer)))
             for handle in handles:
                 stack.callback(handle.remove)
-        final = final_hidden(model, ids)
+        # Only what the unembedding is given counts, and the product with a whole vocabulary is not cheap.
+        stack.enter_context(shadowed(module.get_submodule(model.structure.output_layer), lambda x, *_, **__: x))
+        try:
+            final = final_hidden(model, ids)
+        except REFUSALS as error:
+            if is_out_of_memory(error):
+                raise
+            raise CannotReplayError(f"it cannot be run without its unembedding ({refusal(error)})") from error
     layers = tuple(recorder.layer(site.layer, site.path, z) for site in model.structure.layers)
     return CleanPass(ids, layers, final)
+
+
+def refusal(error: Exception) -> str:
+    """An error of a model's own code, short enough for a note."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 class _Recorder:
@@ -119,6 +143,7 @@ class _Recorder:
     def __init__(self, batch: int) -> None:
         self.batch = batch
         self.calls: dict[int, tuple[tuple[Any, ...], dict[str, Any], int | str, Tensor]] = {}
+        self.mlps: dict[int, Tensor] = {}
         self.layer_outputs: dict[int, int] = {}
         self.attention_outputs: dict[int, int] = {}
 
@@ -135,7 +160,7 @@ class _Recorder:
 
         return read
 
-    def read_output(self, layer: int, forms: dict[int, int]) -> Callable[..., None]:
+    def read_form(self, layer: int, forms: dict[int, int]) -> Callable[..., None]:
         def read(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
             if isinstance(output, Tensor):
                 forms[layer] = 0
@@ -146,12 +171,19 @@ class _Recorder:
 
         return read
 
+    def read_mlp(self, layer: int) -> Callable[..., None]:
+        def read(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
+            if isinstance(output, Tensor) and layer in self.calls and output.shape == self.calls[layer][-1].shape:
+                self.mlps[layer] = output.clone()
+
+        return read
+
     def layer(self, layer: int, path: str, z: dict[int, Tensor]) -> LayerRecord:
         if layer not in self.calls or layer not in z or layer not in self.attention_outputs:
             raise CannotReplayError(f"{path} or its attention did not run in a full pass")
         arguments, keywords, place, hidden = self.calls[layer]
         forms = self.attention_outputs[layer], self.layer_outputs[layer]
-        return LayerRecord(arguments, keywords, place, hidden, z[layer], *forms)
+        return LayerRecord(arguments, keywords, place, hidden, z[layer], self.mlps.get(layer), *forms)
 
 
 def _condensed(value: Any, batch: int) -> Any:

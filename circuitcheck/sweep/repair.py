@@ -20,6 +20,9 @@ def repaired_metric(
     reference: ZCache,
     head_sets: Sequence[Collection[Head]],
     advance: Advance = silent,
+    *,
+    memory: int | None = None,
+    notes: list[str] | None = None,
 ) -> np.ndarray:
     """The metric of the candidate with the reference's `z` in each set of heads.
 
@@ -29,15 +32,21 @@ def repaired_metric(
         reference: the reference's `z`; its prompts are the ones that are run.
         head_sets: for each run the heads that are repaired together.
         advance: called with the number of (head set, prompt) rows that were just finished.
+        memory: budget in bytes, as in `intervene`.
+        notes: what a reader of the report must know, as in `intervene`.
 
     Returns:
         float32, `[len(head_sets), prompts of the cache]`.
+
+    Raises:
+        MemoryBudgetError: one prompt under one head set alone does not fit the budget or the machine.
     """
     place = {prompt: column for column, prompt in enumerate(reference.index)}
     metric = np.empty((len(head_sets), len(reference.index)), np.float32)
     for batch in task.batches(reference.index):
         values = [layer.to(model.device) for layer in reference.rows(batch.index)]
         on_device = batch.to(model.device)
-        result = intervene(model, on_device.clean, on_device.answer, on_device.foil, values, head_sets, advance)
+        ids, answer, foil = on_device.clean, on_device.answer, on_device.foil
+        result = intervene(model, ids, answer, foil, values, head_sets, advance, memory=memory, notes=notes)
         metric[:, [place[prompt] for prompt in batch.index]] = result.cpu().numpy()
     return metric

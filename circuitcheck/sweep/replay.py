@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,14 @@ from circuitcheck.hooks.z import pre_hook, split_heads
 from circuitcheck.models.hooked import HookedModel
 from circuitcheck.sites.structure import Head, LayerSite
 from circuitcheck.sweep.record import CleanPass
-from circuitcheck.sweep.shadow import shadowed
+from circuitcheck.sweep.shadow import answering, shadowed
+
+Entry = Literal["joined", "single", "rows"]
+"""How rows start in their first layer, where only what depends on the attention's output differs between head sets:
+`joined` hands in all prompts as one long row, `single` one prompt at a time, `rows` one row for every head set."""
+
+ENTRIES: tuple[Entry, ...] = get_args(Entry)
+"""The cheapest first."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +35,11 @@ class Savings:
     """What a replay leaves out, each proven on the model before it is used.
 
     Attributes:
-        share_entry: where rows start, the layer's own input goes in once a prompt, and only what depends on the
-            attention's output is computed for every head set (nothing of the MLP where it runs beside the attention).
+        entry: how rows start in their first layer.
         last_position: in the last layer only the last position goes into the output projection and the MLP.
     """
 
-    share_entry: bool = True
+    entry: Entry = "joined"
     last_position: bool = True
 
 
@@ -50,16 +56,20 @@ class Edits:
     values: Sequence[Tensor]
 
     def apply(self, layer: int, z: Tensor) -> Tensor:
-        """Edits `z`, `[prompts, sets or 1, seq, n_heads, d_head]`; returns `[prompts, sets, seq, n_heads, d_head]`."""
+        """Edits `z`, `[sets or 1, prompts, seq, n_heads, d_head]`; returns `[sets, prompts, seq, n_heads, d_head]`."""
         if layer not in self.masks:
             return z
-        mask = self.masks[layer][None, :, None, :, None]
-        value = self.values[layer][:, None, -z.shape[2] :].to(z.dtype)
+        mask = self.masks[layer][:, None, None, :, None]
+        value = self.values[layer][None, :, -z.shape[2] :].to(z.dtype)
         replaced = torch.where(mask, value, z[:, :, -value.shape[2] :])
         if replaced.shape[2] == z.shape[2]:
             return replaced
-        kept = z[:, :, : -value.shape[2]].expand(-1, replaced.shape[1], -1, -1, -1)
+        kept = z[:, :, : -value.shape[2]].expand(len(replaced), -1, -1, -1, -1)
         return torch.cat([kept, replaced], 2)
+
+    def part(self, prompt: int) -> Edits:
+        """The same for one of the prompts."""
+        return Edits(self.masks, [value[prompt : prompt + 1] for value in self.values])
 
 
 def block_edits(model: HookedModel, head_sets: Sequence[Collection[Head]], values: Sequence[Tensor]) -> Edits:
@@ -97,40 +107,57 @@ class Replay:
             edits: what replaces `z`.
 
         Returns:
-            `[prompts * sets, d_model]`, the sets of a prompt behind one another.
+            `[sets * prompts, d_model]`, the prompts of one set behind one another.
         """
-        last = len(self.clean.layers) - 1
         hidden = self.enter(first, prompts, sets, edits)
-        for layer in range(first + 1, last + 1):
+        for layer in range(first + 1, len(self.clean.layers)):
             hidden = self.layer(layer, hidden, prompts, sets, edits)
         return self.finish(hidden)
 
     def enter(self, first: int, prompts: slice, sets: int, edits: Edits) -> Tensor:
-        """The hidden state after layer `first`, whose attention is not computed, `[prompts * sets, seq, d_model]`."""
-        if not self.savings.share_entry or first == len(self.clean.layers) - 1:
-            return self._enter(first, prompts, sets, sets, edits)
+        """The hidden state after layer `first`, whose attention is not computed, `[sets * prompts, seq, d_model]`."""
+        if self.savings.entry == "rows":
+            return self._enter_rows(first, prompts, sets, edits)
+        if self.savings.entry == "joined":
+            return self._enter_joined(first, prompts, sets, edits).flatten(0, 1)
         parts = [
-            self._enter(
-                first,
-                slice(prompt, prompt + 1),
-                sets,
-                1,
-                Edits(edits.masks, [value[number : number + 1] for value in edits.values]),
-            )
+            self._enter_joined(first, slice(prompt, prompt + 1), sets, edits.part(number))
             for number, prompt in enumerate(range(prompts.start, prompts.stop))
         ]
-        return torch.cat(parts)
+        return torch.cat(parts, 1).flatten(0, 1)
 
-    def _enter(self, first: int, prompts: slice, sets: int, copies: int, edits: Edits) -> Tensor:
-        site, record = self.model.structure.layers[first], self.clean.layers[first]
+    def _enter_joined(self, first: int, prompts: slice, sets: int, edits: Edits) -> Tensor:
+        """`[sets, prompts, seq, d_model]`; without attention no position knows of another, so prompts may be joined."""
+        record, site = self.clean.layers[first], self.model.structure.layers[first]
         positions = self._positions(first)
-        z = edits.apply(first, record.z[prompts, None, positions])
-        z = z.expand(-1, sets, -1, -1, -1).flatten(3).flatten(0, 1)
-        hidden = record.hidden[prompts, positions].repeat_interleave(copies, 0)
+        z = self._edited(first, prompts, sets, edits).flatten(1, 2)
+        hidden = record.hidden[prompts, positions]
+        one = slice(prompts.start, prompts.start + 1)
+        with ExitStack() as stack:
+            if site.mlp is not None and record.mlp is not None:
+                recorded = record.mlp[prompts, positions].flatten(0, 1)[None]
+                stack.enter_context(answering(self.model.module.get_submodule(site.mlp), recorded, sets))
+            output = self._enter(first, z, record.call(hidden.flatten(0, 1)[None], one, 1))
+        return output.reshape(sets, *hidden.shape[:2], -1)
+
+    def _enter_rows(self, first: int, prompts: slice, sets: int, edits: Edits) -> Tensor:
+        record = self.clean.layers[first]
+        z = self._edited(first, prompts, sets, edits).flatten(0, 1)
+        hidden = record.hidden[prompts, self._positions(first)].repeat(sets, 1, 1)
+        return self._enter(first, z, record.call(hidden, prompts, sets))
+
+    def _edited(self, first: int, prompts: slice, sets: int, edits: Edits) -> Tensor:
+        """`[sets, prompts, seq, n_heads * d_head]`."""
+        z = self.clean.layers[first].z[None, prompts, self._positions(first)]
+        return edits.apply(first, z).expand(sets, -1, -1, -1, -1).flatten(3)
+
+    def _enter(self, first: int, z: Tensor, call: tuple[list[Any], dict[str, Any]]) -> Tensor:
+        site = self.model.structure.layers[first]
         projection = self.model.module.get_submodule(site.projection)
+        outputs = self.clean.layers[first].attention_outputs
 
         def project(*_: Any, **__: Any) -> Any:
-            return _outputs(projection(z), record.attention_outputs)
+            return _outputs(projection(z), outputs)
 
         # The hook writes z once more, because what stands in front of the projection may have changed it; it did so
         # before z was recorded as well.
@@ -138,7 +165,7 @@ class Replay:
             pre_hook(projection, lambda _, arguments: (z, *arguments[1:])),
             shadowed(self.model.module.get_submodule(site.attention), project),
         ):
-            arguments, keywords = record.call(hidden, prompts, copies)
+            arguments, keywords = call
             return _first(self.model.module.get_submodule(site.path)(*arguments, **keywords))
 
     def layer(self, layer: int, hidden: Tensor, prompts: slice, sets: int, edits: Edits) -> Tensor:
@@ -183,8 +210,8 @@ class Replay:
 def _writer(site: LayerSite, sets: int, positions: slice, edits: Edits) -> Callable[..., tuple[Any, ...]]:
     def write(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
         z = split_heads(site, arguments[0][:, positions])
-        edited = edits.apply(site.layer, z.view(-1, sets, *z.shape[1:]))
-        return (edited.flatten(0, 1).flatten(-2), *arguments[1:])
+        edited = edits.apply(site.layer, z.view(sets, -1, *z.shape[1:]))
+        return (edited.flatten(0, 1).flatten(-2).contiguous(), *arguments[1:])
 
     return write
 
@@ -194,7 +221,7 @@ def _selector(shape: torch.Size, positions: slice) -> Callable[..., tuple[Any, .
         # Some layers hand their MLP all tokens behind one another; those have no position to select.
         if not arguments or arguments[0].shape[:2] != shape:
             return None
-        return (arguments[0][:, positions], *arguments[1:])
+        return (arguments[0][:, positions].contiguous(), *arguments[1:])
 
     return select
 

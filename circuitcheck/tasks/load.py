@@ -53,14 +53,18 @@ def _generate(name: str, tokenizer: Any, prompts: int, seed: int) -> Task:
         return singles[word]
 
     too_few = TaskError(
-        f"task {name!r}: too few of its words are single tokens in this tokenizer for {prompts} different prompts; "
+        f"task {name!r}: {prompts} different prompts cannot be made from its words that are single tokens here; "
         "ask for fewer, or write a task of your own as JSONL."
     )
     pairs: dict[tuple[int, ...], PromptPair] = {}
+    asked: set[str] = set()
     try:
         stream = BUILT_IN[name](random.Random(f"{name}-{seed}"), usable)
         for _ in range(prompts * ATTEMPTS_PER_PROMPT):
             text = next(stream)
+            if text.clean in asked:  # a task that has run out of prompts repeats them at length
+                continue
+            asked.add(text.clean)
             pair, problems = tokenize(tokenizer, text)
             if pair is None or problems:
                 raise TaskError(f"task {name!r}: {text.clean!r} cannot be used: {'; '.join(problems)}")

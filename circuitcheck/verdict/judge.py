@@ -60,8 +60,12 @@ NOISE: dict[str, str] = {
     "drift_largest": "drift",
     "metric_change": "metric_change",
     "profile_distance": "profile_distance",
+    "unrepaired": "metric_change",
 }
 """Criterion to the noise that its limit must exceed."""
+
+OF_THE_PART = ("drift_median", "drift_largest", "unrepaired", "recovery")
+"""Criteria that are measured on the part of the solved prompts that baselines keep z of."""
 
 
 def judge(measurement: Measurement, limits: Limits | None = None) -> Verdict:
@@ -125,20 +129,21 @@ def _message(name: str, value: Estimate, relation: Relation, limit: float, word:
         return ""
     shown = f"{name} is {value.value:.4g} [{value.low:.4g}, {value.high:.4g}], must be {relation} {limit:g}"
     if word == "INCONCLUSIVE":
-        return f"{shown}: the interval contains the limit. {_what_would_settle_it(value, limit, measurement)}"
+        return f"{shown}: the interval contains the limit. {_what_would_settle_it(name, value, limit, measurement)}"
     if not math.isfinite(value.value + value.low + value.high):
         return f"{name} could not be measured: it is not finite"
     return shown
 
 
-def _what_would_settle_it(value: Estimate, limit: float, measurement: Measurement) -> str:
+def _what_would_settle_it(name: str, value: Estimate, limit: float, measurement: Measurement) -> str:
     """An interval narrows with the square root of the number of prompts."""
+    used = measurement.part if name in OF_THE_PART else measurement.solved
     reach = max(abs(value.high - value.value), abs(value.value - value.low))
     distance = abs(value.value - limit)
-    seen = f"With {measurement.solved} prompts a distance of {reach:.2g} from the limit could have been seen"
+    seen = f"With {used} prompts a distance of {reach:.2g} from the limit could have been seen"
     if distance <= reach * 0.05:
         return f"{seen}; the value lies on the limit, so more prompts would hardly settle it."
-    prompts = math.ceil(measurement.solved * (reach / distance) ** 2)
+    prompts = math.ceil(used * (reach / distance) ** 2)
     return f"{seen}; about {prompts} prompts would settle it."
 
 

@@ -62,6 +62,7 @@ def limits_for(precision: str, task: str, overrides: Mapping[str, Any] | None = 
     Raises:
         ConfigurationError: a limit of an unknown name or of the wrong type.
     """
+    check_overrides(overrides or {})
     limits = Limits()
     if precision in DRIFT_LIMITS:
         median, largest = DRIFT_LIMITS[precision]

@@ -1,0 +1,53 @@
+"""The baselines that this repository ships are of the weights and tasks that it ships."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from circuitcheck.baseline.baseline import Baseline, baseline_files
+from circuitcheck.baseline.encoding import encode
+from circuitcheck.baseline.stale import require_fresh
+from circuitcheck.models.load import load_model
+from circuitcheck.spec import MeasurementSpec
+from circuitcheck.tasks.load import BUILT_IN, load_task
+
+FOLDER = Path(__file__).parents[2] / "baselines" / "embedded"
+MEGABYTE = 2**20
+
+
+@pytest.fixture(scope="module")
+def embedded():
+    return load_model("embedded")
+
+
+@pytest.mark.parametrize("task", BUILT_IN)
+def test_baseline_is_fresh_and_canonical(embedded, task):
+    files = baseline_files(FOLDER, task)
+    baseline = Baseline.load(files[0])
+    require_fresh(
+        baseline,
+        task=load_task(task, embedded.tokenizer),
+        spec=MeasurementSpec(),
+        tokenizer=embedded.fingerprints["tokenizer"],
+        weights=embedded.fingerprints["weights"],
+    )
+    assert encode(baseline) == tuple(file.read_bytes() for file in files)
+    assert baseline.architecture == embedded.architecture
+    assert baseline.heads == tuple(embedded.heads)
+
+
+@pytest.mark.parametrize("task", BUILT_IN)
+def test_reference_is_competent_and_says_why_it_was_accepted(task):
+    baseline = Baseline.load(baseline_files(FOLDER, task)[0])
+    assert baseline.incompetence is None
+    assert baseline.reason
+    assert baseline.ceiling > 0.8  # below the default limit on ranking agreement no candidate could pass
+    assert sorted(baseline.noise_floor) == ["drift", "metric_change", "profile_distance", "ranking_change"]
+
+
+def test_baselines_are_small_and_nothing_else_lies_beside_them():
+    files = sorted(path.name for path in FOLDER.iterdir())
+    assert files == sorted(f"{task}.{ending}" for task in BUILT_IN for ending in ("json", "safetensors"))
+    assert sum(path.stat().st_size for path in FOLDER.iterdir()) <= 8 * MEGABYTE

@@ -1,0 +1,115 @@
+"""Repair on models whose only parts are attention heads: putting all of them back puts everything back."""
+
+from __future__ import annotations
+
+import micro_model
+import numpy as np
+import pytest
+import torch
+
+from circuitcheck.hooks.forward import last_logits
+from circuitcheck.measurement.measure import measure
+from circuitcheck.models.hooked import HookedModel
+from circuitcheck.reference.record import record_reference
+from circuitcheck.spec import MeasurementSpec
+from circuitcheck.tasks.pairs import PromptPair, Task
+
+SPEC = MeasurementSpec(draws=200, minimum_clusters=4)
+
+
+def random_micro(seed: int = 0) -> HookedModel:
+    """Two layers of two heads with weights that are no round numbers."""
+    module = micro_model.MicroModel(micro_model.FIRST_LAYER, micro_model.SECOND_LAYER)
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in module.named_parameters():
+        if "gain" not in name and "offset" not in name:
+            parameter.data.normal_(generator=generator)
+    return micro_model.hook_micro(module, 2)
+
+
+def solved_task(model: HookedModel) -> Task:
+    """All prompts of three tokens that differ in the first, with what the model says most and least after them."""
+    pairs = []
+    for number in range(16):
+        clean = (number % 4, number // 4, 1)
+        logits = last_logits(model, torch.tensor([clean]))[0]
+        counterfactual = ((number + 1) % 4, number // 4, 1)
+        pairs.append(PromptPair(clean, counterfactual, int(logits.argmax()), int(logits.argmin()), f"c{number % 5}"))
+    return Task("micro", tuple(pairs))
+
+
+@pytest.fixture(scope="module")
+def reference() -> HookedModel:
+    return random_micro()
+
+
+@pytest.fixture(scope="module")
+def baseline(reference):
+    recorded = record_reference(reference, solved_task(reference), SPEC)
+    assert recorded.incompetence is None
+    return recorded
+
+
+def damaged(reference: HookedModel, gains: dict[int, tuple[float, float]]) -> HookedModel:
+    """A copy whose heads write so many times their z: their z itself is changed, not the projection."""
+    candidate = random_micro()
+    for layer, gain in gains.items():
+        candidate.module.layers[layer].attention.gain.data = torch.tensor(gain)
+    return candidate
+
+
+def test_repairing_all_heads_restores_an_attention_only_candidate(reference, baseline):
+    circuit = measure(damaged(reference, {0: (0.2, 0.9), 1: (0.7, 0.1)}), baseline).circuit
+    assert circuit.metric_change.value > 0.2
+    # The same float32 numbers go through the same projections, possibly in other batches: units of the last place.
+    assert circuit.repair.unrepaired.value < 1e-6
+    assert circuit.repair.recovery.value == pytest.approx(1, abs=1e-5)
+    for points in circuit.repair.curves.values():
+        assert points[-1].k == 4
+        assert points[-1].recovery.value == pytest.approx(1, abs=1e-5)
+    assert circuit.repair.diagnosis in ("localized", "distributed")
+
+
+def test_head_that_alone_is_damaged_gives_everything_back(reference, baseline):
+    """Head 1.0 is in the last layer, so that nothing behind it is damaged by it."""
+    candidate = damaged(reference, {1: (0.1, 1.0)})
+    circuit = measure(candidate, baseline).circuit
+    gains = np.array([head.repair_gain for head in circuit.heads])
+    drift = np.array([head.drift for head in circuit.heads])
+    np.testing.assert_allclose(drift, [0, 0, 0.9, 0], atol=1e-6)  # scaling z by 0.1 is a drift of 0.9
+    assert gains[2] == pytest.approx(circuit.repair.damage.value, rel=1e-5)
+    np.testing.assert_allclose(np.delete(gains, 2), 0, atol=1e-5)
+    assert circuit.repair.curves["drift"][0].recovery.value == pytest.approx(1, abs=1e-5)
+    assert circuit.repair.diagnosis == "localized"
+    # The model behind the last heads is linear, so the first order is exact, and the bound holds.
+    assert circuit.bound.estimate == pytest.approx(circuit.bound.degradation, rel=1e-5)
+    assert (circuit.bound.coverage, circuit.bound.violated) == (1, False)
+    assert circuit.bound.looseness >= 1 - 1e-6
+    assert circuit.heads[2].fragility == pytest.approx(circuit.bound.degradation, rel=1e-5)
+
+
+def test_damage_outside_the_heads_is_not_given_back(baseline):
+    candidate = random_micro()
+    candidate.module.unembed.weight.data.mul_(0.5)
+    circuit = measure(candidate, baseline).circuit
+    assert circuit.drift_largest.value == 0
+    assert circuit.repair.diagnosis == "collapse"
+    assert circuit.repair.recovery.value == pytest.approx(0, abs=1e-6)
+    assert circuit.repair.unrepaired.value == pytest.approx(circuit.metric_change.value, rel=1e-6)
+
+
+def test_recovery_is_defined_with_damage_only(reference, baseline):
+    unharmed = measure(damaged(reference, {}), baseline).circuit.repair
+    assert (unharmed.diagnosis, unharmed.recovery) == ("no damage", None)
+    assert np.isnan(unharmed.curves["importance"][-1].recovery.value)
+    harmed = measure(damaged(reference, {0: (0.1, 0.1)}), baseline).circuit.repair
+    assert harmed.diagnosis != "no damage"
+    assert np.isfinite([harmed.recovery.value, harmed.recovery.low, harmed.recovery.high]).all()
+
+
+def test_damage_too_small_to_speak_of_gives_curves_but_no_criterion(reference, baseline):
+    """A resolved damage below 5 % of the metric: the curves are defined, the verdict does not hang on them."""
+    repair = measure(damaged(reference, {1: (0.99, 0.99)}), baseline).circuit.repair
+    assert (repair.diagnosis, repair.recovery) == ("no damage", None)
+    assert repair.damage.value != 0
+    assert repair.curves["importance"][-1].recovery.value == pytest.approx(1, abs=1e-3)

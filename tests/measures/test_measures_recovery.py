@@ -1,0 +1,197 @@
+from dataclasses import astuple
+from math import inf, isnan, nan
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from circuitcheck.errors import CandidateError
+from circuitcheck.measures.bootstrap import cluster_weights
+from circuitcheck.measures.recovery import area_under, diagnose, recovery, resolved
+
+WEIGHTS = cluster_weights([str(place) for place in range(8)], draws=200)
+REFERENCE = np.array([6.0, 7.0, 8.0, 9.0, 6.0, 7.0, 8.0, 9.0])
+CANDIDATE = REFERENCE - np.array([1.0, 2.0, 3.0, 2.0, 1.0, 2.0, 3.0, 2.0])
+# Weighted means of the same numbers by two matrix products, and a division.
+ROUNDING = 1e-13
+
+METRIC = arrays(np.float64, 8, elements=st.integers(0, 64).map(lambda eighths: eighths / 8))
+LOSS = arrays(np.float64, 8, elements=st.integers(1, 64).map(lambda eighths: eighths / 8))
+
+
+def test_recovery_by_hand():
+    # Losses of 1 and 3, gains of 1 and 0: a quarter of the mean loss (a mean of ratios would be a half).
+    weights = np.array([[1, 1], [2, 0], [0, 2]])
+    (result,) = recovery(np.array([5.0, 5.0]), np.array([4.0, 2.0]), np.array([5.0, 2.0]), weights)
+    assert astuple(result) == (0.25, 0.0, 1.0)
+
+
+@settings(deadline=None)
+@given(reference=METRIC, loss=LOSS, sign=st.sampled_from([1, -1]))
+def test_full_repair_recovers_1_and_none_0(reference, loss, sign):
+    candidate = reference - sign * loss
+    full, none = recovery(reference, candidate, np.stack([reference, candidate]), WEIGHTS)
+    np.testing.assert_allclose(astuple(full), 1, rtol=ROUNDING)
+    assert astuple(none) == (0, 0, 0)
+
+
+@settings(deadline=None)
+@given(share=st.integers(-4, 12).map(lambda quarters: quarters / 4))
+def test_giving_back_a_share_of_every_loss_recovers_that_share(share):
+    (result,) = recovery(REFERENCE, CANDIDATE, CANDIDATE + share * (REFERENCE - CANDIDATE), WEIGHTS)
+    np.testing.assert_allclose(astuple(result), share, rtol=ROUNDING)
+
+
+def test_leading_axes_are_flattened():
+    repaired = np.stack([CANDIDATE, REFERENCE, REFERENCE, CANDIDATE]).reshape(2, 2, 8)
+    assert [result.value for result in recovery(REFERENCE, CANDIDATE, repaired, WEIGHTS)] == [0, 1, 1, 0]
+    assert recovery(REFERENCE, CANDIDATE, np.empty((0, 8)), WEIGHTS) == []
+
+
+def test_gain_of_a_candidate_that_is_better_is_recovered_likewise():
+    (result,) = recovery(REFERENCE, REFERENCE + 2, REFERENCE + 1, WEIGHTS)
+    np.testing.assert_allclose(astuple(result), 0.5, rtol=ROUNDING)
+
+
+def test_interval_shows_prompts_that_disagree():
+    repaired = np.where(np.arange(8) < 4, REFERENCE, CANDIDATE)
+    (result,) = recovery(REFERENCE, CANDIDATE, repaired, WEIGHTS)
+    assert result.value == 0.5
+    # Half of 8 prompts: a share of one half with a standard error of sqrt(0.25 / 8) = 0.18.
+    assert 0.05 < result.low < 0.35
+    assert 0.65 < result.high < 0.95
+
+
+def test_draws_that_have_no_ratio_count_as_the_worst_at_both_ends():
+    # The first prompt's loss is repaired, the second's is not, the third has none: a draw of it alone has no ratio.
+    reference, candidate, repaired = np.ones(3), np.array([0.0, 0.0, 1.0]), np.array([1.0, 0.0, 1.0])
+    weights = np.array([[1, 1, 0]] * 94 + [[1, 3, 0]] * 2 + [[3, 1, 0]] * 2 + [[0, 0, 1]] * 2)
+    (result,) = recovery(reference, candidate, repaired, weights)
+    # Of 100 draws the interval leaves out two at each end. Were the last two dropped, it would be (0.5, 0.5).
+    assert astuple(result) == (0.5, 0.25, 0.75)
+    # With one more of them, the interval of the loss itself reaches 0.
+    assert not resolved(reference, candidate, weights[[*range(100), 99]])
+
+
+def test_recovery_is_undefined_where_damage_is_not_resolved():
+    unclear = REFERENCE + np.array([1.0, -1.0] * 4)
+    for candidate in (REFERENCE, unclear):
+        results = recovery(REFERENCE, candidate, np.stack([REFERENCE, REFERENCE + 1]), WEIGHTS)
+        assert len(results) == 2
+        assert all(isnan(number) for result in results for number in astuple(result))
+
+
+def test_repair_that_is_nan_spoils_itself_alone():
+    broken = REFERENCE.copy()
+    broken[3] = nan
+    bad, good = recovery(REFERENCE, CANDIDATE, np.stack([broken, REFERENCE]), WEIGHTS)
+    assert all(isnan(number) for number in astuple(bad))
+    assert good.value == 1
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_damage_is_resolved_in_either_direction(sign):
+    assert resolved(REFERENCE, REFERENCE - sign * (REFERENCE - CANDIDATE), WEIGHTS)
+
+
+@pytest.mark.parametrize(("shift", "expected"), [(1e-6, False), (-1e-6, False), (1e-4, True)])
+def test_rounding_of_float32_alone_is_no_damage(shift, expected):
+    # All prompts shift alike, so the interval has no width; the slack is 1e-6 * (1 + 7.5) logits.
+    assert resolved(REFERENCE, REFERENCE + shift, WEIGHTS) is expected
+
+
+@pytest.mark.parametrize("bad", [nan, inf])
+def test_metric_that_is_not_finite_resolves_nothing(bad):
+    broken = CANDIDATE.copy()
+    broken[0] = bad
+    assert not resolved(REFERENCE, broken, WEIGHTS)
+
+
+def test_area_by_hand():
+    assert area_under([0.0, 1.0], [0, 8]) == 0.5
+    assert area_under([0.0, 1.0, 1.0], [0, 2, 8]) == (1 + 6) / 8
+    assert area_under([1.0, 1.0, 1.0], [1, 2, 8]) == 1
+    assert isnan(area_under([0.0, nan], [0, 8]))
+
+
+@pytest.mark.parametrize(
+    ("values", "counts"), [([1.0], [0]), ([0.0, 1.0], [2, 2]), ([0.0, 1.0], [2, 1]), ([0.0, 1.0], [0, 1, 2])]
+)
+def test_no_curve_has_no_area(values, counts):
+    with pytest.raises(ValueError, match="no curve"):
+        area_under(values, counts)
+
+
+COUNTS = (0, 1, 2, 3, 10)  # of 10 heads: 1 and 2 are few
+
+
+@pytest.mark.parametrize(
+    ("curves", "expected"),
+    [
+        ([[0.0, 0.9, 0.9, 0.9, 0.9]], "localized"),
+        ([[0.0, 0.1, 0.8, 0.8, 1.0]], "localized"),
+        ([[0.0, 0.1, 0.2, 0.9, 1.0], [0.0, 0.1, 0.85, 0.9, 1.0]], "localized"),
+        ([[0.0, 0.1, 0.79, 0.9, 1.0]], "distributed"),
+        ([[0.0, 0.1, 0.2, 0.9, 0.5]], "distributed"),
+        ([[0.0, 0.1, 0.2, 0.9, 0.49]], "collapse"),
+        ([[0.0, -0.1, -0.5, -0.9, -0.2]], "collapse"),
+        ([[0.0, 0.9, 0.1, 0.1, 0.1]], "localized"),
+    ],
+)
+def test_diagnosis_by_its_rules(curves, expected):
+    assert diagnose(REFERENCE, CANDIDATE, WEIGHTS, np.array(curves), COUNTS, 10) == expected
+
+
+@pytest.mark.parametrize(
+    ("heads", "count", "expected"),
+    [(10, 2, "localized"), (10, 3, "distributed"), (11, 3, "localized"), (35, 7, "localized"), (35, 8, "distributed")],
+)
+def test_few_is_a_fifth_rounded_up(heads, count, expected):
+    # 0.2 * 35 is above 7 in floating point, and would round up to 8.
+    curve = np.array([0.0, 0.0, 0.9, 1.0])
+    assert diagnose(REFERENCE, CANDIDATE, WEIGHTS, curve, (0, 1, count, heads), heads) == expected
+
+
+NO_REPAIR = np.zeros(len(COUNTS))
+
+
+@pytest.mark.parametrize(
+    ("candidate", "expected"),
+    [
+        (REFERENCE, "no damage"),
+        (REFERENCE + np.array([1.0, -1.0] * 4), "no damage"),  # not resolved
+        (REFERENCE * (1 - 0.04), "no damage"),  # resolved, and a loss of 4 %
+        (REFERENCE * (1 + 0.04), "no damage"),
+        (REFERENCE * (1 - 0.06), "collapse"),
+        (REFERENCE * (1 + 0.06), "collapse"),
+        # A loss of 4 % of the mean of 7.5, with an interval beyond 5 %: nearly all of it is on one prompt of eight.
+        (REFERENCE - np.array([2.331] + [0.01] * 7), "collapse"),
+    ],
+)
+def test_no_damage_is_none_to_speak_of_or_below_5_percent(candidate, expected):
+    assert diagnose(REFERENCE, candidate, WEIGHTS, NO_REPAIR, COUNTS, 10) == expected
+
+
+@pytest.mark.parametrize("bad", [nan, inf])
+def test_what_is_not_finite_is_refused_and_not_called_undamaged(bad):
+    broken = REFERENCE.copy()
+    broken[0] = bad
+    for metrics in ((REFERENCE, broken), (broken, REFERENCE)):
+        with pytest.raises(CandidateError, match="metric"):
+            diagnose(*metrics, WEIGHTS, NO_REPAIR, COUNTS, 10)
+    with pytest.raises(CandidateError, match="repair"):
+        diagnose(REFERENCE, CANDIDATE, WEIGHTS, NO_REPAIR + bad, COUNTS, 10)
+
+
+def test_undefined_recovery_of_no_damage_is_no_damage():
+    assert diagnose(REFERENCE, REFERENCE, WEIGHTS, NO_REPAIR + nan, COUNTS, 10) == "no damage"
+
+
+@pytest.mark.parametrize(
+    ("counts", "heads"), [((0, 1, 2, 3, 9), 10), ((0, 3, 4, 5, 10), 10), ((0, 1, 2, 10), 10), ((0, 1, 2, 3, 10), 11)]
+)
+def test_counts_that_decide_nothing_are_refused(counts, heads):
+    with pytest.raises(ValueError, match="do not serve"):
+        diagnose(REFERENCE, CANDIDATE, WEIGHTS, NO_REPAIR, counts, heads)

@@ -1,0 +1,169 @@
+"""Fingerprints say the same of the same, and another thing of anything else."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import micro_model
+import model_directories
+import pytest
+import tiny_models
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerFast
+
+from circuitcheck.models.fingerprint import fingerprint_directory, fingerprint_module, fingerprint_tokenizer
+from circuitcheck.models.load import hook_module, load_model
+
+
+@pytest.fixture
+def directory(tmp_path):
+    return model_directories.save_tiny(tmp_path / "tiny")
+
+
+def of_weights(directory):
+    if not (directory / "config.json").exists():
+        (directory / "config.json").write_text("{}")
+    return fingerprint_directory(directory)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "counts"),
+    [
+        ("rotary_pct", 0.5, True),
+        ("rope_theta", 5e5, True),
+        ("transformers_version", "0.0", False),
+        ("dtype", "x", False),
+    ],
+)
+def test_the_configuration_counts_as_far_as_it_is_the_model(directory, key, value, counts):
+    before = of_weights(directory)
+    file = directory / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), key: value}))
+    assert (of_weights(directory) != before) == counts
+
+
+def test_files_give_a_stable_sha256(directory, tmp_path):
+    first = of_weights(directory)
+    assert len(bytes.fromhex(first)) == 32
+    shutil.copytree(directory, tmp_path / "another name")
+    assert of_weights(tmp_path / "another name") == first
+    assert load_model(directory).fingerprints["weights"] == first
+    assert load_model(directory, "f16").fingerprints["weights"] == first
+
+
+@pytest.mark.parametrize("place", [-1, -1000])
+def test_one_byte_of_the_weights_counts(directory, place):
+    before = of_weights(directory)
+    file = directory / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[place] ^= 1
+    file.write_bytes(content)
+    assert load_model(directory).fingerprints["weights"] != before
+
+
+def test_every_shard_counts_and_so_does_their_order(tmp_path):
+    (tmp_path / "a.safetensors").write_bytes(b"one")
+    (tmp_path / "b.safetensors").write_bytes(b"two")
+    both = of_weights(tmp_path)
+    (tmp_path / "a.safetensors").write_bytes(b"two")
+    (tmp_path / "b.safetensors").write_bytes(b"one")
+    swapped = of_weights(tmp_path)
+    (tmp_path / "b.safetensors").unlink()
+    assert len({both, swapped, of_weights(tmp_path)}) == 3
+
+
+def test_where_a_file_ends_counts(tmp_path):
+    (tmp_path / "a.safetensors").write_bytes(b"on")
+    (tmp_path / "b.safetensors").write_bytes(b"etwo")
+    first = of_weights(tmp_path)
+    (tmp_path / "a.safetensors").write_bytes(b"one")
+    (tmp_path / "b.safetensors").write_bytes(b"two")
+    assert of_weights(tmp_path) != first
+
+
+def test_models_in_memory_give_a_stable_sha256():
+    first = fingerprint_module(tiny_models.tiny_module("llama"))
+    assert len(bytes.fromhex(first)) == 32
+    assert fingerprint_module(tiny_models.tiny_module("llama")) == first
+    assert fingerprint_module(tiny_models.tiny_module("llama", seed=1)) != first
+    assert hook_module(tiny_models.tiny_module("llama")).fingerprints == {"weights": first, "tokenizer": "none"}
+
+
+def changed(module, change):
+    change(module)
+    return fingerprint_module(module)
+
+
+def test_every_part_of_a_model_in_memory_counts():
+    def with_buffer(value):
+        return lambda module: module.register_buffer("scale", torch.tensor(value))
+
+    def least_bit(module):
+        module.unembed.bias.data[3] = 1e-45
+
+    def rename(module):
+        module.renamed = module.unembed
+        del module.unembed
+
+    def reshape(module):
+        module.unembed.bias = torch.nn.Parameter(module.unembed.bias[:, None])
+
+    def retype(module):
+        module.unembed.bias = torch.nn.Parameter(module.unembed.bias.view(torch.int32), requires_grad=False)
+
+    changes = [
+        lambda _: None,
+        least_bit,
+        rename,
+        reshape,
+        retype,
+        with_buffer(1.0),
+        with_buffer(2.0),
+        with_buffer(True),
+    ]
+    found = [changed(micro_model.MicroModel(micro_model.FIRST_LAYER), change) for change in changes]
+    assert len(set(found)) == len(changes)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_every_float_type_can_be_fingerprinted(dtype):
+    module = micro_model.MicroModel(micro_model.FIRST_LAYER)
+    before = fingerprint_module(module)
+    assert fingerprint_module(module.to(dtype)) != before
+
+
+def tokenizer(words):
+    backend = Tokenizer(WordLevel({word: number for number, word in enumerate(words)}, unk_token=words[0]))
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token=words[0])
+
+
+def test_tokenizers_differ_by_what_splits_a_text():
+    first = fingerprint_tokenizer(tokenizer(["<unk>", "one", "two"]))
+    assert len(bytes.fromhex(first)) == 32
+    assert fingerprint_tokenizer(tokenizer(["<unk>", "one", "two"])) == first
+    assert fingerprint_tokenizer(tokenizer(["<unk>", "two", "one"])) != first
+    assert fingerprint_tokenizer(tokenizer(["<unk>", "one"])) != first
+    assert fingerprint_tokenizer(None) == "none"
+
+
+def test_a_tokenizer_without_a_fast_backend_is_told_by_its_vocabulary():
+    class Slow:
+        def __init__(self, words):
+            self.words = words
+
+        def get_vocab(self):
+            return self.words
+
+    first = fingerprint_tokenizer(Slow({"one": 0, "two": 1}))
+    assert fingerprint_tokenizer(Slow({"two": 1, "one": 0})) == first
+    assert fingerprint_tokenizer(Slow({"one": 1, "two": 0})) != first
+
+
+def test_a_saved_tokenizer_keeps_its_fingerprint(directory):
+    model_directories.save_word_tokenizer(directory)
+    first, second = load_model(directory), load_model(directory)
+    assert first.fingerprints == second.fingerprints
+    assert first.fingerprints["tokenizer"] != "none"

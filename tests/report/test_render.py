@@ -1,0 +1,282 @@
+"""What a tired person sees: which heads broke, in lines that fit the terminal."""
+
+from __future__ import annotations
+
+import copy
+import re
+from dataclasses import replace
+
+import pytest
+import synthetic
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from circuitcheck.measures.estimate import Estimate
+from circuitcheck.report.document import failed_entry, run_entry
+from circuitcheck.report.text import BROKEN_HEADS, FRAGILE_HEADS, WIDTH, render, render_entries
+from circuitcheck.verdict.judge import Verdict, judge
+
+COLUMNS = (
+    "candidate",
+    "task",
+    "behaviour",
+    "metric",
+    "drift",
+    "ranking",
+    "profile",
+    "recovery",
+    "diagnosis",
+    "verdict",
+)
+HEAD_COLUMNS = ["task", "head", "importance ref", "importance cand", "rank", "drift", "fragility", "repair"]
+EXACT = synthetic.exactly
+
+
+def judged(heads=None, measurement=None, **changes) -> Verdict:
+    """The verdict on a quiet circuit with some changes."""
+    circuit = synthetic.make_circuit(**changes, **({"heads": tuple(heads)} if heads else {}))
+    return judge(synthetic.make_measurement(circuit, **(measurement or {})))
+
+
+def head_rows(text: str) -> list[list[str]]:
+    """Cells of the heads' tables; two spaces part cells."""
+    rows = [re.split(r"\s{2,}", line.strip()) for line in text.splitlines()]
+    return [row for row in rows if len(row) == 8 and re.fullmatch(r"\d+\.\d+!?", row[1])]
+
+
+def broken_heads():
+    """Head 1.3 lost most of what it did, and is not fragile; the others are, and did not change."""
+    fragile = [synthetic.make_head(0, number, 1.0, 1.0, fragility=5.0 + number) for number in range(12)]
+    return [*fragile, synthetic.make_head(1, 3, 4.0, 0.5, rank_ref=1, rank_cand=13)]
+
+
+def moved(heads) -> Verdict:
+    return judged(heads, profile_distance=EXACT(0.875))
+
+
+# --- the summary ---
+
+
+def test_summary_has_a_row_for_every_case_with_all_columns():
+    text = render([judged(), judged(measurement={"task": "other"})])
+    lines = text.splitlines()
+    assert all(column in lines[0] for column in COLUMNS)
+    first = lines[3].split()
+    assert first == [
+        *("candidate", "synthetic", "1.000", "0.010", "0.010", "0.020", "0.990", "(0.970)", "0.010", "0.010", "-"),
+        *("no", "damage", "PASS"),
+    ]
+    assert lines[4].split()[1] == "other"
+
+
+def test_marks_show_which_criterion_fails_and_which_is_undecided():
+    text = render(
+        [judged(metric_change=EXACT(0.5), drift_median=Estimate(0.19, 0.1, 0.3), profile_distance=EXACT(float("nan")))]
+    )
+    row = text.splitlines()[3]
+    assert "0.500!" in row
+    assert "0.190?" in row
+    assert "-!" in row  # undefined, and a failure
+    assert row.endswith("FAIL")
+    assert "candidate-synthetic: metric_change is 0.5 [0.5, 0.5], must be <= 0.2" in text
+    assert "profile_distance could not be measured: it is not finite" in text
+
+
+def test_task_that_is_not_solved_shows_why_and_no_table():
+    unsolved = synthetic.make_measurement(inconclusive="the reference solves 3 of 64 prompts")
+    text = render([judge(replace(unsolved, circuit=None))])
+    assert text.splitlines()[3].split() == ["candidate", "synthetic", *"---------", "INCONCLUSIVE"]
+    assert "candidate-synthetic: the reference solves 3 of 64 prompts" in text
+    assert "Most fragile heads" not in text
+
+
+def test_failed_entry_shows_its_reason_line_by_line():
+    text = render_entries([failed_entry("model", "f16", "ioi", "stale:\n  weights: recorded a, now b\n  prompts: x")])
+    assert text.splitlines()[3].split() == ["f16", "ioi", *"---------", "FAIL"]
+    assert "f16-ioi: stale:\n  weights: recorded a, now b\n  prompts: x" in text
+
+
+# --- the heads ---
+
+
+def test_broken_head_is_marked_and_comes_first_however_small_its_fragility():
+    rows = head_rows(render([moved(broken_heads())]))
+    assert [row[1] for row in rows] == ["1.3!", *(f"0.{number}" for number in range(11, 4, -1))]
+    assert rows[0] == [
+        *("synthetic", "1.3!", "4.000 [4.000, 4.000]", "0.500 [0.500, 0.500]", "1 -> 13", "0.010", "0.000", "0.000")
+    ]
+
+
+def test_heads_table_has_its_columns():
+    lines = render([judged()]).splitlines()
+    header = next(line for line in lines if "importance ref" in line)
+    assert re.split(r"\s{2,}", header.strip()) == HEAD_COLUMNS
+
+
+def test_broken_heads_are_named_in_one_line_above_all_tables():
+    text = render([moved(broken_heads()), judged()])
+    line = "candidate-synthetic: BROKEN HEADS 1.3 (4.000 -> 0.500)"
+    assert line in text.splitlines()
+    assert text.index(line) < text.index("Most fragile heads")
+    assert "BROKEN" not in render([judged()])
+
+
+def test_broken_heads_go_by_how_far_they_moved():
+    heads = [
+        synthetic.make_head(0, 0, 4.0, 2.0),
+        synthetic.make_head(0, 1, 1.0, -3.0),
+        synthetic.make_head(0, 2, 1.0, 4.0),
+        synthetic.make_head(0, 3, 1.0, 1.5, fragility=9.0),  # 0.5 is less than a quarter of 4
+    ]
+    text = render([moved(heads)])
+    assert [row[1] for row in head_rows(text)] == ["0.1!", "0.2!", "0.0!", "0.3"]
+    assert "BROKEN HEADS 0.1 (1.000 -> -3.000), 0.2 (1.000 -> 4.000), 0.0 (4.000 -> 2.000)" in text
+
+
+def test_limit_itself_is_not_beyond_it():
+    at_the_limit = synthetic.make_head(0, 1, 1.0, 2.0)
+    text = render([moved([synthetic.make_head(0, 0, 4.0, 4.0), at_the_limit])])  # a quarter of 4 is allowed
+    assert "!" not in "".join(row[1] for row in head_rows(text))
+
+
+@pytest.mark.parametrize(("broken", "shown"), [(1, FRAGILE_HEADS), (12, 12), (30, BROKEN_HEADS)])
+def test_table_grows_with_the_broken_heads_up_to_a_page(broken, shown):
+    heads = [synthetic.make_head(number, 0, 1.0, 1.0, fragility=1.0) for number in range(40)]
+    heads[:broken] = [synthetic.make_head(number, 0, 4.0, 0.0) for number in range(broken)]
+    text = render([moved(heads)])
+    rows = head_rows(text)
+    assert len(rows) == shown
+    assert sum(row[1].endswith("!") for row in rows) == min(broken, shown)
+    assert ("and 22 more" in text) == (broken == 30)
+
+
+def test_drift_beyond_its_limit_is_marked_and_placed():
+    heads = [
+        synthetic.make_head(0, 0, drift=0.5),
+        synthetic.make_head(2, 1, drift=0.9),
+        synthetic.make_head(3, 1, drift=1.5),
+    ]
+    text = render([judged(heads, drift_largest=EXACT(1.5))])
+    assert {row[1]: row[5] for row in head_rows(text)} == {"0.0": "0.500", "2.1": "0.900!", "3.1": "1.500!"}
+    line = "no head's importance broke; drift beyond its limit in 2 head(s), first in layer 2, most in 3.1 (1.500)"
+    assert f"candidate-synthetic: {line}" in text
+
+
+def test_importance_or_drift_that_is_undefined_counts_as_broken():
+    undefined = synthetic.make_head(0, 1, 1.0, 1.0, importance_change=EXACT(float("nan")), drift=float("inf"))
+    rows = head_rows(render([moved([synthetic.make_head(0, 0, 4.0, 4.0), undefined])]))
+    assert rows[0][1] == "0.1!"
+    assert rows[0][5] == "-!"
+
+
+def test_head_that_a_screened_sweep_left_out_is_neither_broken_nor_hidden():
+    nothing = EXACT(float("nan"))
+    unknown = {"importance_ref": nothing, "importance_cand": nothing, "importance_change": nothing}
+    heads = [
+        synthetic.make_head(0, 0, 4.0, 4.0),
+        synthetic.make_head(0, 1, **unknown, rank_ref=None, rank_cand=None, fragility=1.0),
+    ]
+    rows = head_rows(render([judged(heads)]))
+    assert rows[0] == ["synthetic", "0.1", "- [-, -]", "- [-, -]", "-", "0.010", "1.000", "0.000"]
+
+
+def test_candidates_have_tables_of_their_own_in_which_tasks_are_mixed_by_fragility():
+    def case(candidate, task, fragility):
+        heads = [synthetic.make_head(0, 0, fragility=fragility)]
+        return judged(heads, {"candidate": candidate, "task": task})
+
+    text = render([case("a", "one", 0.25), case("a", "two", 0.5), case("b", "one", 0.75)])
+    assert [(row[0], row[6]) for row in head_rows(text)] == [("two", "0.500"), ("one", "0.250"), ("one", "0.750")]
+    assert text.index("Most fragile heads of a\n") < text.index("Most fragile heads of b\n")
+
+
+def test_candidate_that_equals_the_reference_has_no_table():
+    heads = [synthetic.make_head(0, 0, drift=0.0), synthetic.make_head(0, 1, drift=1e-8)]
+    text = render([judged(heads)])
+    assert "Most fragile heads of candidate: none, no z has moved beyond the reference's own noise" in text
+    assert head_rows(text) == []
+
+
+def test_heads_that_broke_without_any_drift_are_shown():
+    """A changed output projection in the last layer: every z is as it was."""
+    heads = [synthetic.make_head(0, 0, 4.0, 0.0, drift=0.0), synthetic.make_head(0, 1, drift=0.0)]
+    assert head_rows(render([moved(heads)]))[0][1] == "0.0!"
+
+
+# --- notes, legend, width ---
+
+
+def test_note_is_said_once_and_of_whom_unless_of_all():
+    everywhere, here = "Said of all.", "Said of one."
+    verdicts = [
+        judged(measurement={"notes": (everywhere,), "task": "one"}),
+        judged(measurement={"notes": (everywhere, here), "task": "two"}),
+    ]
+    text = render(verdicts)
+    assert text.count(everywhere) == 1
+    assert "note: Said of all.\n" in text
+    assert "note: Said of one. (candidate-two)\n" in text
+
+
+def test_every_mark_is_explained():
+    text = render([judged()])
+    legend = text[text.index("! beyond its limit") :].replace("\n    ", " ")
+    for part in (
+        "? its interval contains the limit",
+        "- undefined",
+        "A head marked !",
+        "A drift marked !",
+        "in logits",
+    ):
+        assert part in legend
+
+
+names = st.text(st.characters(codec="ascii", categories=["L", "N", "P", "Zs"]), min_size=1, max_size=80)
+numbers = st.floats(-1e12, 1e12) | st.floats(allow_nan=True, allow_infinity=True)
+
+
+@settings(deadline=None, max_examples=100)
+@given(candidate=names, task=names, message=names, values=st.lists(numbers, min_size=8, max_size=8))
+def test_no_line_is_wider_than_the_terminal(candidate, task, message, values):
+    one, two, three, four, five, six, seven, eight = values
+    head = synthetic.make_head(
+        127,
+        127,
+        one,
+        two,
+        rank_ref=16384,
+        rank_cand=16384,
+        drift=three,
+        fragility=four,
+        repair_gain=five,
+        importance_change=Estimate(six, seven, eight),
+    )
+    entry = run_entry(
+        judged(
+            [head, replace(head, layer=126)],
+            {"candidate": candidate, "task": task, "notes": (message,)},
+            metric_change=Estimate(one, two, three),
+            drift_median=Estimate(four, five, six),
+            profile_distance=Estimate(seven, eight, one),
+            repair=replace(synthetic.make_circuit().repair, recovery=EXACT(two), diagnosis="distributed"),
+        )
+    )
+    entries = [entry, failed_entry("model", candidate, task, (message + " ") * 20)]
+    text = render_entries(entries)
+    assert max(len(line) for line in text.splitlines()) <= WIDTH == 160
+
+
+def test_long_names_are_broken_and_not_cut():
+    name = "a-release-candidate-with-a-very-long-name-of-its-own"
+    text = render([judged(measurement={"candidate": name})])
+    column = "".join(line[:16].strip() for line in text.splitlines()[3:8])
+    assert column.startswith(name)
+
+
+def test_rendering_is_pure():
+    entries = [run_entry(moved(broken_heads())), failed_entry("model", "f16", "ioi", "why")]
+    before = copy.deepcopy(entries)
+    assert render_entries(entries) == render_entries(entries)
+    assert entries == before
+    verdict = moved(broken_heads())
+    assert render([verdict]) == render([verdict]) == render_entries([run_entry(verdict)])

@@ -1,0 +1,455 @@
+"""Each proof of the hooks, with a model that is built to break exactly it."""
+
+from __future__ import annotations
+
+import re
+
+import micro_model
+import pytest
+import tiny_models
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from circuitcheck.errors import ModelChangedError, SiteError
+from circuitcheck.models.load import hook_module
+from circuitcheck.sites.prove import measuring, prove
+from circuitcheck.sites.structure import LayerSite, Structure
+
+IDS = torch.tensor([[2, 0], [1, 3]])
+
+
+def failures(model, ids=IDS) -> list[tuple[str, str, str]]:
+    """(where, module, check) of every line that the refusal lists."""
+    with pytest.raises(SiteError) as refused:
+        prove(model, ids)
+    head, *lines = str(refused.value).splitlines()
+    assert f"{model.name}: the hooks fail {len(lines)} proof(s)" in head
+    parts = [re.fullmatch(r"  (layer \d+|output layer), module (\S+), check '([^']+)': .+", line) for line in lines]
+    return [part.groups() for part in parts]
+
+
+def detail(model, ids=IDS) -> str:
+    with pytest.raises(SiteError) as refused:
+        prove(model, ids)
+    return str(refused.value)
+
+
+def two_layers_with(layer: int, attention: type[nn.Module]):
+    module = micro_model.MicroModel(micro_model.FIRST_LAYER, micro_model.SECOND_LAYER)
+    weights = (micro_model.FIRST_LAYER, micro_model.SECOND_LAYER)[layer]
+    module.layers[layer].attention = attention(*weights)
+    return micro_model.hook_micro(module, 2, name="broken")
+
+
+def readable(layer: int) -> tuple[str, str, str]:
+    return f"layer {layer}", f"layers.{layer}.attention.project", "z is readable"
+
+
+# --- before the four: z can be read at all -------------------------------------------------------------------------
+
+
+class ProjectsTwice(micro_model.MicroAttention):
+    def forward(self, residual):
+        return (super().forward(residual) + super().forward(residual)) / 2
+
+
+class NeverProjects(micro_model.MicroAttention):
+    """Uses the projection's weights without calling it, as a fused kernel would."""
+
+    def forward(self, residual):
+        heads = torch.cat([residual, residual], dim=-1)
+        return nn.functional.linear(heads, self.project.weight, self.project.bias)
+
+
+class ProjectsAllTokensBehindOneAnother(micro_model.MicroAttention):
+    def forward(self, residual):
+        heads = torch.cat([residual, residual], dim=-1)
+        return self.project(heads.flatten(0, 1)).unflatten(0, residual.shape[:2])
+
+
+class ProjectsByKeyword(micro_model.MicroAttention):
+    def forward(self, residual):
+        return self.project(input=torch.cat([residual, residual], dim=-1))
+
+
+@pytest.mark.parametrize(
+    ("attention", "reason"),
+    [
+        (ProjectsTwice, "it ran 2 times in one forward pass instead of once"),
+        (NeverProjects, "it ran 0 times in one forward pass instead of once"),
+        (ProjectsAllTokensBehindOneAnother, "its first argument is not [batch, seq, n_heads * d_head]"),
+        (ProjectsByKeyword, "its first argument is not [batch, seq, n_heads * d_head]"),
+    ],
+)
+def test_a_projection_whose_input_cannot_be_read_is_refused(attention, reason):
+    model = two_layers_with(1, attention)
+    assert failures(model) == [readable(1)]
+    assert reason in detail(model)
+
+
+def test_a_structure_that_names_no_module_is_refused_with_every_such_name():
+    sites = tuple(
+        LayerSite(layer, f"layers.{layer}", "attention", f"layers.{layer}.typing_error", None, 2, 2) for layer in (0, 1)
+    )
+    module = micro_model.MicroModel(micro_model.FIRST_LAYER, micro_model.SECOND_LAYER)
+    model = hook_module(module, Structure(sites, None, None, "head"), name="misnamed")
+    assert failures(model) == [
+        ("layer 0", "layers.0.typing_error", "z is readable"),
+        ("layer 1", "layers.1.typing_error", "z is readable"),
+        ("output layer", "head", "readout"),
+    ]
+    assert detail(model).count("there is no such module") == 3
+
+
+class UnembedsWithoutTheModule(micro_model.MicroModel):
+    def forward(self, ids):
+        residual = self.embed(ids)
+        for layer in self.layers:
+            residual = layer(residual)
+        return nn.functional.linear(residual, self.unembed.weight, self.unembed.bias)
+
+
+def test_an_unembedding_that_does_not_run_is_refused():
+    model = micro_model.hook_micro(UnembedsWithoutTheModule(micro_model.FIRST_LAYER))
+    assert failures(model) == [("output layer", "unembed", "readout")]
+    assert "not called with the final hidden state" in detail(model)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_logits_that_are_not_finite_are_named_as_such(value):
+    """Not as a failed write-back: NaN does not even equal itself."""
+    model = micro_model.one_layer()
+    model.module.unembed.bias.data[3] = value
+    assert failures(model) == [("output layer", "unembed", "readout")]
+    assert "logits are NaN or infinite" in detail(model)
+
+
+# --- 1. writing back the z that was read leaves the logits bit-identical --------------------------------------------
+
+
+class CountsItsPasses(micro_model.MicroModel):
+    """Stateful: each pass adds the smallest possible number to the logits."""
+
+    passes = 0
+
+    def forward(self, ids):
+        self.passes += 1
+        return super().forward(ids) * (1 + self.passes * torch.finfo(torch.float32).eps)
+
+
+def test_a_model_whose_passes_differ_is_refused():
+    model = micro_model.hook_micro(CountsItsPasses(micro_model.FIRST_LAYER, micro_model.SECOND_LAYER), 2)
+    found = failures(model)
+    for layer in (0, 1):
+        assert (f"layer {layer}", f"layers.{layer}.attention.project", "write back") in found
+    # A few units in the last place: within what the other checks, that know of rounding, let pass.
+    assert {check for _, _, check in found} == {"write back"}
+
+
+class KnowsItsBuffer(nn.Linear):
+    """Adds 1 to what comes from other storage than its layer's own, as a kernel with a packed copy of z might."""
+
+    buffer: torch.Tensor
+
+    def forward(self, heads):
+        return super().forward(heads) + (0 if heads.data_ptr() == self.buffer.data_ptr() else 1)
+
+
+class FillsTheBuffer(micro_model.MicroAttention):
+    def __init__(self, weight, bias):
+        super().__init__(weight, bias)
+        own = KnowsItsBuffer(4, 2)
+        own.load_state_dict(self.project.state_dict())
+        self.project = own
+
+    def forward(self, residual):
+        self.project.buffer = torch.cat([residual, residual.cumsum(1)], dim=-1)
+        return self.project(self.project.buffer)
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_a_projection_that_treats_a_written_z_otherwise_is_refused_where_it_is(layer):
+    model = two_layers_with(layer, FillsTheBuffer)
+    assert failures(model) == [(f"layer {layer}", f"layers.{layer}.attention.project", "write back")]
+
+
+# --- 2. ablating a layer's heads changes the logits ------------------------------------------------------------------
+
+
+class DoesNotMatter(micro_model.MicroAttention):
+    def forward(self, residual):
+        return super().forward(residual) * 0
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_heads_that_do_not_matter_are_refused(layer):
+    model = two_layers_with(layer, DoesNotMatter)
+    assert failures(model) == [(f"layer {layer}", f"layers.{layer}.attention.project", "ablation matters")]
+
+
+# --- 3. the heads' contributions add up to the projection's output --------------------------------------------------
+
+
+class AddsToItsMatrix(nn.Linear):
+    """A Linear whose forward is not its matrix, as with an adapter that is not merged."""
+
+    def forward(self, heads):
+        return super().forward(heads) + 0.01 * heads[..., :2]
+
+
+def test_a_linear_map_that_is_not_its_matrix_is_refused():
+    module = micro_model.MicroModel(micro_model.FIRST_LAYER, micro_model.SECOND_LAYER)
+    own = AddsToItsMatrix(4, 2)
+    own.load_state_dict(module.layers[0].attention.project.state_dict())
+    module.layers[0].attention.project = own
+    model = micro_model.hook_micro(module, 2)
+    assert failures(model) == [("layer 0", "layers.0.attention.project", "heads rebuild the output")]
+
+
+class AddsToItsTransposedMatrix(Conv1D):
+    """The same with GPT-2's kind of linear map."""
+
+    def forward(self, heads):
+        return super().forward(heads) + 0.1 * heads
+
+
+def test_a_transposed_linear_map_that_is_not_its_matrix_is_refused():
+    module = tiny_models.tiny_module("gpt2")
+    own = AddsToItsTransposedMatrix(32, 32)
+    own.load_state_dict(module.transformer.h[1].attn.c_proj.state_dict())
+    module.transformer.h[1].attn.c_proj = own
+    assert failures(hook_module(module), tiny_models.token_ids(2, 7)) == [
+        ("layer 1", "transformer.h.1.attn.c_proj", "heads rebuild the output")
+    ]
+
+
+def test_a_bias_belongs_to_the_sum():
+    """Were it left out of the sum, a projection with a bias would be refused."""
+    model = micro_model.one_layer()
+    model.module.layers[0].attention.project.bias.data.fill_(100.0)
+    prove(model, IDS)
+
+
+class NotALinearMap(nn.Module):
+    """Neither `Linear` nor `Conv1D`: there is no matrix to hold its output against, so check 3 has nothing to say."""
+
+    def __init__(self, linear):
+        super().__init__()
+        self.linear = linear
+
+    def forward(self, heads):
+        return self.linear(heads).round()
+
+
+def test_another_kind_of_projection_is_not_rebuilt():
+    module = micro_model.MicroModel(micro_model.FIRST_LAYER)
+    module.layers[0].attention.project = NotALinearMap(module.layers[0].attention.project)
+    prove(micro_model.hook_micro(module), IDS)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gpt_neox", "llama-wide-heads"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_rounding_of_half_precision_is_no_failure(name, dtype):
+    module = tiny_models.tiny_module(name).to(dtype)
+    prove(hook_module(module), tiny_models.token_ids(2, 7))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("share", [0.9, 1.1])
+def test_a_tenth_is_more_than_rounding_in_every_type(dtype, share):
+    """bfloat16 keeps eight bits: its results are off by at most 1/256 of the largest."""
+
+    class Scales(nn.Linear):
+        def forward(self, values):
+            return super().forward(values) * share
+
+    module = tiny_models.tiny_module("llama")
+    for parent, name, width in ((module.model.layers[1].self_attn, "o_proj", 32), (module, "lm_head", 50)):
+        own = Scales(32, width, bias=False)
+        own.load_state_dict(getattr(parent, name).state_dict())
+        setattr(parent, name, own)
+    assert failures(hook_module(module.to(dtype)), tiny_models.token_ids(2, 7)) == [
+        ("layer 1", "model.layers.1.self_attn.o_proj", "heads rebuild the output"),
+        ("output layer", "lm_head", "readout"),
+    ]
+
+
+class GivesFloat32(micro_model.MicroModel):
+    """Some models turn their half-precision logits into float32, which makes them no more exact."""
+
+    def forward(self, ids):
+        return super().forward(ids).float()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_logits_that_were_rounded_before_they_became_float32_are_no_failure(dtype):
+    module = GivesFloat32(micro_model.FIRST_LAYER)
+    module.unembed.weight.data += 0.01  # no longer exact in half precision
+    prove(micro_model.hook_micro(module.to(dtype)), IDS)
+
+
+# --- the readout -----------------------------------------------------------------------------------------------------
+
+
+class ScalesItsLogits(micro_model.MicroModel):
+    def forward(self, ids):
+        return 0.5 * super().forward(ids)
+
+
+class CapsItsLogits(micro_model.MicroModel):
+    def forward(self, ids):
+        return torch.tanh(super().forward(ids))
+
+
+@pytest.mark.parametrize("kind", [ScalesItsLogits, CapsItsLogits])
+def test_logits_that_are_scaled_or_capped_after_the_unembedding_are_refused(kind):
+    model = micro_model.hook_micro(kind(micro_model.FIRST_LAYER))
+    assert failures(model) == [("output layer", "unembed", "readout")]
+
+
+# --- all at once -----------------------------------------------------------------------------------------------------
+
+
+def test_all_failures_are_reported_at_once():
+    """One broken thing in each of two layers and behind the unembedding."""
+    module = ScalesItsLogits(micro_model.FIRST_LAYER, micro_model.SECOND_LAYER, micro_model.SECOND_LAYER)
+    own = AddsToItsMatrix(4, 2)
+    own.load_state_dict(module.layers[0].attention.project.state_dict())
+    module.layers[0].attention.project = own
+    module.layers[2].attention = DoesNotMatter(*micro_model.SECOND_LAYER)
+    model = micro_model.hook_micro(module, 3)
+    assert failures(model) == [
+        ("layer 2", "layers.2.attention.project", "ablation matters"),
+        ("layer 0", "layers.0.attention.project", "heads rebuild the output"),
+        ("output layer", "unembed", "readout"),
+    ]
+
+
+def test_all_unreadable_layers_are_reported_at_once():
+    module = micro_model.MicroModel(micro_model.FIRST_LAYER, micro_model.SECOND_LAYER)
+    module.layers[0].attention = NeverProjects(*micro_model.FIRST_LAYER)
+    module.layers[1].attention = ProjectsTwice(*micro_model.SECOND_LAYER)
+    assert failures(micro_model.hook_micro(module, 2)) == [readable(0), readable(1)]
+
+
+def test_proving_leaves_no_hook_and_computes_no_graph():
+    passes = []
+
+    class NotesGraphs(micro_model.MicroModel):
+        def forward(self, ids):
+            passes.append(torch.is_grad_enabled())
+            return super().forward(ids)
+
+    model = micro_model.hook_micro(NotesGraphs(micro_model.FIRST_LAYER))
+    with measuring(model):
+        prove(model, IDS)
+    assert passes
+    assert not any(passes)
+
+
+# --- 4. the model is as it was ---------------------------------------------------------------------------------------
+
+
+def leak_a_hook(module):
+    module.layers[0].attention.register_forward_hook(lambda *_: None)
+
+
+def leak_a_pre_hook(module):
+    module.layers[0].attention.register_forward_pre_hook(lambda *_: None)
+
+
+def replace_a_hook(module):
+    """The number of hooks stays the same."""
+    module.unembed._forward_hooks.clear()
+    module.unembed.register_forward_hook(lambda *_: None)
+
+
+def write_to_a_parameter(module):
+    with torch.no_grad():
+        module.unembed.bias.add_(1)
+
+
+def write_to_a_parameter_and_back(module):
+    with torch.no_grad():
+        module.unembed.bias.add_(1).sub_(1)
+
+
+def replace_a_parameter(module):
+    module.unembed.bias = nn.Parameter(module.unembed.bias.detach().clone())
+
+
+def replace_a_parameters_data(module):
+    module.unembed.bias.data = module.unembed.bias.data.clone()
+
+
+def freeze_a_parameter(module):
+    module.unembed.bias.requires_grad_(False)
+
+
+def leave_a_gradient(module):
+    module(IDS).sum().backward()
+
+
+def write_to_a_buffer(module):
+    module.counter += 1
+
+
+def change_a_training_flag(module):
+    module.layers[0].attention.train()
+
+
+def shadow_forward(module):
+    module.unembed.forward = lambda hidden: hidden
+
+
+def replace_a_module(module):
+    module.unembed = nn.Linear(2, 4)
+
+
+CHANGES = {
+    leak_a_hook: "layers.0.attention hooks",
+    leak_a_pre_hook: "layers.0.attention hooks",
+    replace_a_hook: "unembed hooks",
+    write_to_a_parameter: "unembed.bias",
+    write_to_a_parameter_and_back: "unembed.bias",
+    replace_a_parameter: "unembed.bias",
+    replace_a_parameters_data: "unembed.bias",
+    freeze_a_parameter: "unembed.bias",
+    leave_a_gradient: "unembed.bias",
+    write_to_a_buffer: "counter",
+    change_a_training_flag: "layers.0.attention training flag",
+    shadow_forward: "unembed attributes",
+    replace_a_module: "unembed.weight",
+}
+
+
+def changeable_model():
+    module = micro_model.MicroModel(micro_model.FIRST_LAYER)
+    module.register_buffer("counter", torch.zeros(1))
+    module.unembed.register_forward_hook(lambda *_: None)
+    return micro_model.hook_micro(module, name="changed")
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+def test_what_a_measurement_leaves_changed_is_named(change):
+    model = changeable_model()
+    message = rf"changed: .* other than it found them: .*{re.escape(CHANGES[change])}"
+    with pytest.raises(ModelChangedError, match=message), measuring(model):
+        change(model.module)
+
+
+def test_a_measurement_that_leaves_everything_alone_passes():
+    model = changeable_model()
+    with measuring(model):
+        model.module(IDS)
+
+
+def test_a_measurements_own_error_is_not_hidden_by_what_it_left():
+    def leak_and_fail(module):
+        leak_a_hook(module)
+        raise ZeroDivisionError
+
+    model = changeable_model()
+    with pytest.raises(ZeroDivisionError), measuring(model):
+        leak_and_fail(model.module)

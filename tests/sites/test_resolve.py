@@ -1,0 +1,191 @@
+"""Where heads are found, and what is refused by name."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import tiny_models
+import torch
+import transformers
+from torch import nn
+
+from circuitcheck.errors import SiteError
+from circuitcheck.hooks.forward import last_logits
+from circuitcheck.hooks.z import edit_z, record_z
+from circuitcheck.models.load import hook_module
+from circuitcheck.sites.architectures import ARCHITECTURES
+from circuitcheck.sites.prove import prove
+from circuitcheck.sites.structure import resolve
+
+EXPECTED = {
+    # name: (layer 0, attention, projection, MLP's end, d_head, final norm); heads are 4 everywhere
+    "gpt_neox": ("gpt_neox.layers.0", "attention", "dense", "mlp", 8, "gpt_neox.final_layer_norm"),
+    "gpt2": ("transformer.h.0", "attn", "c_proj", "mlp", 8, "transformer.ln_f"),
+    "llama": ("model.layers.0", "self_attn", "o_proj", "mlp", 8, "model.norm"),
+    "llama-wide-heads": ("model.layers.0", "self_attn", "o_proj", "mlp", 16, "model.norm"),
+    "mistral": ("model.layers.0", "self_attn", "o_proj", "mlp", 8, "model.norm"),
+    "mixtral": ("model.layers.0", "self_attn", "o_proj", "mlp", 8, "model.norm"),
+    "qwen3": ("model.layers.0", "self_attn", "o_proj", "mlp", 16, "model.norm"),
+    "gemma": ("model.layers.0", "self_attn", "o_proj", "mlp", 16, "model.norm"),
+    "starcoder2": ("model.layers.0", "self_attn", "o_proj", "mlp", 8, "model.norm"),
+    "phi": ("model.layers.0", "self_attn", "dense", "mlp", 8, "model.final_layernorm"),
+    "opt": ("model.decoder.layers.0", "self_attn", "out_proj", "fc2", 8, "model.decoder.final_layer_norm"),
+    "bloom": ("transformer.h.0", "self_attention", "dense", "mlp", 8, "transformer.ln_f"),
+    "falcon": ("transformer.h.0", "self_attention", "dense", "mlp", 8, "transformer.ln_f"),
+    "mpt": ("transformer.blocks.0", "attn", "out_proj", "ffn", 8, "transformer.norm_f"),
+    "gptj": ("transformer.h.0", "attn", "out_proj", "mlp", 8, "transformer.ln_f"),
+}
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_heads_are_found_and_proven(name):
+    model = tiny_models.tiny_model(name)
+    path, attention, projection, mlp, d_head, norm = EXPECTED[name]
+    site = model.structure.layers[0]
+    assert (site.layer, site.path, site.attention) == (0, path, f"{path}.{attention}")
+    assert (site.projection, site.mlp) == (f"{path}.{attention}.{projection}", f"{path}.{mlp}")
+    assert (site.n_heads, site.d_head) == (4, d_head)
+    assert model.structure.final_norm == norm
+    module = model.module
+    assert module.get_submodule(model.structure.embedding) is module.get_input_embeddings()
+    assert module.get_submodule(model.structure.output_layer) is module.get_output_embeddings()
+    assert model.heads == [(layer, head) for layer in range(2) for head in range(4)]
+    prove(model, tiny_models.token_ids(2, 7))
+
+
+def test_the_table_and_the_search_by_structure_are_both_tried_above():
+    types = {tiny_models.tiny_module(name).config.model_type for name in EXPECTED}
+    assert set(ARCHITECTURES) <= types
+    assert types - set(ARCHITECTURES)
+
+
+@pytest.mark.parametrize("name", ["llama", "llama-wide-heads"])
+def test_grouped_query_heads_are_query_heads(name):
+    """Two query heads read one value head, so z of both is a mixture of the same values: their common key/value head
+    is not an index. Zeroing one value head silences exactly the two query heads that share it.
+    """
+    model = tiny_models.tiny_model(name)
+    attention = model.module.get_submodule(model.structure.layers[0].attention)
+    d_head = model.structure.layers[0].d_head
+    attention.v_proj.weight.data[d_head:] = 0
+    with torch.no_grad(), record_z(model) as z:
+        last_logits(model, tiny_models.token_ids(2, 7))
+    assert z[0].shape == (2, 7, 4, d_head)
+    assert [bool((z[0][:, :, head] == 0).all()) for head in range(4)] == [False, False, True, True]
+
+
+def test_heads_are_slices_of_the_projections_input():
+    """A wide head's slice is wider than hidden_size / n_heads: 16, not 8, in a stream of 32."""
+    model = tiny_models.tiny_model("llama-wide-heads")
+    projection = model.module.get_submodule(model.structure.layers[1].projection)
+    assert projection.in_features == 64
+    projection.weight.data[:, :48] = 0
+    ids = tiny_models.token_ids(2, 7)
+
+    def without(head):
+        def edit(z):
+            z = z.clone()
+            z[:, :, head] = 0
+            return z
+
+        with torch.no_grad(), edit_z(model, {1: edit}):
+            return last_logits(model, ids)
+
+    with torch.no_grad():
+        expected = last_logits(model, ids)
+    same = [torch.equal(without(head), expected) for head in range(4)]
+    assert same == [True, True, True, False]
+
+
+REFUSED = {
+    "gpt_neo": r"transformer\.h\.0 \(GPTNeoBlock, model type 'gpt_neo'\): exactly one .* found none\. .*ln_1, attn",
+    "ctrl": r"transformer\.h\.0 \(EncoderLayer, model type 'ctrl'\): exactly one .* found none\. .*multi_head_att",
+    "mamba": r"MambaForCausalLM: its config does not say num_attention_heads",
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_model_without_a_resolvable_output_projection_is_refused_by_name(name):
+    with pytest.raises(SiteError, match=REFUSED[name]):
+        tiny_models.tiny_model(name)
+
+
+@pytest.mark.parametrize("name", ["gemma2", "granite"])
+def test_a_model_that_scales_or_caps_its_logits_is_refused(name):
+    model = tiny_models.tiny_model(name)
+    with pytest.raises(SiteError, match=r"1 proof\(s\).*\n.*module lm_head, check 'readout'.*scales or caps"):
+        prove(model, tiny_models.token_ids(2, 7))
+
+
+def test_an_ambiguous_projection_is_refused():
+    module = tiny_models.tiny_module("mistral")
+    for layer in module.model.layers:
+        layer.self_attn.dense = nn.Linear(32, 32)
+    with pytest.raises(SiteError, match=r"found self_attn\.o_proj, self_attn\.dense"):
+        resolve(module)
+
+
+def test_a_known_architecture_with_other_names_is_refused():
+    module = tiny_models.tiny_module("llama")
+    layer = module.model.layers[1]
+    layer.self_attn.out = layer.self_attn.o_proj
+    del layer.self_attn.o_proj
+    with pytest.raises(SiteError, match=r"model\.layers\.1: no module self_attn\.o_proj in LlamaDecoderLayer"):
+        resolve(module)
+
+
+@pytest.mark.parametrize(("projection", "width"), [(nn.Linear(30, 32), "30"), (nn.Identity(), "None")])
+def test_a_width_that_does_not_divide_into_heads_is_refused(projection, width):
+    module = tiny_models.tiny_module("llama")
+    module.model.layers[0].self_attn.o_proj = projection
+    with pytest.raises(SiteError, match=rf"model\.layers\.0\.self_attn\.o_proj: its input width {width} .*4 heads"):
+        resolve(module)
+
+
+def test_unequal_layers_are_refused():
+    module = tiny_models.tiny_module("llama")
+    module.model.layers[1] = nn.Identity()
+    with pytest.raises(SiteError, match=r"LlamaForCausalLM: no list of 2 equal layers .*num_hidden_layers"):
+        resolve(module)
+
+
+def test_a_model_without_an_unembedding_is_refused():
+    with pytest.raises(SiteError, match=r"GPT2Model has no output embedding.*language-modelling head"):
+        resolve(tiny_models.tiny_module("gpt2").transformer)
+
+
+def test_an_encoder_decoder_is_refused():
+    config = transformers.T5Config(
+        vocab_size=50, d_model=16, d_kv=4, d_ff=16, num_layers=1, num_heads=4, decoder_start_token_id=0
+    )
+    with pytest.raises(SiteError, match="T5ForConditionalGeneration is an encoder-decoder"):
+        resolve(transformers.T5ForConditionalGeneration(config))
+
+
+def test_a_model_without_a_config_is_told_the_way_out():
+    with pytest.raises(SiteError, match=r"Linear has no Hugging Face config: pass a Structure of your own"):
+        hook_module(nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize(
+    ("config", "unsaid"),
+    [
+        ({"n_layer": 2, "n_head": 4}, "model_type, num_hidden_layers, num_attention_heads, hidden_size"),
+        (
+            {"model_type": "own", "num_hidden_layers": 2, "num_attention_heads": [4, 2], "hidden_size": 32},
+            "num_attention_heads",
+        ),
+    ],
+)
+def test_a_config_of_another_kind_is_told_the_way_out(config, unsaid):
+    module = nn.Module()
+    module.config = SimpleNamespace(**config)
+    with pytest.raises(SiteError, match=rf"its config does not say {unsaid}: pass a Structure of your own"):
+        hook_module(module)
+
+
+def test_a_structure_of_ones_own_is_taken_as_it_is():
+    module = tiny_models.tiny_module("llama")
+    structure = resolve(module)
+    assert hook_module(nn.Linear(2, 2), structure).structure is structure

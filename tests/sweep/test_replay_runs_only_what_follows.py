@@ -1,0 +1,122 @@
+"""What a replay runs, and what it leaves out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import tiny_models
+import torch
+from torch import Tensor, nn
+
+from circuitcheck.models.hooked import HookedModel
+from circuitcheck.sweep.proof import prove_replay
+from circuitcheck.sweep.record import record_clean_pass
+from circuitcheck.sweep.replay import Replay, block_edits
+
+BATCH, SEQ, LAYERS = 3, 7, 4
+QUERIES = {"gpt_neox": "query_key_value", "llama": "q_proj", "gpt2": "c_attn", "opt": "q_proj"}
+SETTINGS = {"gpt2": {"n_layer": LAYERS}}
+
+
+def tiny(name: str, **settings: object) -> HookedModel:
+    return tiny_models.tiny_model(name, **SETTINGS.get(name, {"num_hidden_layers": LAYERS}) | settings)
+
+
+def proven(model: HookedModel) -> Replay:
+    with torch.no_grad():
+        return prove_replay(model, record_clean_pass(model, tiny_models.token_ids(BATCH, SEQ)))
+
+
+@contextmanager
+def tokens_through(model: HookedModel) -> Iterator[Counter[str]]:
+    """Counts, by path, the tokens that every module with weights puts out."""
+    counts: Counter[str] = Counter()
+    handles = []
+    for path, part in model.module.named_modules():
+        if hasattr(part, "weight") and not any(True for _ in part.children()):
+
+            def count(_: nn.Module, __: tuple, output: Tensor, path: str = path) -> None:
+                counts[path] += output.shape[:-1].numel()
+
+            handles.append(part.register_forward_hook(count))
+    try:
+        yield counts
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def replay_zero(replay: Replay, layer: int, sets: int) -> None:
+    model = replay.model
+    values = [torch.zeros(BATCH, SEQ, site.n_heads, site.d_head) for site in model.structure.layers]
+    edits = block_edits(model, [{(layer, head)} for head in range(sets)], values)
+    with torch.no_grad():
+        replay.run(layer, slice(0, BATCH), sets, edits)
+
+
+@pytest.mark.parametrize("name", QUERIES)
+@pytest.mark.parametrize("layer", range(LAYERS))
+def test_no_query_key_or_value_up_to_the_edited_layer(name: str, layer: int) -> None:
+    model = tiny(name)
+    replay = proven(model)
+    with tokens_through(model) as tokens:
+        replay_zero(replay, layer, sets=2)
+    for site in model.structure.layers:
+        expected = 2 * BATCH * SEQ if site.layer > layer else 0
+        assert tokens[f"{site.attention}.{QUERIES[name]}"] == expected, site
+
+
+@pytest.mark.parametrize("name", QUERIES)
+def test_nothing_before_the_edited_layer(name: str) -> None:
+    model = tiny(name)
+    replay = proven(model)
+    with tokens_through(model) as tokens:
+        replay_zero(replay, 2, sets=2)
+    earlier = [f"{site.path}." for site in model.structure.layers[:2]]
+    assert not [path for path in tokens if path.startswith(tuple(earlier))]
+
+
+@pytest.mark.parametrize(("parallel", "sets", "runs"), [(True, 3, 0), (True, 1, 1), (False, 3, 3), (False, 1, 1)])
+def test_the_mlp_beside_the_attention_is_not_run_where_rows_start(parallel: bool, sets: int, runs: int) -> None:
+    """With one head set, one row may be the one that depends on it, so it is run."""
+    model = tiny("gpt_neox", use_parallel_residual=parallel)
+    replay = proven(model)
+    with tokens_through(model) as tokens:
+        replay_zero(replay, 1, sets)
+    site, later = model.structure.layers[1:3]
+    assert tokens[site.projection] == sets * BATCH * SEQ
+    assert tokens[f"{site.mlp}.dense_h_to_4h"] == runs * BATCH * SEQ
+    assert tokens[f"{later.mlp}.dense_h_to_4h"] == sets * BATCH * SEQ
+
+
+@pytest.mark.parametrize("parallel", [True, False])
+def test_no_more_of_the_clean_pass_is_kept_than_is_needed(parallel: bool) -> None:
+    layers = proven(tiny("gpt_neox", use_parallel_residual=parallel)).clean.layers
+    assert [record.mlp is not None for record in layers] == [parallel] * LAYERS
+
+
+@pytest.mark.parametrize("name", ["gpt_neox", "llama", "gpt2"])
+@pytest.mark.parametrize("layer", [1, LAYERS - 1])
+def test_only_the_last_position_at_the_end_of_the_last_layer(name: str, layer: int) -> None:
+    model = tiny(name)
+    replay = proven(model)
+    with tokens_through(model) as tokens:
+        replay_zero(replay, layer, sets=2)
+    last = model.structure.layers[-1]
+    assert tokens[last.projection] == 2 * BATCH
+    within = {count for path, count in tokens.items() if path.startswith(f"{last.mlp}.")}
+    # Beside an attention that is not run, the MLP has nothing to do at all.
+    assert within == (set() if name == "gpt_neox" and layer == LAYERS - 1 else {2 * BATCH})
+
+
+def test_the_unembedding_never_runs() -> None:
+    model = tiny("gpt_neox")
+    replay = proven(model)
+    calls = []
+    original = model.module.get_submodule(model.structure.output_layer)
+    original.forward = lambda x: calls.append(x) or x  # type: ignore[method-assign]
+    replay_zero(replay, 1, sets=2)
+    assert calls == []

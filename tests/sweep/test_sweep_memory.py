@@ -1,0 +1,177 @@
+"""Memory is a setting: what fits runs together, what does not fit is halved, and nothing computed is lost."""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import tiny_models
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from circuitcheck.errors import MemoryBudgetError
+from circuitcheck.models.hooked import HookedModel
+from circuitcheck.sweep import packing
+from circuitcheck.sweep.intervene import intervene
+from circuitcheck.sweep.packing import Block, blocks, is_out_of_memory, plan, record_bytes, row_bytes, run_blocks
+
+BATCH, SEQ = 6, 8
+
+COMPLAINTS = [
+    MemoryError(),
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"),
+    RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 123 bytes."),
+]
+
+
+def tiny(**settings: object) -> HookedModel:
+    return tiny_models.tiny_model("gpt_neox", num_hidden_layers=3, **settings)
+
+
+@functools.cache
+def wide() -> HookedModel:
+    return tiny(hidden_size=64, intermediate_size=256)
+
+
+def run(model: HookedModel, memory: int | None = None, advance: Callable[[int], None] = lambda _: None) -> Tensor:
+    ids, targets = tiny_models.token_ids(BATCH, SEQ), tiny_models.token_ids(2, BATCH, seed=1)
+    values = [torch.zeros(BATCH, SEQ, site.n_heads, site.d_head) for site in model.structure.layers]
+    sets = [{head} for head in model.heads] + [set(model.heads), set()]
+    return intervene(model, ids, *targets, values, sets, advance, memory=memory)
+
+
+def refuse_above(model: HookedModel, rows: int, error: Exception) -> list[int]:
+    """Makes the last layer run out of memory on more than so many rows; returns how often it did."""
+    refusals: list[int] = []
+
+    def refuse(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        if len(arguments[0]) > rows:
+            refusals.append(len(arguments[0]))
+            raise error
+
+    model.module.get_submodule(model.structure.layers[-1].path).register_forward_pre_hook(refuse)
+    return refusals
+
+
+@pytest.mark.parametrize("error", COMPLAINTS, ids=lambda error: type(error).__name__)
+def test_a_batch_that_does_not_fit_is_halved_and_retried(error: Exception) -> None:
+    model = tiny()
+    expected, finished = run(model), []
+    refusals = refuse_above(model, BATCH, error)
+    found = run(model, advance=finished.append)
+    assert refusals
+    assert len(refusals) < len(model.heads), "what did not fit once is not tried again"
+    # Other batch shapes round sums in another order.
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5 * expected.abs().max().item())
+    assert sum(finished) == expected.numel()
+
+
+def test_prompts_whose_clean_pass_does_not_fit_are_recorded_in_parts() -> None:
+    model = tiny()
+    expected = run(model)
+    refusals = refuse_above(model, BATCH - 1, MemoryError())
+    torch.testing.assert_close(run(model), expected, rtol=1e-5, atol=1e-5 * expected.abs().max().item())
+    assert BATCH in refusals
+
+
+def test_what_does_not_fit_row_by_row_is_an_error_that_says_what_to_do() -> None:
+    model = tiny()
+    refuse_above(model, 0, MemoryError())
+    with pytest.raises(MemoryBudgetError, match=r"alone runs out of memory.*shorter prompts"):
+        run(model)
+
+
+def test_other_errors_are_not_retried() -> None:
+    model = tiny()
+    refusals = refuse_above(model, 0, RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        run(model)
+    # Once in the clean pass, and once in the full pass that shows whether it was for how the clean pass was run.
+    assert len(refusals) == 2
+
+
+def test_a_budget_below_one_row_is_refused_with_the_figure_that_is_needed() -> None:
+    model = tiny()
+    needed = record_bytes(model, SEQ) + row_bytes(model, SEQ)
+    with pytest.raises(MemoryBudgetError, match=f"needs about {needed:,} bytes.*budget is 1,000 bytes"):
+        run(model, memory=1000)
+    assert run(model, memory=needed).isfinite().all()
+
+
+@pytest.mark.parametrize("rows", [1, 2, 7, 100])
+def test_a_budget_changes_no_result(rows: int) -> None:
+    model = tiny()
+    expected = run(model)
+    budget = 4 * record_bytes(model, SEQ) + rows * row_bytes(model, SEQ)
+    torch.testing.assert_close(run(model, budget), expected, rtol=1e-5, atol=1e-5 * expected.abs().max().item())
+
+
+@given(
+    st.integers(1, 40),
+    st.integers(1, 8) | st.none(),
+    st.integers(0, 10**8),
+)
+def test_a_plan_keeps_to_its_budget(batch: int, size: int | None, extra: int) -> None:
+    model = wide()
+    seq = 8 * (size or 1)
+    record, row = record_bytes(model, seq), row_bytes(model, seq)
+    budget = record + row + extra
+    planned = plan(model, seq, batch, budget)
+    assert 1 <= planned.prompts <= batch
+    assert planned.rows >= 1
+    assert planned.prompts * record + planned.rows * row <= budget
+
+
+@given(st.integers(1, 30), st.integers(1, 30), st.integers(1, 60))
+def test_blocks_hold_every_row_once(prompts: int, sets: int, rows: int) -> None:
+    packed = blocks(prompts, range(100, 100 + sets), rows)
+    seen = Counter(
+        (prompt, number) for block in packed for prompt in range(block.start, block.stop) for number in block.sets
+    )
+    assert set(seen.values()) == {1}
+    assert len(seen) == prompts * sets
+    assert max(block.rows for block in packed) <= rows
+
+
+@given(st.integers(1, 20), st.integers(1, 20), st.integers(1, 400))
+def test_halving_computes_every_row_once(prompts: int, sets: int, fitting: int) -> None:
+    done: Counter[tuple[int, int]] = Counter()
+
+    def run(block: Block) -> None:
+        if block.rows > fitting:
+            raise MemoryError
+        done.update((prompt, number) for prompt in range(block.start, block.stop) for number in block.sets)
+
+    run_blocks([Block(0, prompts, tuple(range(sets)))], run)
+    assert set(done.values()) == {1}
+    assert len(done) == prompts * sets
+
+
+@pytest.mark.parametrize("error", COMPLAINTS, ids=lambda error: type(error).__name__)
+def test_what_counts_as_out_of_memory(error: Exception) -> None:
+    assert is_out_of_memory(error)
+    assert not is_out_of_memory(RuntimeError("expected scalar type Half"))
+    assert not is_out_of_memory(ValueError("out of memory"))
+
+
+def test_free_memory_is_the_least_that_any_limit_leaves(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal:       16000000 kB\nMemAvailable:    4000000 kB\n")
+    monkeypatch.setattr(packing, "MEMINFO", meminfo)
+    monkeypatch.setattr(packing, "CGROUP", tmp_path / "none")
+    cpu = torch.device("cpu")
+    assert packing.free_memory(cpu) == 4_000_000 * 1024
+    monkeypatch.setattr(packing, "CGROUP", tmp_path)
+    (tmp_path / "memory.max").write_text("2000000000\n")
+    (tmp_path / "memory.current").write_text("500000000\n")
+    assert packing.free_memory(cpu) == 1_500_000_000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert packing.free_memory(cpu) == 4_000_000 * 1024
+    monkeypatch.setattr(packing, "MEMINFO", tmp_path / "none")
+    assert packing.free_memory(cpu) == packing.UNKNOWN_FREE
