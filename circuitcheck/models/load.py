@@ -117,7 +117,16 @@ def hook_module(
         name=name,
         precision=precision,
         fingerprints={"weights": fingerprint_module(module), "tokenizer": fingerprint_tokenizer(tokenizer)},
+        notes=_attention_notes(name, module),
     )
+
+
+def _attention_notes(name: str, module: nn.Module) -> tuple[str, ...]:
+    """A model in memory is left as it is, so its attention kernel may be another than that of models loaded here."""
+    attention = getattr(getattr(module, "config", None), "_attn_implementation", None)
+    if attention in (None, ATTENTION):
+        return ()
+    return (f"{name} runs {attention} attention, and models that circuitcheck loads run {ATTENTION} attention.",)
 
 
 def model_name(source: str | Path) -> str:

@@ -54,7 +54,7 @@ def record_reference(
         MemoryBudgetError: one prompt and head alone does not fit the budget or the machine.
     """
     spec = spec or MeasurementSpec()
-    notes: list[str] = []
+    notes = list(model.notes)
     with measuring(model):
         # First, because a proof by numbers that are not finite blames the hooks.
         metric, counterfactual = clean_metric(model, task), counterfactual_metric(model, task)

@@ -12,7 +12,7 @@ from torch import nn
 
 from circuitcheck.errors import ConfigurationError
 from circuitcheck.hooks.forward import last_logits
-from circuitcheck.models.load import load_model
+from circuitcheck.models.load import hook_module, load_model
 from circuitcheck.models.precision import precision_of
 
 TYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
@@ -83,3 +83,12 @@ def test_the_device_asked_for_is_the_one_it_runs_on(directories):
     assert load_model(directories["f32"], device="cpu").device == torch.device("cpu")
     usual = "cuda" if torch.cuda.is_available() else "cpu"
     assert load_model(directories["f32"]).device.type == usual
+
+
+def test_a_model_in_memory_that_runs_another_attention_kernel_says_so():
+    module = tiny_models.tiny_module("gpt_neox")
+    module.set_attn_implementation("eager")
+    assert hook_module(module).notes == ()
+    module.set_attn_implementation("sdpa")
+    (note,) = hook_module(module, name="mine").notes
+    assert note == "mine runs sdpa attention, and models that circuitcheck loads run eager attention."
