@@ -48,7 +48,8 @@ def gate_session(config: pytest.Config) -> GateSession:
             settings = read_settings(config)
         except ConfigurationError as error:
             raise pytest.UsageError(f"circuitcheck: {error}") from error
-        config.stash[SESSION] = GateSession(settings, run_store(config), TerminalProgress(config))
+        processes = getattr(config, "workerinput", {}).get("workercount", 1)
+        config.stash[SESSION] = GateSession(settings, run_store(config), TerminalProgress(config), processes)
         config.add_cleanup(config.stash[SESSION].close)
     return config.stash[SESSION]
 

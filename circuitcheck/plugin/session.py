@@ -46,15 +46,22 @@ class GateSession:
         cases: its (candidate, task) pairs.
         accepted: task to what became of its baseline.
         written: what to say of each report file, and whether it could be written.
+
+    Args:
+        settings: what the run is to do.
+        store: where the results of all processes of the run lie.
+        progress: how long work shows how far it is.
+        processes: how many processes measure side by side.
     """
 
-    def __init__(self, settings: Settings, store: Store, progress: Progress) -> None:
+    def __init__(self, settings: Settings, store: Store, progress: Progress, processes: int = 1) -> None:
         self.settings = settings
         self.cases = cases_of(settings)
         self.accepted: dict[str, Acceptance | CircuitcheckError] = {}
         self.written: list[tuple[str, bool]] = []
         self._store = store
         self._progress = progress
+        self._processes = processes
         self._loaded: LoadedCandidate | None = None
 
     def entry(self, case: Case) -> Entry:
@@ -116,6 +123,7 @@ class GateSession:
         from circuitcheck.baseline.stale import environment_notes, require_fresh
         from circuitcheck.environment import environment
         from circuitcheck.measurement.measure import measure
+        from circuitcheck.sweep.threads import share_of_threads
 
         baseline: Baseline = Baseline.load(baseline_files(self.baseline_folder, case.task_name)[0])
         candidate = self._load(case.candidate)
@@ -126,7 +134,7 @@ class GateSession:
             tokenizer=candidate.fingerprints["tokenizer"],
             weights=candidate.fingerprints["weights"] if case.is_precision else None,
         )
-        with self._progress(str(case)) as advance:
+        with self._progress(str(case)) as advance, share_of_threads(self._processes):
             measurement = measure(candidate, baseline, advance=advance, memory=self._memory)
         notes = environment_notes(baseline, environment(candidate.device))
         return replace(measurement, candidate=case.candidate_name, notes=(*measurement.notes, *notes))

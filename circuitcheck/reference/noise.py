@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from circuitcheck.errors import ModelError
@@ -21,6 +20,7 @@ from circuitcheck.spec import MeasurementSpec
 from circuitcheck.sweep.ablate import ablated_metric
 from circuitcheck.sweep.cache import ZCache
 from circuitcheck.sweep.clean import clean_metric, clean_z
+from circuitcheck.sweep.threads import computing_threads
 from circuitcheck.tasks.pairs import Task
 
 OTHER_ATTENTION = "sdpa"
@@ -88,23 +88,12 @@ Variation = tuple[Callable[[], AbstractContextManager[Any]], int | None]
 
 
 def _variations(model: HookedModel) -> Sequence[Variation]:
-    found: list[Variation] = [(one_thread, None), (nullcontext, 1)]
+    found: list[Variation] = [(lambda: computing_threads(1), None), (nullcontext, 1)]
     setter = getattr(model.module, "set_attn_implementation", None)
     supports = getattr(model.module, "_supports_sdpa", False)
     if setter is not None and supports:
         found.append((lambda: other_attention(model), None))
     return found
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """One computing thread, for as long as the block runs."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 @contextmanager

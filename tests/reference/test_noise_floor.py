@@ -10,9 +10,10 @@ import torch
 
 from circuitcheck.models.hooked import HookedModel
 from circuitcheck.reference import noise
-from circuitcheck.reference.noise import one_thread, other_attention
+from circuitcheck.reference.noise import other_attention
 from circuitcheck.reference.record import record_reference
 from circuitcheck.spec import MeasurementSpec
+from circuitcheck.sweep.threads import computing_threads, share_of_threads
 from circuitcheck.tasks.pairs import PromptPair, Task
 
 KEYS = ["drift", "metric_change", "profile_distance", "ranking_change"]
@@ -71,10 +72,10 @@ def test_every_source_of_noise_is_tried(three_threads, monkeypatch):
     assert seen == {(1, "eager", 3), (3, "eager", 1), (3, "sdpa", 3)}
 
 
-@pytest.mark.parametrize("setting", [one_thread, other_attention])
+@pytest.mark.parametrize("setting", [computing_threads, other_attention])
 def test_settings_are_restored_after_an_error(three_threads, setting):
     model = tiny_models.tiny_model()
-    arguments = () if setting is one_thread else (model,)
+    arguments = (1,) if setting is computing_threads else (model,)
     seen = []
 
     def measure_and_fail():
@@ -84,7 +85,7 @@ def test_settings_are_restored_after_an_error(three_threads, setting):
 
     with pytest.raises(ZeroDivisionError):
         measure_and_fail()
-    assert seen == [(1, "eager") if setting is one_thread else (3, "sdpa")]
+    assert seen == [(1, "eager") if setting is computing_threads else (3, "sdpa")]
     assert torch.get_num_threads() == 3
     assert model.module.config._attn_implementation == "eager"
 
@@ -95,3 +96,11 @@ def test_model_without_attention_implementations_has_a_floor_too():
     baseline = record_reference(micro_model.two_layers(), Task("micro", tuple(pairs)))
     assert len(baseline.solved) > 1
     assert baseline.noise_floor == dict.fromkeys(KEYS, 0.0)
+
+
+@pytest.mark.parametrize(("processes", "share"), [(1, 3), (2, 1), (3, 1), (8, 1)])
+def test_processes_share_the_threads(processes, share):
+    with computing_threads(3):
+        with share_of_threads(processes):
+            assert torch.get_num_threads() == share
+        assert torch.get_num_threads() == 3
