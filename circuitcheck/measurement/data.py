@@ -62,7 +62,7 @@ class Repair:
         unrepaired: |mean of m_ref - m(all heads repaired)| over the mean of m_ref, dimensionless.
         recovery: share of the damage that repairing all heads gives back; None where there is no resolved damage.
         curves: order to points.
-        diagnosis: `no damage`, `localized`, `distributed` or `collapse`.
+        diagnosis: `no damage`, `unresolved`, `localized`, `distributed` or `collapse`.
     """
 
     damage: Estimate

@@ -160,7 +160,7 @@ def _repair(observed: Observation, reference: Array, candidate: Array, weights: 
     return Repair(
         damage=mean_estimate(reference - candidate, weights),
         unrepaired=_metric_change(reference, repaired, weights),
-        recovery=None if diagnosis == "no damage" else recoveries[everything],
+        recovery=None if diagnosis in ("no damage", "unresolved") else recoveries[everything],
         curves=curves,
         diagnosis=diagnosis,
     )

@@ -14,7 +14,7 @@ from circuitcheck.measures.bootstrap import mean_estimate, weighted_means
 from circuitcheck.measures.estimate import Estimate, estimate
 from circuitcheck.measures.rounding import rounding_slack
 
-Diagnosis = Literal["no damage", "localized", "distributed", "collapse"]
+Diagnosis = Literal["no damage", "unresolved", "localized", "distributed", "collapse"]
 
 NEGLIGIBLE = 0.05  # damage below this share of the reference's mean metric is no damage
 FEW_HEADS = Fraction(1, 5)  # this share of all heads, rounded up, is few; a fraction, for 0.2 * 35 is above 7
@@ -100,10 +100,11 @@ def diagnose(
 ) -> Diagnosis:
     """Says in one word where the damage is; the first rule that applies decides.
 
-    1. *no damage*: the damage is not `resolved`, or its whole interval is below 5 % of the reference's mean metric;
-    2. *localized*: repairing at most a fifth of the heads, rounded up, recovers at least 0.8 in one of the orders;
-    3. *distributed*: repairing all heads recovers at least 0.5;
-    4. *collapse*: it does not.
+    1. *no damage*: the whole interval of the damage is below 5 % of the reference's mean metric;
+    2. *unresolved*: there may be damage or none, so that no share of it can be told;
+    3. *localized*: repairing at most a fifth of the heads, rounded up, recovers at least 0.8 in one of the orders;
+    4. *distributed*: repairing all heads recovers at least 0.5;
+    5. *collapse*: it does not.
 
     Args:
         reference: m of the reference in logits, `[prompts]`.
@@ -125,8 +126,10 @@ def diagnose(
     if not (np.isfinite(metric).all() and np.isfinite(candidate).all()):
         raise CandidateError("a metric is NaN or infinite, so its damage cannot be placed; look at the candidate's z.")
     damage = _damage(metric, candidate, weights)
-    if not _resolved(damage, metric) or max(abs(damage.low), abs(damage.high)) < NEGLIGIBLE * metric.mean():
+    if max(abs(damage.low), abs(damage.high)) < NEGLIGIBLE * metric.mean():
         return "no damage"
+    if not _resolved(damage, metric):
+        return "unresolved"
     if not np.isfinite(curves).all():
         raise CandidateError("a repair recovers NaN or infinity, so the damage cannot be placed.")
     if curves[:, few].max() >= MOST:

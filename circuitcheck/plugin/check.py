@@ -23,7 +23,7 @@ class CircuitCase:
         Skips in an accepting run, which compares nothing, and, where the settings allow it, what is inconclusive.
 
         Args:
-            criteria: names as in the report; `recovery` may be missing where there is no damage to recover from.
+            criteria: names as in the report; `recovery` may be missing where no damage is resolved.
         """
         __tracebackhide__ = True
         if self._session.settings.accept:
@@ -54,7 +54,7 @@ def _problems(entry: Entry, names: tuple[str, ...]) -> tuple[list[str], list[str
     if entry["message"]:
         return [entry["message"]], []
     found = {criterion["name"]: criterion for criterion in entry["criteria"]}
-    undamaged = entry["repair"] is not None and entry["repair"]["diagnosis"] == "no damage"
+    undamaged = entry["repair"] is not None and entry["repair"]["diagnosis"] in ("no damage", "unresolved")
     missing = [name for name in names if name not in found and not (name == "recovery" and undamaged)]
     failures = [f"{name} was not measured" for name in missing]
     failures += [found[name]["message"] for name in names if name in found and found[name]["verdict"] == "FAIL"]

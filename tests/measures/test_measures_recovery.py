@@ -161,7 +161,7 @@ NO_REPAIR = np.zeros(len(COUNTS))
     ("candidate", "expected"),
     [
         (REFERENCE, "no damage"),
-        (REFERENCE + np.array([1.0, -1.0] * 4), "no damage"),  # not resolved
+        (REFERENCE + np.array([1.0, -1.0] * 4), "unresolved"),
         (REFERENCE * (1 - 0.04), "no damage"),  # resolved, and a loss of 4 %
         (REFERENCE * (1 + 0.04), "no damage"),
         (REFERENCE * (1 - 0.06), "collapse"),
