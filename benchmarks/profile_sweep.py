@@ -1,8 +1,8 @@
 """Where a sweep's time goes, and what bounds it: `python benchmarks/profile_sweep.py`.
 
 Prints the operators that take most of the time of one sweep at Pythia-70M's shape, and how near to the matmul peak the
-model's own layer comes when it runs alone, back to back, on as many rows as a sweep packs: the share of peak that no
-engine that calls the layers as modules can exceed.
+model's own layer comes when it runs alone, back to back, on as many rows as a sweep packs. Most of a sweep is
+such layers, so that share of the peak is about what an engine that calls the layers as modules can reach.
 """
 
 from __future__ import annotations

@@ -36,6 +36,9 @@ def record_reference(
 ) -> Baseline:
     """Records the circuit of a float32 reference.
 
+    Heads are ablated (Wang et al. 2022, arXiv:2211.00593) from the paired counterfactual, by the mean and by zero;
+    gradients are those of attribution patching (Syed et al. 2023, arXiv:2310.10348).
+
     Args:
         model: the reference; it is left as it was found.
         task: the prompts.

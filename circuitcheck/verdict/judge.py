@@ -71,6 +71,9 @@ OF_THE_PART = ("drift_median", "drift_largest", "unrepaired", "recovery")
 def judge(measurement: Measurement, limits: Limits | None = None) -> Verdict:
     """The verdict on one measurement.
 
+    A criterion is decided by where its whole interval lies, as in equivalence testing (Schuirmann 1987,
+    doi 10.1007/BF01068419): what is not shown to be within its limit does not pass.
+
     Args:
         measurement: what was measured.
         limits: what it must keep; the defaults of its precision if not given.

@@ -1,16 +1,5 @@
-"""Small models on few prompts: a second thread costs more than it gives, much more on a busy machine."""
+"""Every test of this folder runs on one thread."""
 
-from __future__ import annotations
+from single_thread import one_thread
 
-from collections.abc import Iterator
-
-import pytest
-import torch
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    usual = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(usual)
+__all__ = ["one_thread"]

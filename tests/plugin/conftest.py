@@ -10,20 +10,18 @@ from pathlib import Path
 
 import execnet  # noqa: F401  (a run in this process drops the modules that it is the first to import)
 import pytest
-import torch
 from gate_folder import build
 from gate_runner import Gate
 
 import circuitcheck
+from circuitcheck.sweep.threads import computing_threads
 
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> Iterator[None]:
     """More threads than one only wait for each other on matrices this small."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    with computing_threads(1):
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)
