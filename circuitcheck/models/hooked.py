@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import nn
 
+from circuitcheck.hooks.metric import LOGIT_DIFFERENCE, Metric, named_metric
+from circuitcheck.models.census import Census
 from circuitcheck.sites.structure import Head, Structure
 
 
@@ -23,6 +25,9 @@ class HookedModel:
         precision: the candidate spec that it was loaded as (`f32` for a reference).
         fingerprints: `weights` and `tokenizer`, as hexadecimal SHA-256.
         notes: what a reader of the report must know about how it was loaded.
+        census: what was really loaded; None where nobody looked.
+        batch_size: the most rows in one forward pass; 1 where a prompt's logits depend on its batch mates.
+        metric: what is measured of a prompt; `record_reference` and `measure` bind the one that the spec names.
     """
 
     module: nn.Module
@@ -32,6 +37,9 @@ class HookedModel:
     precision: str = "f32"
     fingerprints: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    census: Census | None = None
+    batch_size: int | None = None
+    metric: Metric = LOGIT_DIFFERENCE
 
     @property
     def device(self) -> torch.device:
@@ -53,3 +61,16 @@ class HookedModel:
             "n_heads": first.n_heads,
             "d_head": first.d_head,
         }
+
+    def at_most(self, rows: int | None) -> int | None:
+        """The most rows in one forward pass where `rows` are allowed; None where there is no limit."""
+        limits = [limit for limit in (rows, self.batch_size) if limit is not None]
+        return min(limits, default=None)
+
+    def measured_by(self, metric: str) -> HookedModel:
+        """The same model with the metric of that name; one that it was hooked with stays if that is its name.
+
+        Raises:
+            ConfigurationError: no metric has that name.
+        """
+        return self if self.metric.name == metric else replace(self, metric=named_metric(metric))

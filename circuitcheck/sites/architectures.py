@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
 class LayerNames:
-    """Paths inside one layer: the attention module, its output projection, and the module that ends the MLP."""
+    """Paths inside one layer.
+
+    Attributes:
+        attention: the attention module.
+        projection: its output projection, from the attention module on; its input is `z`.
+        mlp: the module that ends the MLP.
+    """
 
     attention: str
     projection: str
@@ -15,13 +22,47 @@ class LayerNames:
 
 
 ARCHITECTURES: dict[str, LayerNames] = {
-    "gpt_neox": LayerNames("attention", "dense", "mlp"),
+    "bert": LayerNames("attention", "output.dense", "output"),
+    "bloom": LayerNames("self_attention", "dense", "mlp"),
+    "cohere": LayerNames("self_attn", "o_proj", "mlp"),
+    "cohere2": LayerNames("self_attn", "o_proj", "mlp"),
+    "distilbert": LayerNames("attention", "out_lin", "ffn"),
+    "falcon": LayerNames("self_attention", "dense", "mlp"),
+    "gemma": LayerNames("self_attn", "o_proj", "mlp"),
+    "gemma2": LayerNames("self_attn", "o_proj", "mlp"),
+    "gemma3_text": LayerNames("self_attn", "o_proj", "mlp"),
     "gpt2": LayerNames("attn", "c_proj", "mlp"),
+    "gpt_neo": LayerNames("attn.attention", "out_proj", "mlp"),
+    "gpt_neox": LayerNames("attention", "dense", "mlp"),
+    "gpt_oss": LayerNames("self_attn", "o_proj", "mlp"),
+    "gptj": LayerNames("attn", "out_proj", "mlp"),
+    "granite": LayerNames("self_attn", "o_proj", "mlp"),
     "llama": LayerNames("self_attn", "o_proj", "mlp"),
+    "mistral": LayerNames("self_attn", "o_proj", "mlp"),
+    "mixtral": LayerNames("self_attn", "o_proj", "mlp"),
+    "mpt": LayerNames("attn", "out_proj", "ffn"),
+    "olmo2": LayerNames("self_attn", "o_proj", "mlp"),
+    "opt": LayerNames("self_attn", "out_proj", "fc2"),
+    "phi": LayerNames("self_attn", "dense", "mlp"),
+    "phi3": LayerNames("self_attn", "o_proj", "mlp"),
+    "qwen2": LayerNames("self_attn", "o_proj", "mlp"),
+    "qwen2_moe": LayerNames("self_attn", "o_proj", "mlp"),
+    "qwen3": LayerNames("self_attn", "o_proj", "mlp"),
+    "qwen3_moe": LayerNames("self_attn", "o_proj", "mlp"),
+    "roberta": LayerNames("attention", "output.dense", "output"),
+    "stablelm": LayerNames("self_attn", "o_proj", "mlp"),
+    "starcoder2": LayerNames("self_attn", "o_proj", "mlp"),
 }
-"""`config.model_type` to names. Others are resolved by structure; all are proven before anything is measured."""
+"""`model_type` of the text model's config to names. Others are resolved by structure; all are proven before anything is
+measured."""
 
 ATTENTION_NAMES = ("self_attn", "attn", "attention", "self_attention")
 PROJECTION_NAMES = ("o_proj", "out_proj", "c_proj", "dense", "out_lin", "wo", "proj")
 MLP_NAMES = ("mlp", "feed_forward", "ffn", "block_sparse_moe", "fc2")
 """What an unknown architecture is searched for, most common first."""
+
+
+def text_config(config: Any) -> Any:
+    """The config of the language model inside a model of several parts; otherwise `config` itself."""
+    nested = getattr(config, "get_text_config", None)
+    return nested() if callable(nested) else config

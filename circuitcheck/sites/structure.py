@@ -14,6 +14,7 @@ from circuitcheck.sites.architectures import (
     MLP_NAMES,
     PROJECTION_NAMES,
     LayerNames,
+    text_config,
 )
 
 Head = tuple[int, int]
@@ -51,13 +52,14 @@ class Structure:
         layers: one site a layer, in order of execution.
         embedding: module path of the token embedding, or None.
         final_norm: module path of the norm before the unembedding, or None.
-        output_layer: module path of the unembedding.
+        output_layer: module path of the unembedding, or None for a model that puts out something else than logits of
+            tokens, such as a classifier.
     """
 
     layers: tuple[LayerSite, ...]
     embedding: str | None
     final_norm: str | None
-    output_layer: str
+    output_layer: str | None
 
     @property
     def heads(self) -> list[Head]:
@@ -70,16 +72,16 @@ NEEDED_SETTINGS = {"model_type": str, "num_hidden_layers": int, "num_attention_h
 
 
 def resolve(module: nn.Module) -> Structure:
-    """Finds the sites of a Hugging Face causal language model.
+    """Finds the sites of a Hugging Face decoder, or of an encoder.
 
     Raises:
-        SiteError: no layers, no output projection or no output layer can be found; the message says what was
-            looked for and what was there.
+        SiteError: no layers or no output projection can be found; the message says what was looked for and what was
+            there.
     """
-    config = getattr(module, "config", None)
+    config = text_config(getattr(module, "config", None))
     if config is None:
         raise SiteError(f"{type(module).__name__} has no Hugging Face config: pass a Structure of your own.")
-    if getattr(config, "is_encoder_decoder", False):
+    if getattr(module.config, "is_encoder_decoder", False):
         raise SiteError(
             f"{type(module).__name__} is an encoder-decoder; only decoders and encoders alone are measured."
         )
@@ -91,18 +93,12 @@ def resolve(module: nn.Module) -> Structure:
     layers_path, layers = _layers(module, config)
     sites = tuple(_site(index, layer, f"{layers_path}.{index}", config) for index, layer in enumerate(layers))
     paths = {id(part): path for path, part in module.named_modules()}
-    output = _called(module, "get_output_embeddings")
-    if output is None:
-        raise SiteError(
-            f"{type(module).__name__} has no output embedding (unembedding), so no logits can be compared. "
-            "Load it with its language-modelling head."
-        )
-    embedding = _called(module, "get_input_embeddings")
+    embedding, output = _called(module, "get_input_embeddings"), _called(module, "get_output_embeddings")
     return Structure(
         layers=sites,
         embedding=None if embedding is None else paths[id(embedding)],
         final_norm=_final_norm(module, layers_path),
-        output_layer=paths[id(output)],
+        output_layer=None if output is None else paths[id(output)],
     )
 
 
@@ -112,11 +108,20 @@ def _called(module: nn.Module, getter: str) -> nn.Module | None:
 
 
 def _layers(module: nn.Module, config: Any) -> tuple[str, nn.ModuleList]:
-    count = getattr(config, "num_hidden_layers", None)
-    for path, part in module.named_modules():
-        if isinstance(part, nn.ModuleList) and len(part) == count and len({type(layer) for layer in part}) == 1:
-            return path, part
-    raise SiteError(f"{type(module).__name__}: no list of {count} equal layers was found (config.num_hidden_layers).")
+    """The text model's list of layers, beside which a vision tower may have one of the same length."""
+    count = config.num_hidden_layers
+    found = {
+        path: part
+        for path, part in module.named_modules()
+        if isinstance(part, nn.ModuleList) and len(part) == count and len({type(layer) for layer in part}) == 1
+    }
+    if not found:
+        raise SiteError(
+            f"{type(module).__name__}: no list of {count} equal layers was found (config.num_hidden_layers)."
+        )
+    text = _called(module, "get_decoder")
+    inside = {id(part) for part in text.modules()} if isinstance(text, nn.Module) else set()
+    return next(((path, part) for path, part in found.items() if id(part) in inside), next(iter(found.items())))
 
 
 def _site(index: int, layer: nn.Module, path: str, config: Any) -> LayerSite:

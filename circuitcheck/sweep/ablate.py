@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from circuitcheck.hooks.forward import final_hidden
+from circuitcheck.hooks.forward import run_model
 from circuitcheck.hooks.z import record_z
 from circuitcheck.models.hooked import HookedModel
 from circuitcheck.sites.structure import Head
+from circuitcheck.spec import Positions
 from circuitcheck.sweep.intervene import intervene
 from circuitcheck.sweep.progress import Advance, silent
 from circuitcheck.tasks.pairs import Batch, Task
@@ -29,6 +30,7 @@ def ablated_metric(
     advance: Advance = silent,
     *,
     heads: Sequence[Head] | None = None,
+    at: Positions = "all",
     batch_size: int | None = None,
     memory: int | None = None,
     notes: list[str] | None = None,
@@ -43,7 +45,8 @@ def ablated_metric(
             counterfactual prompts, per position counted back from the answer) or `zero`.
         advance: called with the number of (head, prompt) rows that were just finished.
         heads: which heads; all of the model's, in its order, by default.
-        batch_size: the most prompts in one batch; unlimited by default.
+        at: positions whose `z` is replaced: `all`, or only the `answer` position.
+        batch_size: the most prompts in one batch; as many as the model allows by default.
         memory: budget in bytes, as in `intervene`.
         notes: what a reader of the report must know, as in `intervene`.
 
@@ -59,7 +62,8 @@ def ablated_metric(
     metric = np.empty((len(head_sets), len(index)), np.float32)
     # The mean is the whole task's, so that a prompt's ablated metric does not depend on which others are measured.
     means = task_means(model, task, batch_size) if kind == "mean" and index else []
-    for batch, values in replacements(model, task.batches(index, batch_size), kind, means):
+    batches = task.batches(index, model.at_most(batch_size))
+    for batch, values in replacements(model, batches, kind, means, at):
         on_device = batch.to(model.device)
         ids, answer, foil = on_device.clean, on_device.answer, on_device.foil
         result = intervene(model, ids, answer, foil, values, head_sets, advance, memory=memory, notes=notes)
@@ -68,31 +72,32 @@ def ablated_metric(
 
 
 def replacements(
-    model: HookedModel, batches: Sequence[Batch], kind: AblationKind, means: Sequence[Tensor]
+    model: HookedModel, batches: Sequence[Batch], kind: AblationKind, means: Sequence[Tensor], at: Positions = "all"
 ) -> Iterator[tuple[Batch, list[Tensor]]]:
-    """Each batch with what stands in for `z`, for each layer `[batch, seq, n_heads, d_head]`.
+    """Each batch with what stands in for `z`, for each layer `[batch, seq, n_heads, d_head]`, or one position of that.
 
     Args:
         model: the model.
         batches: of one task.
         kind: as in `ablated_metric`.
         means: `task_means` of the task where the kind is `mean`, else unused.
+        at: positions whose `z` is replaced: `all`, or only the `answer` position.
     """
     for batch in batches:
+        positions = 1 if at == "answer" else batch.clean.shape[1]
+        shape = (len(batch.index), positions)
         if kind == "mean":
-            shape = (len(batch.index), batch.clean.shape[1])
-            yield batch, [mean[-shape[1] :].expand(*shape, *mean.shape[1:]) for mean in means]
+            yield batch, [mean[-positions:].expand(*shape, *mean.shape[1:]) for mean in means]
         elif kind == "resample":
-            yield batch, _z(model, batch.counterfactual)
+            yield batch, [z[:, -positions:] for z in _z(model, batch.counterfactual)]
         else:
             zero = torch.zeros((), device=model.device)
-            shape = (len(batch.index), batch.clean.shape[1])
             yield batch, [zero.expand(*shape, site.n_heads, site.d_head) for site in model.structure.layers]
 
 
 def _z(model: HookedModel, ids: Tensor) -> list[Tensor]:
     with torch.no_grad(), record_z(model) as z:
-        final_hidden(model, ids.to(model.device))
+        run_model(model, ids.to(model.device))
     return [z[site.layer] for site in model.structure.layers]
 
 
@@ -102,17 +107,18 @@ def task_means(model: HookedModel, task: Task, batch_size: int | None = None) ->
     Args:
         model: the model.
         task: the task, of which every clean and counterfactual prompt counts.
-        batch_size: the most prompts in one batch; unlimited by default.
+        batch_size: the most prompts in one batch; as many as the model allows by default.
     """
-    batches = task.batches(size=batch_size)
+    batches = task.batches(size=model.at_most(batch_size))
     longest = max(batch.clean.shape[1] for batch in batches)
     totals: list[Tensor] = []
     counts = torch.zeros(longest, 1, 1, device=model.device)
     for batch in batches:
         both = torch.cat([batch.clean, batch.counterfactual])
         counts[-both.shape[1] :] += len(both)
-        for layer, z in enumerate(_z(model, both)):
-            if layer == len(totals):
-                totals.append(torch.zeros(longest, *z.shape[2:], device=model.device))
-            totals[layer][-both.shape[1] :] += z.float().sum(0)
+        for ids in torch.split(both, model.at_most(len(both)) or len(both)):
+            for layer, z in enumerate(_z(model, ids)):
+                if layer == len(totals):
+                    totals.append(torch.zeros(longest, *z.shape[2:], device=model.device))
+                totals[layer][-ids.shape[1] :] += z.float().sum(0)
     return [total / counts for total in totals]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 import torch
 
-from circuitcheck.hooks.forward import final_hidden, logit_difference
+from circuitcheck.hooks.forward import metric_of, run_model
+from circuitcheck.hooks.metric import LOGIT_DIFFERENCE
 from circuitcheck.hooks.z import record_z
 from circuitcheck.models.hooked import HookedModel
 from circuitcheck.sweep.cache import ZCache, join
@@ -15,7 +17,7 @@ from circuitcheck.tasks.pairs import Task
 
 
 def clean_metric(model: HookedModel, task: Task, *, batch_size: int | None = None) -> np.ndarray:
-    """M of every clean prompt, in logits, float32 `[prompts]`."""
+    """The model's metric m of every clean prompt, float32 `[prompts]`."""
     return _metric(model, task, counterfactual=False, batch_size=batch_size)
 
 
@@ -24,14 +26,28 @@ def counterfactual_metric(model: HookedModel, task: Task, *, batch_size: int | N
     return _metric(model, task, counterfactual=True, batch_size=batch_size)
 
 
+def clean_preference(model: HookedModel, task: Task, metric: np.ndarray) -> np.ndarray:
+    """What says of every clean prompt whether the model solves it: above 0 where it prefers the answer to the foil.
+
+    Args:
+        model: the model, and what is measured of it.
+        task: the prompts.
+        metric: the model's metric m of them, `[prompts]`.
+
+    Returns:
+        `metric` itself, or the logit difference where m is a log-probability, which no sign tells anything of;
+        float32 `[prompts]`.
+    """
+    return metric if model.metric.is_preference else clean_metric(replace(model, metric=LOGIT_DIFFERENCE), task)
+
+
 def _metric(model: HookedModel, task: Task, *, counterfactual: bool, batch_size: int | None) -> np.ndarray:
     metric = np.empty(len(task.pairs), np.float32)
     with torch.no_grad():
-        for batch in task.batches(size=batch_size):
+        for batch in task.batches(size=model.at_most(batch_size)):
             on_device = batch.to(model.device)
             ids = on_device.counterfactual if counterfactual else on_device.clean
-            difference = logit_difference(model, final_hidden(model, ids), on_device.answer, on_device.foil)
-            metric[list(batch.index)] = difference.cpu().numpy()
+            metric[list(batch.index)] = metric_of(model, ids, on_device.answer, on_device.foil).cpu().numpy()
     return metric
 
 
@@ -39,8 +55,8 @@ def clean_z(model: HookedModel, task: Task, index: Iterable[int], *, batch_size:
     """`z` of the clean prompts at `index`, all positions, float32."""
     parts = []
     with torch.no_grad():
-        for batch in task.batches(index, batch_size):
+        for batch in task.batches(index, model.at_most(batch_size)):
             with record_z(model) as z:
-                final_hidden(model, batch.clean.to(model.device))
+                run_model(model, batch.clean.to(model.device))
             parts.append((batch, [z[site.layer] for site in model.structure.layers]))
     return join(parts, model.structure)

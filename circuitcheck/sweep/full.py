@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import torch
 from torch import Tensor
 
-from circuitcheck.hooks.forward import final_hidden, logit_difference
+from circuitcheck.hooks.forward import metric_of
 from circuitcheck.hooks.z import Edit, edit_z
 from circuitcheck.models.hooked import HookedModel
 from circuitcheck.sites.structure import Head
-from circuitcheck.sweep.packing import Block, run_blocks, spans
+from circuitcheck.sweep.packing import Block, ignored, run_blocks, spans
 from circuitcheck.sweep.progress import Advance, silent
 from circuitcheck.sweep.prompts import Prompts
 
@@ -23,6 +23,7 @@ def full_passes(
     advance: Advance = silent,
     *,
     most_prompts: int | None = None,
+    halved: Callable[[], None] = ignored,
 ) -> Tensor:
     """Metric of every prompt under every head set, one pass of the whole model for each set.
 
@@ -32,9 +33,10 @@ def full_passes(
         head_sets: for each run the heads whose `z` is replaced, all at once.
         advance: called with the number of rows that were just finished.
         most_prompts: the most prompts in one pass; all of them by default.
+        halved: called whenever prompts that did not fit memory are run in parts.
 
     Returns:
-        m in logits, float32, `[len(head_sets), batch]`.
+        m, float32, `[len(head_sets), batch]`.
 
     Raises:
         MemoryBudgetError: one prompt alone runs out of memory.
@@ -45,8 +47,7 @@ def full_passes(
         part = prompts.part(block.prompts)
         for number in block.sets:
             with edit_z(model, _edits(head_sets[number], part.values)):
-                hidden = final_hidden(model, part.ids)
-            metric[number, block.prompts] = logit_difference(model, hidden, part.answer, part.foil)
+                metric[number, block.prompts] = metric_of(model, part.ids, part.answer, part.foil)
         advance(block.rows)
 
     waiting = [
@@ -55,7 +56,7 @@ def full_passes(
         for start, stop in spans(len(prompts), most_prompts or len(prompts))
     ]
     with torch.no_grad():
-        run_blocks(waiting, run)
+        run_blocks(waiting, run, halved)
     return metric
 
 

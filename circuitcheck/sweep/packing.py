@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from circuitcheck.errors import MemoryBudgetError
-from circuitcheck.hooks.forward import float_rows
+from circuitcheck.hooks.forward import chunk_size, float_rows
+from circuitcheck.hooks.metric import LOG_PROBABILITY
 from circuitcheck.models.hooked import HookedModel
 from circuitcheck.sites.structure import output_width
 
@@ -92,12 +93,17 @@ def spans(count: int, most: int) -> Iterator[tuple[int, int]]:
         yield piece * count // pieces, (piece + 1) * count // pieces
 
 
-def run_blocks(waiting: Iterable[Block], run: Callable[[Block], None]) -> None:
+def ignored() -> None:
+    """Nobody wants to know."""
+
+
+def run_blocks(waiting: Iterable[Block], run: Callable[[Block], None], halved: Callable[[], None] = ignored) -> None:
     """Runs every block; one that runs out of memory is halved and retried, and what was computed stays.
 
     Args:
         waiting: the blocks.
         run: computes one block and keeps its result; it is called again with parts of a block that did not fit.
+        halved: called whenever a block is halved.
 
     Raises:
         MemoryBudgetError: one row alone runs out of memory.
@@ -115,6 +121,7 @@ def run_blocks(waiting: Iterable[Block], run: Callable[[Block], None]) -> None:
                 "One prompt under one head set alone runs out of memory. Use shorter prompts, a smaller model, a lower "
                 "precision or a machine with more memory."
             )
+        halved()
         if not too_large:
             most_rows = max(half.rows for half in halves)
         queue.extendleft(reversed(halves))
@@ -194,14 +201,18 @@ class Plan:
     Attributes:
         prompts: the most prompts whose clean pass is recorded at once.
         rows: the most rows that run together.
+        wanted: how many rows would run together if memory were no matter.
     """
 
     prompts: int
     rows: int
+    wanted: int
 
 
 def plan(model: HookedModel, seq: int, batch: int, memory: int | None) -> Plan:
     """Divides a budget between the record of the clean pass and the rows that run from it.
+
+    Where the budget suffices, the plan is the same whatever the budget: roundings depend on the shapes of batches.
 
     Args:
         model: the model.
@@ -212,16 +223,35 @@ def plan(model: HookedModel, seq: int, batch: int, memory: int | None) -> Plan:
     Raises:
         MemoryBudgetError: the budget is set, and one prompt under one head set does not fit it.
     """
-    record, row = record_bytes(model, seq), row_bytes(model, seq)
-    if memory is not None and memory < record + row:
+    record, row, once = record_bytes(model, seq), row_bytes(model, seq), readout_bytes(model)
+    if memory is not None and memory < record + row + once:
         raise MemoryBudgetError(
-            f"{model.name}: one prompt of {seq} tokens needs about {record + row:,} bytes beside the model, and the "
-            f"memory budget is {memory:,} bytes. Raise the budget, or use shorter prompts."
+            f"{model.name}: one prompt of {seq} tokens needs about {record + row + once:,} bytes beside the model, and "
+            f"the memory budget is {memory:,} bytes. Raise the budget, or use shorter prompts."
         )
+    budget = (default_budget(model.device) if memory is None else memory) - once
+    prompts = max(1, min(model.at_most(batch) or batch, int(RECORD_SHARE * budget) // record))
+    wanted = rows_by_speed(model, seq)
+    return Plan(prompts, max(1, min(wanted, (budget - prompts * record) // row)), wanted)
+
+
+def rows_by_speed(model: HookedModel, seq: int) -> int:
+    """How many rows of `seq` tokens run together if memory is no matter."""
+    rows = max(1, MOST_TOKENS.get(model.device.type, MOST_TOKENS["cuda"]) // seq)
+    return model.at_most(rows) or rows
+
+
+def backward_prompts(model: HookedModel, seq: int, memory: int | None) -> int:
+    """How many prompts of `seq` tokens a backward pass takes, which keeps what every layer did.
+
+    Args:
+        model: the model.
+        seq: tokens of a prompt.
+        memory: budget in bytes; by default a share of what is free.
+    """
+    kept = row_bytes(model, seq) * len(model.structure.layers)
     budget = default_budget(model.device) if memory is None else memory
-    prompts = max(1, min(batch, int(RECORD_SHARE * budget) // record))
-    by_speed = MOST_TOKENS.get(model.device.type, MOST_TOKENS["cuda"]) // seq
-    return Plan(prompts, max(1, min(by_speed, (budget - prompts * record) // row)))
+    return max(1, min(rows_by_speed(model, seq), budget // kept))
 
 
 def record_bytes(model: HookedModel, seq: int) -> int:
@@ -244,10 +274,32 @@ def row_bytes(model: HookedModel, seq: int) -> int:
         widest = max(widest, sum(output_width(part) or 0 for part in parts))
         scores = max(scores, 3 * site.n_heads * seq)
         stream = max(stream, 4 * _stream_width(model, site.projection))
-    output = model.module.get_submodule(model.structure.output_layer)
-    # A quantized unembedding is run whole, in its own type and then in float32.
-    logits = 0 if float_rows(output) is not None else 8 * (output_width(output) or 0)
-    return seq * (2 * widest + scores + stream) * _element_size(model.module) + logits
+    return seq * (2 * widest + scores + stream) * _element_size(model.module) + _logit_bytes(model, seq)
+
+
+def readout_bytes(model: HookedModel) -> int:
+    """Memory that reading the metric takes whatever the number of rows: a float32 copy of a part of the unembedding."""
+    rows = _unembedding_rows(model)
+    if model.metric != LOG_PROBABILITY or rows is None or rows.dtype == torch.float32:
+        return 0
+    return 4 * min(len(rows), chunk_size(rows)) * rows.shape[1]
+
+
+def _logit_bytes(model: HookedModel, seq: int) -> int:
+    """Memory that the logits of one row take: in the model's own type, in float32, and once more where changed."""
+    path, rows = model.structure.output_layer, _unembedding_rows(model)
+    vocabulary = 0 if path is None else output_width(model.module.get_submodule(path)) or 0
+    if model.metric.function is not None:
+        return 12 * vocabulary * seq
+    if rows is None:
+        return 12 * vocabulary
+    return 12 * min(vocabulary, chunk_size(rows)) if model.metric == LOG_PROBABILITY else 0
+
+
+def _unembedding_rows(model: HookedModel) -> Tensor | None:
+    path = model.structure.output_layer
+    found = None if path is None else float_rows(model.module.get_submodule(path))
+    return None if found is None else found[0]
 
 
 def _stream_width(model: HookedModel, projection: str) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from circuitcheck.hooks.forward import final_hidden
+from circuitcheck.hooks.forward import final_hidden, unembedding
 from circuitcheck.hooks.z import record_z
 from circuitcheck.models.hooked import HookedModel
 from circuitcheck.sweep.packing import is_out_of_memory
@@ -121,7 +121,7 @@ def record_clean_pass(model: HookedModel, ids: Tensor) -> CleanPass:
             for handle in handles:
                 stack.callback(handle.remove)
         # Only what the unembedding is given counts, and the product with a whole vocabulary is not cheap.
-        stack.enter_context(shadowed(module.get_submodule(model.structure.output_layer), lambda x, *_, **__: x))
+        stack.enter_context(shadowed(unembedding(model), lambda x, *_, **__: x))
         try:
             final = final_hidden(model, ids)
         except REFUSALS as error:

@@ -43,7 +43,7 @@ def repaired_metric(
     """
     place = {prompt: column for column, prompt in enumerate(reference.index)}
     metric = np.empty((len(head_sets), len(reference.index)), np.float32)
-    for batch in task.batches(reference.index):
+    for batch in task.batches(reference.index, model.at_most(None)):
         values = [layer.to(model.device) for layer in reference.rows(batch.index)]
         on_device = batch.to(model.device)
         ids, answer, foil = on_device.clean, on_device.answer, on_device.foil

@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from circuitcheck.hooks.forward import final_hidden
+from circuitcheck.hooks.forward import final_hidden, unembedding
 from circuitcheck.hooks.z import pre_hook, split_heads
 from circuitcheck.models.hooked import HookedModel
 from circuitcheck.sites.structure import Head, LayerSite
@@ -198,8 +198,7 @@ class Replay:
                 stack.enter_context(shadowed(module.get_submodule(site.path), lambda *_, **__: nothing))
             handle = module.get_submodule(sites[-1].path).register_forward_hook(lambda *_: _outputs(hidden, outputs))
             stack.callback(handle.remove)
-            unembedding = module.get_submodule(self.model.structure.output_layer)
-            stack.enter_context(shadowed(unembedding, lambda x, *_, **__: x))
+            stack.enter_context(shadowed(unembedding(self.model), lambda x, *_, **__: x))
             return final_hidden(self.model, self.clean.ids[:1, -hidden.shape[1] :])
 
     def _positions(self, layer: int) -> slice:

@@ -15,12 +15,14 @@ from scipy import stats
 from torch import Tensor
 
 from circuitcheck.errors import ConfigurationError
-from circuitcheck.hooks.forward import final_hidden, logit_difference
+from circuitcheck.hooks.forward import metric_of, run_model
 from circuitcheck.hooks.z import Edit, edit_z, gradient_probe, record_z
 from circuitcheck.models.hooked import HookedModel
 from circuitcheck.sites.structure import Head
+from circuitcheck.spec import Positions
 from circuitcheck.sweep.ablate import AblationKind, ablated_metric, replacements, task_means
-from circuitcheck.sweep.packing import default_budget, row_bytes
+from circuitcheck.sweep.gradient import gradient_of
+from circuitcheck.sweep.packing import backward_prompts
 from circuitcheck.sweep.progress import Advance, silent
 from circuitcheck.tasks.pairs import Batch, Task
 
@@ -111,6 +113,7 @@ def screened_metric(
     top_share: float = TOP_SHARE,
     sample_share: float = SAMPLE_SHARE,
     seed: int = 0,
+    at: Positions = "all",
     memory: int | None = None,
     notes: list[str] | None = None,
 ) -> Screened:
@@ -126,6 +129,7 @@ def screened_metric(
         sample_share: share of all heads that is sampled from the others, above 0 and at most 1; at least
             `LEAST_SAMPLE` heads, or all others where there are fewer.
         seed: of the sample.
+        at: positions whose `z` is replaced, as in `ablated_metric`.
         memory: budget in bytes, as in `intervene`.
         notes: what a reader of the report must know; what was not measured is added.
 
@@ -139,9 +143,10 @@ def screened_metric(
             f"screening needs prompts, and shares above 0 and at most 1; there are {len(index)} prompts, and the "
             f"shares are {top_share:g} of the top and {sample_share:g} of the rest."
         )
-    found = estimate_importance(model, task, index, kind, memory=memory)
+    found = estimate_importance(model, task, index, kind, at=at, memory=memory)
     top, sample = choose(model.heads, found.score, top_share, sample_share, seed)
-    metric = ablated_metric(model, task, index, kind, advance, heads=[*top, *sample], memory=memory, notes=notes)
+    heads = [*top, *sample]
+    metric = ablated_metric(model, task, index, kind, advance, heads=heads, at=at, memory=memory, notes=notes)
     importance = (found.clean.astype(np.float64) - metric).mean(1)
     threshold = IMPORTANT_SHARE * float(np.abs(importance).max())
     unmeasured = len(model.heads) - len(top) - len(sample)
@@ -200,7 +205,13 @@ def missed_heads(hits: int, sampled: int, unmeasured: int) -> tuple[float, tuple
 
 
 def estimate_importance(
-    model: HookedModel, task: Task, index: Sequence[int], kind: AblationKind, *, memory: int | None = None
+    model: HookedModel,
+    task: Task,
+    index: Sequence[int],
+    kind: AblationKind,
+    *,
+    at: Positions = "all",
+    memory: int | None = None,
 ) -> Estimates:
     """First-order and integrated-gradients importance of every head, from `1 + STEPS` backward passes a batch.
 
@@ -209,21 +220,21 @@ def estimate_importance(
         task: the task.
         index: which of its prompts.
         kind: what stands in for `z`.
+        at: positions whose `z` is replaced, as in `ablated_metric`.
         memory: budget in bytes for what a backward pass keeps; by default a share of what is free.
     """
     longest = max(len(task.pairs[place].clean) for place in index)
-    kept = row_bytes(model, longest) * len(model.structure.layers)
-    size = max(1, (default_budget(model.device) if memory is None else memory) // kept)
+    size = model.at_most(backward_prompts(model, longest, memory))
     means = task_means(model, task, size) if kind == "mean" else []
     place = {prompt: column for column, prompt in enumerate(index)}
     clean = np.empty(len(index), np.float32)
     first, integrated = (np.empty((len(model.heads), len(index))) for _ in range(2))
-    for batch, values in replacements(model, task.batches(index, size), kind, means):
+    for batch, values in replacements(model, task.batches(index, size), kind, means, at):
         columns = [place[prompt] for prompt in batch.index]
         with torch.no_grad(), record_z(model) as recorded:
-            final_hidden(model, batch.clean.to(model.device))
+            run_model(model, batch.clean.to(model.device))
         z = [recorded[site.layer] for site in model.structure.layers]
-        ways = [value - own for value, own in zip(values, z, strict=True)]
+        ways = [_way(own, value) for own, value in zip(z, values, strict=True)]
         metric, gradients = _gradients(model, batch, z)
         clean[columns] = metric.cpu().numpy()
         first[:, columns] = _damage(gradients, ways)
@@ -242,9 +253,16 @@ def _gradients(model: HookedModel, batch: Batch, pinned: Sequence[Tensor]) -> tu
     probes: dict[int, Tensor] = {}
     edits = {layer: _pin(layer, value, probes) for layer, value in zip(layers, pinned, strict=True)}
     with torch.enable_grad(), edit_z(model, edits):
-        metric = logit_difference(model, final_hidden(model, on_device.clean), on_device.answer, on_device.foil)
-        gradients = torch.autograd.grad(metric.sum(), [probes[layer] for layer in layers])
-    return metric.detach(), list(gradients)
+        metric = metric_of(model, on_device.clean, on_device.answer, on_device.foil)
+        gradients = gradient_of(model, metric, [probes[layer] for layer in layers])
+    return metric.detach(), gradients
+
+
+def _way(z: Tensor, value: Tensor) -> Tensor:
+    """From `z` to what replaces it; 0 at positions that are not replaced, `[batch, seq, n_heads, d_head]`."""
+    way = torch.zeros_like(z)
+    way[:, -value.shape[1] :] = value - z[:, -value.shape[1] :]
+    return way
 
 
 def _pin(layer: int, value: Tensor, probes: dict[int, Tensor]) -> Edit:

@@ -6,6 +6,7 @@ import re
 
 import micro_model
 import pytest
+import tiny_models
 import torch
 from torch import nn
 
@@ -117,3 +118,11 @@ def test_a_measurements_own_error_is_not_hidden_by_what_it_left():
     model = changeable_model()
     with pytest.raises(ZeroDivisionError), measuring(model):
         leak_and_fail(model.module)
+
+
+def test_a_write_behind_autograds_back_is_seen():
+    """Writes through `.data` leave a tensor's version as it was."""
+    model = tiny_models.tiny_model()
+    weight = model.module.get_submodule(model.structure.layers[0].projection).weight
+    with pytest.raises(ModelChangedError, match=r"dense\.weight \(contents\)"), measuring(model):
+        weight.data.mul_(1.5)

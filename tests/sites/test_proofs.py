@@ -302,10 +302,62 @@ class CapsItsLogits(micro_model.MicroModel):
         return torch.tanh(super().forward(ids))
 
 
-@pytest.mark.parametrize("kind", [ScalesItsLogits, CapsItsLogits])
+class BendsItsLogits(micro_model.MicroModel):
+    """The largest and the smallest logit stay what they are, and what lies between is moved."""
+
+    def forward(self, ids):
+        logits = super().forward(ids)
+        low, high = logits.amin(-1, keepdim=True), logits.amax(-1, keepdim=True)
+        return low + (logits - low) ** 2 / (high - low)
+
+
+@pytest.mark.parametrize("kind", [ScalesItsLogits, CapsItsLogits, BendsItsLogits])
 def test_logits_that_are_scaled_or_capped_after_the_unembedding_are_refused(kind):
     model = micro_model.hook_micro(kind(micro_model.FIRST_LAYER))
     assert failures(model) == [("output layer", "unembed", "readout")]
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [("gemma2", "final_logit_softcapping"), ("cohere", "logit_scale"), ("granite", "logits_scaling")],
+)
+def test_a_transform_that_is_not_the_one_that_the_config_names_is_refused(name, setting):
+    """The proof holds the named transform against what the model does, and does not take the config's word for it."""
+    model = tiny_models.tiny_model(name)
+    ids = tiny_models.token_ids(2, 7)
+    prove(model, ids)
+    own = type(model.module).forward
+
+    class Unchanged(type(model.module)):
+        def forward(self, *arguments, **keywords):
+            value = getattr(self.config, setting)
+            setattr(self.config, setting, 2 * value)
+            try:
+                self.logit_scale = self.config.logit_scale if setting == "logit_scale" else None
+                return own(self, *arguments, **keywords)
+            finally:
+                setattr(self.config, setting, value)
+
+    model.module.__class__ = Unchanged
+    assert failures(model, ids) == [("output layer", "lm_head", "readout")]
+    assert "scales or caps its logits in a way that is not known" in detail(model, ids)
+
+
+def test_a_projection_that_is_cut_into_parts_by_hand_is_refused():
+    """BLOOM can multiply slices of the weight, as tensor-parallel training did, and then never calls the module."""
+    model = tiny_models.tiny_model("bloom", pretraining_tp=2, slow_but_exact=True)
+    assert failures(model, tiny_models.token_ids(2, 7)) == [
+        (f"layer {layer}", f"transformer.h.{layer}.self_attention.dense", "z is readable") for layer in range(2)
+    ]
+    assert "it ran 0 times in one forward pass instead of once" in detail(model, tiny_models.token_ids(2, 7))
+
+
+def test_sinks_that_take_all_of_the_attention_leave_nothing_to_measure():
+    model = tiny_models.tiny_model("gpt_oss")
+    model.module.model.layers[1].self_attn.sinks.data.fill_(1e4)
+    assert failures(model, tiny_models.token_ids(2, 7)) == [
+        ("layer 1", "model.layers.1.self_attn.o_proj", "ablation matters")
+    ]
 
 
 # --- all at once -----------------------------------------------------------------------------------------------------

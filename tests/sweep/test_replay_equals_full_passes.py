@@ -21,6 +21,7 @@ from circuitcheck.sweep.replay import Savings
 
 BATCH, SEQ = 5, 9
 THREE: dict[str, Any] = {"num_hidden_layers": 3}
+LOCAL = ["sliding_attention", "full_attention", "sliding_attention"]
 
 ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt_neox, parallel residual": ("gpt_neox", THREE),
@@ -29,8 +30,8 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama, grouped-query": ("llama", THREE),
     "qwen3, norms on queries and keys": ("qwen3", THREE),
     "gemma": ("gemma", THREE),
-    # Its cap on logits is off, because a capped logit is no linear readout; the one on scores stays.
-    "gemma2, norms after attention and MLP": ("gemma2", THREE | {"final_logit_softcapping": None, "sliding_window": 4}),
+    "gemma2, norms after attention and MLP": ("gemma2", THREE | {"layer_types": LOCAL, "sliding_window": 4}),
+    "cohere, scaled logits": ("cohere", THREE),
     "mistral, sliding window": ("mistral", THREE | {"sliding_window": 4}),
     "opt": ("opt", THREE),
     "opt, projected out": ("opt", THREE | {"word_embed_proj_dim": 16}),

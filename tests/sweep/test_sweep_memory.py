@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,10 +16,21 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from circuitcheck.errors import MemoryBudgetError
+from circuitcheck.hooks import forward
+from circuitcheck.hooks.metric import LOG_PROBABILITY, LOGIT_DIFFERENCE, named_metric
 from circuitcheck.models.hooked import HookedModel
 from circuitcheck.sweep import packing
 from circuitcheck.sweep.intervene import intervene
-from circuitcheck.sweep.packing import Block, blocks, is_out_of_memory, plan, record_bytes, row_bytes, run_blocks
+from circuitcheck.sweep.packing import (
+    Block,
+    blocks,
+    is_out_of_memory,
+    plan,
+    readout_bytes,
+    record_bytes,
+    row_bytes,
+    run_blocks,
+)
 
 BATCH, SEQ = 6, 8
 
@@ -39,11 +51,16 @@ def wide() -> HookedModel:
     return tiny(hidden_size=64, intermediate_size=256)
 
 
-def run(model: HookedModel, memory: int | None = None, advance: Callable[[int], None] = lambda _: None) -> Tensor:
+def run(
+    model: HookedModel,
+    memory: int | None = None,
+    advance: Callable[[int], None] = lambda _: None,
+    notes: list[str] | None = None,
+) -> Tensor:
     ids, targets = tiny_models.token_ids(BATCH, SEQ), tiny_models.token_ids(2, BATCH, seed=1)
     values = [torch.zeros(BATCH, SEQ, site.n_heads, site.d_head) for site in model.structure.layers]
     sets = [{head} for head in model.heads] + [set(model.heads), set()]
-    return intervene(model, ids, *targets, values, sets, advance, memory=memory)
+    return intervene(model, ids, *targets, values, sets, advance, memory=memory, notes=notes)
 
 
 def refuse_above(model: HookedModel, rows: int, error: Exception) -> list[int]:
@@ -112,6 +129,44 @@ def test_a_budget_changes_no_result(rows: int) -> None:
     torch.testing.assert_close(run(model, budget), expected, rtol=1e-5, atol=1e-5 * expected.abs().max().item())
 
 
+SMALLER = "gpt_neox: memory forced smaller batches; roundings may differ from those of a run with more memory."
+
+
+@pytest.mark.parametrize("share", ["few prompts", "few rows"])
+def test_a_budget_that_forces_smaller_batches_is_noted_once(share: str) -> None:
+    model, notes = tiny(), []
+    record = record_bytes(model, SEQ)
+    # A quarter of the budget is for the record; what that leaves of the second one holds 7 of 48 rows.
+    budget = 4 * {"few prompts": 2, "few rows": BATCH}[share] * record
+    for _ in range(2):
+        run(model, budget, notes=notes)
+    assert notes == [SMALLER]
+
+
+def test_an_allocation_that_fails_is_noted() -> None:
+    model, notes = tiny(), []
+    refuse_above(model, BATCH, MemoryError())
+    run(model, notes=notes)
+    assert notes == [SMALLER]
+
+
+def test_a_sufficient_budget_changes_no_bit_and_no_note() -> None:
+    """Batches have the same shapes whatever is free beyond what they need."""
+    model, notes = tiny(), []
+    enough = 4 * BATCH * record_bytes(model, SEQ) + 128 * row_bytes(model, SEQ)
+    results = [run(model, budget, notes=notes) for budget in (enough, 2 * enough, 100 * enough, None)]
+    assert all(torch.equal(result, results[0]) for result in results)
+    assert notes == []
+
+
+def test_a_model_that_runs_few_rows_is_not_short_of_memory() -> None:
+    model, notes = replace(tiny(), batch_size=2), []
+    run(model, 4 * 2 * record_bytes(model, SEQ) + 2 * row_bytes(model, SEQ), notes=notes)
+    assert notes == []
+    planned = plan(model, SEQ, BATCH, None)
+    assert (planned.prompts, planned.rows, planned.wanted) == (2, 2, 2)
+
+
 @given(
     st.integers(1, 40),
     st.integers(1, 8) | st.none(),
@@ -126,6 +181,38 @@ def test_a_plan_keeps_to_its_budget(batch: int, size: int | None, extra: int) ->
     assert 1 <= planned.prompts <= batch
     assert planned.rows >= 1
     assert planned.prompts * record + planned.rows * row <= budget
+
+
+def test_the_metric_is_part_of_what_a_row_needs() -> None:
+    """12 bytes a logit: in the model's type, in float32, and once more where they are changed."""
+    model, vocabulary = tiny(), tiny_models.VOCABULARY
+    by_two_rows = row_bytes(model, SEQ)
+    by_all = row_bytes(replace(model, metric=LOG_PROBABILITY), SEQ)
+    by_function = row_bytes(replace(model, metric=named_metric("metric_functions:last_difference")), SEQ)
+    assert by_all - by_two_rows == 12 * vocabulary
+    assert by_function - by_two_rows == 12 * vocabulary * SEQ
+
+
+@pytest.mark.parametrize(("dtype", "copied"), [(torch.float32, 0), (torch.bfloat16, 4 * 50 * 32)])
+def test_a_half_precision_unembedding_is_copied_where_all_of_it_is_read(dtype: torch.dtype, copied: int) -> None:
+    model = tiny()
+    model.module.to(dtype)
+    assert readout_bytes(model) == 0
+    assert readout_bytes(replace(model, metric=LOG_PROBABILITY)) == copied
+
+
+def test_a_large_vocabulary_is_read_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forward, "CHUNK", 10 * 32)
+    model = replace(tiny(), metric=LOG_PROBABILITY)
+    model.module.to(torch.bfloat16)
+    assert readout_bytes(model) == 4 * 10 * 32
+    assert row_bytes(model, SEQ) - row_bytes(replace(model, metric=LOGIT_DIFFERENCE), SEQ) == 12 * 10
+
+
+def test_a_model_without_an_unembedding_is_planned_for() -> None:
+    model = tiny_models.tiny_model("bert-classifier")
+    model = replace(model, metric=named_metric("metric_functions:class_difference"))
+    assert plan(model, SEQ, BATCH, None).prompts == BATCH
 
 
 @given(st.integers(1, 30), st.integers(1, 30), st.integers(1, 60))

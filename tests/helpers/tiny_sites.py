@@ -1,0 +1,46 @@
+"""Where the heads of the tiny models are, written down by hand from the library's code."""
+
+from __future__ import annotations
+
+EXPECTED: dict[str, tuple[str, str, str, str, int, str | None]] = {
+    # name: (layer 0, attention, projection, MLP's end, d_head, final norm); heads are 4 everywhere
+    "gpt_neox": ("gpt_neox.layers.0", "attention", "dense", "mlp", 8, "gpt_neox.final_layer_norm"),
+    "gpt2": ("transformer.h.0", "attn", "c_proj", "mlp", 8, "transformer.ln_f"),
+    "gptj": ("transformer.h.0", "attn", "out_proj", "mlp", 8, "transformer.ln_f"),
+    "gpt_neo": ("transformer.h.0", "attn.attention", "out_proj", "mlp", 8, "transformer.ln_f"),
+    "llama": ("model.layers.0", "self_attn", "o_proj", "mlp", 8, "model.norm"),
+    "llama-wide-heads": ("model.layers.0", "self_attn", "o_proj", "mlp", 16, "model.norm"),
+    "mistral": ("model.layers.0", "self_attn", "o_proj", "mlp", 8, "model.norm"),
+    "mixtral": ("model.layers.0", "self_attn", "o_proj", "mlp", 8, "model.norm"),
+    "mixtral-routed": ("model.layers.0", "self_attn", "o_proj", "mlp", 8, "model.norm"),
+    "qwen2": ("model.layers.0", "self_attn", "o_proj", "mlp", 8, "model.norm"),
+    "qwen2_moe": ("model.layers.0", "self_attn", "o_proj", "mlp", 8, "model.norm"),
+    "qwen3": ("model.layers.0", "self_attn", "o_proj", "mlp", 16, "model.norm"),
+    "qwen3_moe": ("model.layers.0", "self_attn", "o_proj", "mlp", 16, "model.norm"),
+    "gemma": ("model.layers.0", "self_attn", "o_proj", "mlp", 16, "model.norm"),
+    "gemma2": ("model.layers.0", "self_attn", "o_proj", "mlp", 16, "model.norm"),
+    "gemma3_text": ("model.layers.0", "self_attn", "o_proj", "mlp", 16, "model.norm"),
+    "phi": ("model.layers.0", "self_attn", "dense", "mlp", 8, "model.final_layernorm"),
+    "phi3": ("model.layers.0", "self_attn", "o_proj", "mlp", 8, "model.norm"),
+    "opt": ("model.decoder.layers.0", "self_attn", "out_proj", "fc2", 8, "model.decoder.final_layer_norm"),
+    "falcon": ("transformer.h.0", "self_attention", "dense", "mlp", 8, "transformer.ln_f"),
+    "falcon-grouped": ("transformer.h.0", "self_attention", "dense", "mlp", 8, "transformer.ln_f"),
+    "falcon-alibi": ("transformer.h.0", "self_attention", "dense", "mlp", 8, "transformer.ln_f"),
+    "bloom": ("transformer.h.0", "self_attention", "dense", "mlp", 8, "transformer.ln_f"),
+    "mpt": ("transformer.blocks.0", "attn", "out_proj", "ffn", 8, "transformer.norm_f"),
+    "stablelm": ("model.layers.0", "self_attn", "o_proj", "mlp", 8, "model.norm"),
+    "stablelm-parallel": ("model.layers.0", "self_attn", "o_proj", "mlp", 8, "model.norm"),
+    "starcoder2": ("model.layers.0", "self_attn", "o_proj", "mlp", 8, "model.norm"),
+    "olmo2": ("model.layers.0", "self_attn", "o_proj", "mlp", 8, "model.norm"),
+    "cohere": ("model.layers.0", "self_attn", "o_proj", "mlp", 8, "model.norm"),
+    "cohere2": ("model.layers.0", "self_attn", "o_proj", "mlp", 8, "model.norm"),
+    "gpt_oss": ("model.layers.0", "self_attn", "o_proj", "mlp", 16, "model.norm"),
+    "granite": ("model.layers.0", "self_attn", "o_proj", "mlp", 8, "model.norm"),
+    "bert": ("bert.encoder.layer.0", "attention", "output.dense", "output", 8, None),
+    "roberta": ("roberta.encoder.layer.0", "attention", "output.dense", "output", 8, None),
+    "distilbert": ("distilbert.transformer.layer.0", "attention", "out_lin", "ffn", 8, None),
+    # Not in the table, so found by structure:
+    "gpt_bigcode": ("transformer.h.0", "attn", "c_proj", "mlp", 8, "transformer.ln_f"),
+    "granitemoe": ("model.layers.0", "self_attn", "o_proj", "block_sparse_moe", 8, "model.norm"),
+    "olmo": ("model.layers.0", "self_attn", "o_proj", "mlp", 8, "model.norm"),
+}
