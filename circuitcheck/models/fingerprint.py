@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 NOT_THE_MODEL = ("_name_or_path", "transformers_version", "use_cache", "dtype", "torch_dtype")
 """Keys of a config.json that change nothing that is measured."""
@@ -32,6 +34,12 @@ def fingerprint_directory(directory: Path) -> str:
     return total.hexdigest()
 
 
+def fingerprint_file(file: Path) -> str:
+    """SHA-256 of a model that is one file."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def _canonical_config(config: dict[str, Any]) -> bytes:
     return json.dumps({key: config[key] for key in config if key not in NOT_THE_MODEL}, sort_keys=True).encode()
 
@@ -40,10 +48,20 @@ def fingerprint_module(module: nn.Module) -> str:
     """SHA-256 over configuration, names, types, shapes and bytes of all parameters and buffers of a model in memory."""
     config = getattr(module, "config", None)
     total = hashlib.sha256(b"" if config is None else _canonical_config(config.to_diff_dict()))
-    for name, tensor in sorted(module.state_dict().items()):
-        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        total.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    for key, value in sorted(module.state_dict().items()):
+        for name, tensor in _plain_tensors(key, value):
+            total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            total.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return total.hexdigest()
+
+
+def _plain_tensors(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """A tensor, or those that a quantized one is made of."""
+    if not is_traceable_wrapper_subclass(tensor):
+        yield name, tensor
+        return
+    for part in tensor.__tensor_flatten__()[0]:
+        yield from _plain_tensors(f"{name}.{part}", getattr(tensor, part))
 
 
 def fingerprint_tokenizer(tokenizer: Any) -> str:

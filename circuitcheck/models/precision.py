@@ -1,11 +1,13 @@
-"""The precisions that a model can be loaded in."""
+"""The types that a model can be loaded in, and what reports call them."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
 
-from circuitcheck.models.specs import SAVED
+from circuitcheck.errors import ConfigurationError
+from circuitcheck.models.recipes import RECIPES, dtype_of
+from circuitcheck.models.specs import PRECISIONS, SAVED
 
 DTYPES: dict[str, torch.dtype | str] = {
     "f32": torch.float32,
@@ -14,9 +16,22 @@ DTYPES: dict[str, torch.dtype | str] = {
     "int8-sim": torch.float32,
     SAVED: "auto",
 }
-"""Precision to the type that weights are loaded in; `saved` keeps what the directory holds."""
+"""Precision to the type that weights are loaded in; `saved` keeps what the files hold."""
 
 NAMES = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
+
+
+def dtype_for(precision: str) -> torch.dtype | str:
+    """The type that weights are loaded in.
+
+    Raises:
+        ConfigurationError: there is no such precision.
+    """
+    if precision in RECIPES:
+        return dtype_of(precision)
+    if precision not in DTYPES:
+        raise ConfigurationError(f"unknown precision {precision!r}: it is none of {', '.join((*PRECISIONS, SAVED))}.")
+    return DTYPES[precision]
 
 
 def precision_of(module: nn.Module) -> str:

@@ -5,8 +5,21 @@ from __future__ import annotations
 EMBEDDED = "embedded"
 """The model that ships with the package."""
 
-PRECISIONS = ("f32", "f16", "bf16", "int8-sim")
+DEFAULT_CANDIDATES = ("f32", "f16", "bf16", "int8-sim")
+"""What is gated where nothing is named."""
+
+RTN = ("int8-rtn", "int4-rtn", "int3-rtn", "int2-rtn")
+"""Weights rounded to nearest, by circuitcheck itself."""
+
+TORCHAO = ("int8", "int8-weight", "int4-weight", "float8-weight")
+BITSANDBYTES = ("bnb-int8", "bnb-nf4")
+"""Quantized by the library of that name, with its own kernels."""
+
+PRECISIONS = (*DEFAULT_CANDIDATES, *RTN, *TORCHAO, *BITSANDBYTES)
 """Candidates that are made from the reference when it is loaded."""
 
 SAVED = "saved"
-"""The precision of a directory that is loaded as it was saved."""
+"""The precision of a release that is loaded as it was saved."""
+
+GGUF = ".gguf"
+"""Ending of a release that is one file."""
