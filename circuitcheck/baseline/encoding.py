@@ -23,7 +23,7 @@ from circuitcheck.spec import MeasurementSpec
 from circuitcheck.sweep.cache import ZCache
 from circuitcheck.tasks.pairs import PromptPair, Task
 
-SCHEMA = 1
+SCHEMA = 2
 Arrays = dict[str, NDArray[Any]]
 
 
@@ -37,7 +37,8 @@ def encode(baseline: Recording) -> tuple[bytes, bytes]:
         "task": {"name": baseline.task.name, "clusters": baseline.task.clusters},
         "spec": baseline.spec.to_json(),
         "fingerprints": baseline.all_fingerprints,
-        "noise_floor": baseline.noise_floor,
+        "ablations": list(baseline.ablated),
+        "noise": baseline.noise,
         "ceiling": baseline.ceiling,
         "environment": baseline.environment,
         "reason": baseline.reason,
@@ -146,11 +147,11 @@ def _fields(content: dict[str, Any], arrays: Arrays) -> dict[str, Any]:
         "metric": arrays["metric.clean"],
         "counterfactual": arrays["metric.counterfactual"],
         "solved": tuple(int(place) for place in arrays["solved"]),
-        "ablated": {kind: arrays[f"metric.{kind}"] for kind in ("resample", "mean", "zero")},
+        "ablated": {kind: arrays[f"metric.{kind}"] for kind in content["ablations"]},
         "z": cache("z"),
         "gradient": cache("gradient"),
         "ceiling": content["ceiling"],
-        "noise_floor": content["noise_floor"],
+        "noise": content["noise"],
         "environment": content["environment"],
         "reason": content["reason"],
         "notes": tuple(content["notes"]),

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from circuitcheck.baseline.noise import Change, Noise, floor_of
 from circuitcheck.sites.structure import Head
-from circuitcheck.spec import MeasurementSpec
+from circuitcheck.spec import METRICS, MeasurementSpec
 from circuitcheck.sweep.cache import ZCache
 from circuitcheck.tasks.pairs import Task
 
@@ -35,7 +36,7 @@ class Recording:
         z: of the first `spec.part` solved prompts.
         gradient: dm/dz at the same places as `z`.
         ceiling: the reference's own split-half ranking agreement; None where it solves too little.
-        noise_floor: largest change of the reference against itself, by measure.
+        noise: how far the reference was seen to move from itself, by instruction set and source.
         environment: versions and instruction set that it was recorded with.
         reason: why it was accepted.
         notes: what a reader must know about how it was measured.
@@ -55,10 +56,15 @@ class Recording:
     z: ZCache
     gradient: ZCache
     ceiling: float | None
-    noise_floor: dict[str, float]
+    noise: Noise
     environment: dict[str, Any]
     reason: str
     notes: tuple[str, ...]
+
+    @property
+    def noise_floor(self) -> Change:
+        """Largest change of the reference against itself, by measure."""
+        return floor_of(self.noise)
 
     @property
     def all_fingerprints(self) -> dict[str, str]:
@@ -74,9 +80,10 @@ class Recording:
     def incompetence(self) -> str | None:
         """Why the reference says nothing about this task; None where it does."""
         solved, prompts, clusters = len(self.solved), len(self.task.pairs), len(set(self.solved_clusters))
+        what = "logit difference" if self.spec.metric in METRICS else self.spec.metric
         if solved < self.spec.minimum_solved * prompts:
             return (
-                f"the reference solves {solved} of {prompts} prompts (logit difference above {self.spec.margin:g}); "
+                f"the reference solves {solved} of {prompts} prompts ({what} above {self.spec.margin:g}); "
                 f"at least {self.spec.minimum_solved:.0%} are needed"
             )
         if clusters < self.spec.minimum_clusters:

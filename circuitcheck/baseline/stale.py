@@ -7,12 +7,17 @@ from circuitcheck.errors import StaleBaselineError
 from circuitcheck.spec import MeasurementSpec
 from circuitcheck.tasks.pairs import Task
 
+WAY_OUT = (
+    "roundings may differ. Add --circuit-against-base to measure the reference in the same run, or --circuit-calibrate "
+    "to measure the noise floor here."
+)
+
 SHOWN = 12
 """Characters of a fingerprint that messages show."""
 
 
 def require_fresh(
-    baseline: Recording, *, task: Task, spec: MeasurementSpec, tokenizer: str, weights: str | None = None
+    baseline: Recording, *, task: Task, spec: MeasurementSpec, tokenizer: str | None, weights: str | None = None
 ) -> None:
     """Refuses a baseline of other weights, another tokenizer, other prompts or another measurement spec.
 
@@ -20,7 +25,7 @@ def require_fresh(
         baseline: what was recorded.
         task: the prompts of this run.
         spec: what this run measures.
-        tokenizer: the candidate's tokenizer fingerprint.
+        tokenizer: the candidate's tokenizer fingerprint; None where it cannot be compared.
         weights: fingerprint of the weights that the candidate is made from; None where they cannot be the reference's,
             as in a saved release.
 
@@ -28,9 +33,8 @@ def require_fresh(
         StaleBaselineError: says everything that differs, with its old and new value.
     """
     recorded = baseline.all_fingerprints
-    present = {"tokenizer": tokenizer, "prompts": task.fingerprint}
-    if weights is not None:
-        present["weights"] = weights
+    present = {"prompts": task.fingerprint}
+    present |= {name: value for name, value in (("tokenizer", tokenizer), ("weights", weights)) if value is not None}
     differences = [
         f"{name}: recorded {recorded[name][:SHOWN]}, now {value[:SHOWN]}"
         for name, value in sorted(present.items())
@@ -52,11 +56,13 @@ def environment_notes(baseline: Recording, now: dict[str, object]) -> list[str]:
     """What differs between the machine that recorded the baseline and this one, in words; results may differ by it."""
     then = baseline.environment
     notes = []
-    for key in ("device", "instruction_set"):
-        if then[key] != now[key]:
-            notes.append(
-                f"The baseline was recorded on {then[key]}, this machine runs {now[key]}: roundings may differ."
-            )
+    if then["device"] != now["device"]:
+        notes.append(f"The baseline was recorded on {then['device']}, this run is on {now['device']}: {WAY_OUT}")
+    if now["instruction_set"] not in baseline.noise:
+        notes.append(
+            f"The baseline's noise floor was seen on {', '.join(baseline.noise) or 'no machine'}, this machine runs "
+            f"{now['instruction_set']}: {WAY_OUT}"
+        )
     old, new = then["libraries"], now["libraries"]
     assert isinstance(new, dict)
     changed = [f"{name} {old[name]} -> {new[name]}" for name in sorted(old) if old[name] != new.get(name)]

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from circuitcheck.baseline.recording import Recording
-from circuitcheck.measures.bootstrap import cluster_weights, mean_estimate, weighted_means
+from circuitcheck.measures.bootstrap import cluster_weights, mean_estimate, percentile_level, weighted_means
 from circuitcheck.measures.estimate import Estimate, estimate
 
 
 def summary(baseline: Recording) -> dict[str, Any]:
-    """Competence, and every head's importance under every ablation kind with its interval, in logits."""
+    """Competence, and every head's importance under every ablation kind with its interval, in the metric's unit."""
     prompts, solved = len(baseline.task.pairs), len(baseline.solved)
     content: dict[str, Any] = {
         "competence": {"prompts": prompts, "solved": solved, "inconclusive": baseline.incompetence},
@@ -19,15 +19,16 @@ def summary(baseline: Recording) -> dict[str, Any]:
     if not solved:
         return content
     weights = cluster_weights(baseline.solved_clusters, baseline.spec.draws, baseline.spec.seed)
-    difference = mean_estimate(baseline.metric[list(baseline.solved)], weights)
-    content["competence"]["logit_difference"] = _interval(difference)
+    level = percentile_level(baseline.solved_clusters)
+    clean = mean_estimate(baseline.metric[list(baseline.solved)], weights, level)
+    content["competence"][baseline.spec.metric] = _interval(clean)
     kinds = {kind: baseline.effects(kind) for kind in baseline.ablated}
     draws = {kind: weighted_means(weights, effects) for kind, effects in kinds.items()}
     for number, (layer, head) in enumerate(baseline.measured):
         row: dict[str, Any] = {"head": f"{layer}.{head}"}
         for kind, effects in kinds.items():
             value = float(effects[number].mean())
-            row[kind] = _interval(estimate(value, draws[kind][:, number]))
+            row[kind] = _interval(estimate(value, draws[kind][:, number], level))
         content["heads"].append(row)
     return content
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from circuitcheck.measures.correlation import Association
 from circuitcheck.measures.damage import BoundAudit
 from circuitcheck.measures.estimate import Estimate
+from circuitcheck.measures.recovery import Area
+from circuitcheck.models.census import Census
 
 
 @dataclass(frozen=True)
@@ -18,7 +21,8 @@ class HeadMeasure:
         head: from 0.
         importance_ref: mean of m(clean) - m(ablated) of the reference, in logits.
         importance_cand: the same of the candidate.
-        importance_change: candidate minus reference, paired, in logits.
+        importance_change: candidate minus reference, paired, in logits; its interval holds together with those of all
+            other heads.
         rank_ref: 1 for the measured head with the largest |importance| of the reference; None, with importances that
             are NaN, for a head that a screened sweep left out.
         rank_cand: the same of the candidate.
@@ -28,6 +32,8 @@ class HeadMeasure:
         cosine_answer: the same at the answer position alone.
         fragility: mean |g . d|, in logits.
         repair_gain: what the metric changes by when this head alone gets the reference's z, in logits.
+        importance_ref_by_kind: kind of ablation to the reference's importance under it; empty for a head that a
+            screened sweep left out.
     """
 
     layer: int
@@ -43,6 +49,7 @@ class HeadMeasure:
     cosine_answer: float
     fragility: float
     repair_gain: float
+    importance_ref_by_kind: Mapping[str, Estimate] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -61,8 +68,11 @@ class Repair:
         damage: mean of m_ref - m_cand, in logits.
         unrepaired: |mean of m_ref - m(all heads repaired)| over the mean of m_ref, dimensionless.
         recovery: share of the damage that repairing all heads gives back; None where there is no resolved damage.
-        curves: order to points.
-        diagnosis: `no damage`, `unresolved`, `localized`, `distributed` or `collapse`.
+        curves: order to points; empty where there is no resolved damage.
+        random: mean over the random orders, and the range of all of them; likewise.
+        areas: order to the area under its curve; likewise.
+        diagnosis: `no damage`, `unresolved`, `localized`, `distributed` or `collapse`; `damage` where no curves were
+            asked for, so that nobody knows where it is.
     """
 
     damage: Estimate
@@ -70,6 +80,8 @@ class Repair:
     recovery: Estimate | None
     curves: dict[str, tuple[CurvePoint, ...]]
     diagnosis: str
+    random: tuple[CurvePoint, ...] = ()
+    areas: dict[str, Area] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -104,7 +116,7 @@ class Circuit:
         ranking: see there.
         repair: see there.
         bound: first-order estimate and bound of the damage.
-        association: importance against drift.
+        associations: kind of ablation to the reference's importance under it against the candidate's drift.
         heads: all of them, in order.
     """
 
@@ -118,7 +130,7 @@ class Circuit:
     ranking: Ranking
     repair: Repair
     bound: BoundAudit
-    association: Association
+    associations: dict[str, Association]
     heads: tuple[HeadMeasure, ...]
 
 
@@ -138,6 +150,9 @@ class Measurement:
         inconclusive: why nothing can be said about this task; then `circuit` is None.
         circuit: the measures.
         noise_floor: the reference against itself, by measure.
+        fingerprints: SHA-256 of the reference's weights and tokenizer, of the prompts and of the measurement spec.
+        census: what the candidate was really loaded as; None where nobody looked.
+        batch_size: the most prompts in one forward pass of the candidate; None where there is no limit.
         notes: what a reader must know about how this was measured.
     """
 
@@ -152,4 +167,7 @@ class Measurement:
     inconclusive: str | None
     circuit: Circuit | None
     noise_floor: dict[str, float] = field(default_factory=dict)
+    fingerprints: dict[str, str] = field(default_factory=dict)
+    census: Census | None = None
+    batch_size: int | None = None
     notes: tuple[str, ...] = ()

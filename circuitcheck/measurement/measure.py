@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from numpy.typing import NDArray
+
 from circuitcheck.baseline.recording import Recording
 from circuitcheck.errors import CandidateError
 from circuitcheck.measurement.data import Measurement
-from circuitcheck.measurement.observe import observe
+from circuitcheck.measurement.observe import Observation, observe
 from circuitcheck.measurement.summarize import summarize
+from circuitcheck.models.batching import with_batching
 from circuitcheck.models.hooked import HookedModel
+from circuitcheck.reference.integrated import integrated_damage
+from circuitcheck.sites.prove import measuring
 from circuitcheck.sweep.progress import Advance, silent
 
 
 def measure(
-    candidate: HookedModel, baseline: Recording, *, advance: Advance = silent, memory: int | None = None
+    candidate: HookedModel,
+    baseline: Recording,
+    *,
+    advance: Advance = silent,
+    memory: int | None = None,
+    reference: HookedModel | None = None,
+    curves: bool = True,
 ) -> Measurement:
     """Measures a candidate on a baseline's prompts.
 
@@ -24,6 +37,9 @@ def measure(
         baseline: the recorded reference circuit, which holds the prompts and says what to measure.
         advance: called with the number of (head, prompt) rows that were just finished.
         memory: budget in bytes for what the sweeps keep beside the model; by default a share of what is free.
+        reference: the reference itself, where it is at hand, for integrated gradients; nothing else needs it.
+        curves: False leaves out the repair curves, which take most of the time with a damaged candidate and on which
+            no criterion depends; the diagnosis then says `damage`, and not where.
 
     Returns:
         The measures, or why nothing can be said: a task that the reference does not solve is never measured.
@@ -36,7 +52,8 @@ def measure(
     """
     require_comparable(candidate, baseline)
     reason = baseline.incompetence
-    observed = None if reason else observe(candidate, baseline, advance, memory)
+    candidate = candidate if reason else _probed(candidate, baseline)
+    observed = None if reason else observe(candidate, baseline, advance, memory, curves=curves)
     return Measurement(
         model=baseline.model,
         candidate=candidate.precision if candidate.name == baseline.model else candidate.name,
@@ -47,10 +64,28 @@ def measure(
         part=len(baseline.z.index),
         clusters=len(set(baseline.solved_clusters)),
         inconclusive=reason,
-        circuit=None if observed is None else summarize(baseline, observed),
+        circuit=None if observed is None else summarize(baseline, observed, _integrated(baseline, observed, reference)),
         noise_floor=baseline.noise_floor,
+        fingerprints=baseline.all_fingerprints,
+        census=candidate.census,
+        batch_size=candidate.batch_size,
         notes=(*candidate.notes, *baseline.notes, *_notes(baseline), *(observed.notes if observed else ())),
     )
+
+
+def _probed(candidate: HookedModel, baseline: Recording) -> HookedModel:
+    """With the batch size that its kernels need; float32 kernels only sum in another order."""
+    if candidate.precision == "f32" or candidate.batch_size is not None:
+        return candidate
+    with measuring(candidate):
+        return with_batching(candidate, baseline.task.batches()[0].clean.to(candidate.device))
+
+
+def _integrated(baseline: Recording, observed: Observation, reference: HookedModel | None) -> NDArray[Any] | None:
+    if reference is None:
+        return None
+    reference = reference.measured_by(baseline.spec.metric)
+    return integrated_damage(reference, baseline.task, baseline.z, observed.z)
 
 
 def require_comparable(candidate: HookedModel, baseline: Recording) -> None:

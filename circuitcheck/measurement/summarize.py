@@ -9,22 +9,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from circuitcheck.baseline.recording import Recording
-from circuitcheck.measurement.data import Circuit, CurvePoint, HeadMeasure, Ranking, Repair
+from circuitcheck.measurement.data import Circuit, HeadMeasure, Ranking
 from circuitcheck.measurement.observe import Observation
-from circuitcheck.measures.bootstrap import cluster_weights, mean_estimate, share_estimate, weighted_means
-from circuitcheck.measures.correlation import associate
-from circuitcheck.measures.damage import audit, first_order, fragility
+from circuitcheck.measurement.repairing import relative_change, summarize_repair
+from circuitcheck.measurement.sample import Sample, of_part, part_sample, solved_sample
+from circuitcheck.measures.bootstrap import mean_estimate, share_estimate, weighted_means
+from circuitcheck.measures.correlation import Association, associate
+from circuitcheck.measures.damage import audit, fragility
 from circuitcheck.measures.drift import DriftSums, cosine, drift_draws, drift_sums, relative_drift
 from circuitcheck.measures.estimate import Estimate, estimate
-from circuitcheck.measures.profile import profile_distance, profile_distance_draws
 from circuitcheck.measures.ranking import (
+    indistinct_from_zero,
     kendall_tau_b,
     rank_biased_overlap,
     rank_biased_overlap_draws,
     ranks,
     top_k_overlap,
 )
-from circuitcheck.measures.recovery import diagnose, recovery
+from circuitcheck.measures.simultaneous import largest_magnitude, simultaneous
 from circuitcheck.sites.structure import Head
 
 Array = NDArray[Any]
@@ -38,9 +40,6 @@ UNMEASURED: dict[str, Any] = {
 }
 """What is known of the importance of a head that a screened sweep left out."""
 
-DAMAGE_ORDERS = ("importance", "drift", "importance x drift")
-"""Orders that look at the damage; the others are controls."""
-
 
 @dataclass(frozen=True)
 class Importances:
@@ -51,119 +50,90 @@ class Importances:
         candidate: in logits, `[measured]`.
         reference_draws: `[draws, measured]`.
         candidate_draws: `[draws, measured]`.
+        change: candidate minus reference, in logits, with intervals that hold together.
     """
 
     reference: Array
     candidate: Array
     reference_draws: Array
     candidate_draws: Array
+    change: list[Estimate]
 
 
-def summarize(baseline: Recording, observed: Observation) -> Circuit:
-    """All measures of one candidate, each with an interval from the same clustered, paired bootstrap."""
-    spec = baseline.spec
-    weights = cluster_weights(baseline.solved_clusters, spec.draws, spec.seed)
-    part_clusters = [baseline.task.pairs[place].cluster for place in baseline.z.index]
-    part_weights = cluster_weights(part_clusters, spec.draws, spec.seed)
+def summarize(baseline: Recording, observed: Observation, integrated: Array | None = None) -> Circuit:
+    """All measures of one candidate, each with an interval from the same clustered, paired bootstrap.
+
+    Args:
+        baseline: the reference's side.
+        observed: the candidate's side.
+        integrated: integrated gradients times the way of z, in logits, `[heads, part]`, where they are known.
+    """
+    sample, part = solved_sample(baseline), part_sample(baseline)
     # Means of float32 are float32: without this a candidate that equals the reference would differ from it.
     metric_ref = baseline.metric[list(baseline.solved)].astype(np.float64)
     metric_cand = observed.metric.astype(np.float64)
-    importances = _importances(baseline, observed, weights)
+    importances = _importances(baseline, observed, sample)
     sums = drift_sums(baseline.z, observed.z)
-    drift, moved = relative_drift(sums), drift_draws(sums, part_weights)
-    damage = first_order(baseline.gradient, baseline.z, observed.z)
-    part_ref, part_cand = _part(baseline, metric_ref), _part(baseline, metric_cand)
-    # Drift is known of the part alone, so its draws are paired with importances of the part.
-    part_draws = weighted_means(part_weights, _part(baseline, baseline.effects(spec.ablation)))
-    measured = [place for place, head in enumerate(baseline.heads) if head in set(baseline.measured)]
-    layers = np.array([layer for layer, _ in baseline.measured])
+    drift, moved = relative_drift(sums), drift_draws(sums, part.weights)
+    part_ref, part_cand = of_part(baseline, metric_ref), of_part(baseline, metric_cand)
     return Circuit(
-        behaviour_kept=share_estimate(metric_cand > 0, weights),
-        metric_change=_metric_change(metric_ref, metric_cand, weights),
-        metric_ref=mean_estimate(metric_ref, weights),
-        metric_cand=mean_estimate(metric_cand, weights),
-        drift_median=estimate(float(np.median(drift)), np.median(moved, axis=1)),
-        drift_largest=estimate(float(drift.max()), moved.max(axis=1)),
-        profile_distance=estimate(
-            profile_distance(importances.reference, importances.candidate),
-            profile_distance_draws(importances.reference_draws, importances.candidate_draws),
-        ),
-        ranking=_ranking(baseline, importances),
-        repair=_repair(observed, part_ref, part_cand, part_weights),
-        bound=audit(damage, part_ref, part_cand),
-        association=associate(
-            importances.reference, drift[measured], layers, part_draws, moved[:, measured], seed=spec.seed
-        ),
-        heads=_heads(baseline, observed, importances, sums, fragility(damage), part_cand),
+        behaviour_kept=share_estimate(observed.preference > 0, sample.weights, sample.level),
+        metric_change=relative_change(metric_ref, metric_cand, sample),
+        metric_ref=mean_estimate(metric_ref, sample.weights, sample.level),
+        metric_cand=mean_estimate(metric_cand, sample.weights, sample.level),
+        drift_median=estimate(float(np.median(drift)), np.median(moved, axis=1), part.level),
+        drift_largest=estimate(float(drift.max()), moved.max(axis=1), part.level),
+        profile_distance=largest_magnitude(importances.change, float(np.abs(importances.reference).max())),
+        ranking=_ranking(baseline, importances, sample),
+        repair=summarize_repair(observed, part_ref, part_cand, part, baseline.spec.seed),
+        bound=audit(observed.first_order, part_ref, part_cand, integrated),
+        associations=_associations(baseline, drift, moved, part),
+        heads=_heads(baseline, observed, importances, sums, part_cand, sample),
     )
 
 
-def _part(baseline: Recording, values: Array) -> Array:
-    """Of values `[..., solved]` those of the prompts that z is kept of."""
-    place = {prompt: column for column, prompt in enumerate(baseline.solved)}
-    return values[..., [place[prompt] for prompt in baseline.z.index]].astype(np.float64)
-
-
-def _importances(baseline: Recording, observed: Observation, weights: Array) -> Importances:
+def _importances(baseline: Recording, observed: Observation, sample: Sample) -> Importances:
     reference = baseline.effects(baseline.spec.ablation)
     candidate = observed.metric[None].astype(np.float64) - observed.ablated
-    draws = (weighted_means(weights, effects) for effects in (reference, candidate))
-    return Importances(reference.mean(axis=1), candidate.mean(axis=1), *draws)
+    ours, theirs = (weighted_means(sample.weights, effects) for effects in (reference, candidate))
+    change = simultaneous(candidate.mean(axis=1) - reference.mean(axis=1), theirs - ours, sample.units)
+    return Importances(reference.mean(axis=1), candidate.mean(axis=1), ours, theirs, change)
 
 
-def _metric_change(reference: Array, candidate: Array, weights: Array) -> Estimate:
-    change = weighted_means(weights, candidate) / weighted_means(weights, reference) - 1
-    return magnitude(estimate(float(candidate.mean() / reference.mean() - 1), change))
-
-
-def magnitude(signed: Estimate) -> Estimate:
-    """The estimate of an absolute value; its interval reaches 0 where the signed one contains it."""
-    ends = abs(signed.low), abs(signed.high)
-    low = 0.0 if signed.low <= 0 <= signed.high else min(ends)
-    return Estimate(abs(signed.value), low, max(ends))
-
-
-def _ranking(baseline: Recording, importances: Importances) -> Ranking:
+def _ranking(baseline: Recording, importances: Importances, sample: Sample) -> Ranking:
     reference, candidate = importances.reference, importances.candidate
     options: dict[str, Any] = {
         "persistence": baseline.spec.persistence,
-        "tied_a": _contain_zero(reference, importances.reference_draws),
-        "tied_b": _contain_zero(candidate, importances.candidate_draws),
+        "tied_a": indistinct_from_zero(reference, importances.reference_draws, sample.level),
+        "tied_b": indistinct_from_zero(candidate, importances.candidate_draws, sample.level),
     }
     draws = rank_biased_overlap_draws(importances.reference_draws, importances.candidate_draws, **options)
     return Ranking(
-        agreement=estimate(rank_biased_overlap(reference, candidate, **options), draws),
+        agreement=estimate(rank_biased_overlap(reference, candidate, **options), draws, sample.level),
         ceiling=float("nan") if baseline.ceiling is None else baseline.ceiling,
         top_k=top_k_overlap(reference, candidate),
         kendall=kendall_tau_b(reference, candidate),
     )
 
 
-def _contain_zero(importance: Array, draws: Array) -> Array:
-    """Heads that cannot be told from zero: ties at the bottom of a ranking."""
-    intervals = [estimate(float(value), column) for value, column in zip(importance, draws.T, strict=True)]
-    return np.array([interval.low <= 0 <= interval.high for interval in intervals])
-
-
-def _repair(observed: Observation, reference: Array, candidate: Array, weights: Array) -> Repair:
-    plan = observed.plan
-    recoveries = recovery(reference, candidate, observed.repaired, weights)
-    curves = {
-        order: tuple(CurvePoint(k, recoveries[place]) for k, place in zip(plan.grid, plan.curve(order), strict=True))
-        for order in plan.orders
+def _associations(baseline: Recording, drift: Array, moved: Array, part: Sample) -> dict[str, Association]:
+    """Kind to importance against drift, of the measured heads; `moved` holds drift's draws, `[draws, heads]`."""
+    measured = set(baseline.measured)
+    places = [place for place, head in enumerate(baseline.heads) if head in measured]
+    layers = np.array([layer for layer, _ in baseline.measured])
+    return {
+        kind: associate(
+            baseline.importance(kind),
+            drift[places],
+            layers,
+            # Drift is known of the part alone, so its draws are paired with importances of the part.
+            weighted_means(part.weights, of_part(baseline, baseline.effects(kind))),
+            moved[:, places],
+            level=part.level,
+            seed=baseline.spec.seed,
+        )
+        for kind in baseline.ablated
     }
-    damage_curves = np.array([[point.recovery.value for point in curves[order]] for order in DAMAGE_ORDERS])
-    n_heads = plan.grid[-1]
-    diagnosis = diagnose(reference, candidate, weights, damage_curves, plan.grid, n_heads)
-    everything = plan.curve("importance")[-1]
-    repaired = observed.repaired[everything].astype(np.float64)
-    return Repair(
-        damage=mean_estimate(reference - candidate, weights),
-        unrepaired=_metric_change(reference, repaired, weights),
-        recovery=None if diagnosis in ("no damage", "unresolved") else recoveries[everything],
-        curves=curves,
-        diagnosis=diagnosis,
-    )
 
 
 def _heads(
@@ -171,15 +141,16 @@ def _heads(
     observed: Observation,
     importances: Importances,
     sums: DriftSums,
-    fragilities: Array,
     part_cand: Array,
+    sample: Sample,
 ) -> tuple[HeadMeasure, ...]:
     drift, cosines = relative_drift(sums), cosine(sums)
     last = drift_sums(baseline.z.answer_position(), observed.z.answer_position())
     at_answer, cosines_at_answer = relative_drift(last), cosine(last)
+    fragilities = fragility(observed.first_order)
     # The plan's first sets are the single heads, in order.
     gains = (observed.repaired[: len(baseline.heads)] - part_cand).mean(axis=1)
-    importance = _importance_of_heads(baseline, importances)
+    importance = _importance_of_heads(baseline, importances, sample)
     return tuple(
         HeadMeasure(
             layer=head[0],
@@ -196,16 +167,33 @@ def _heads(
     )
 
 
-def _importance_of_heads(baseline: Recording, importances: Importances) -> dict[Head, dict[str, Any]]:
+def _importance_under(baseline: Recording, kind: str, sample: Sample) -> list[Estimate]:
+    """The reference's importance of each measured head by one kind of ablation."""
+    effects = baseline.effects(kind)
+    draws = weighted_means(sample.weights, effects)
+    return [
+        estimate(float(value), column, sample.level)
+        for value, column in zip(effects.mean(axis=1), draws.T, strict=True)
+    ]
+
+
+def _importance_of_heads(baseline: Recording, importances: Importances, sample: Sample) -> dict[Head, dict[str, Any]]:
     """What is known of each measured head's importance, by the names of `HeadMeasure`."""
     rank_ref, rank_cand = ranks(importances.reference), ranks(importances.candidate)
-    change_draws = importances.candidate_draws - importances.reference_draws
-    change = importances.candidate - importances.reference
+    ours, theirs = (
+        [estimate(float(value), column, sample.level) for value, column in zip(values, draws.T, strict=True)]
+        for values, draws in (
+            (importances.reference, importances.reference_draws),
+            (importances.candidate, importances.candidate_draws),
+        )
+    )
+    by_kind = {kind: _importance_under(baseline, kind, sample) for kind in baseline.ablated}
     return {
         head: {
-            "importance_ref": estimate(float(importances.reference[place]), importances.reference_draws[:, place]),
-            "importance_cand": estimate(float(importances.candidate[place]), importances.candidate_draws[:, place]),
-            "importance_change": estimate(float(change[place]), change_draws[:, place]),
+            "importance_ref": ours[place],
+            "importance_ref_by_kind": {kind: found[place] for kind, found in by_kind.items()},
+            "importance_cand": theirs[place],
+            "importance_change": importances.change[place],
             "rank_ref": int(rank_ref[place]),
             "rank_cand": int(rank_cand[place]),
         }

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from math import sqrt
 
 import numpy as np
-from scipy.special import ndtri
+from scipy.special import ndtr, ndtri
+from scipy.stats import t as student
 
-from circuitcheck.measures.estimate import Estimate, estimate
+from circuitcheck.measures.estimate import LEVEL, Estimate, estimate
 
 
 def cluster_weights(clusters: Sequence[str], draws: int = 1000, seed: int = 0) -> np.ndarray:
@@ -43,6 +44,34 @@ def cluster_weights(clusters: Sequence[str], draws: int = 1000, seed: int = 0) -
     return counts[:, member]
 
 
+def percentile_level(clusters: Sequence[str], level: float = LEVEL) -> float:
+    """The level at which percentiles of draws over so few clusters hold the truth as often as `level` says.
+
+    Percentiles of n clusters are as narrow as a normal interval with the variance divided by n; the expanded
+    percentile interval (Hesterberg 2015, doi 10.1080/00031305.2015.1089789) goes as far out as Student's t with n - 1
+    degrees of freedom and the variance divided by n - 1 does.
+
+    Args:
+        clusters: cluster of each prompt, `[prompts]`; prompts of a single cluster are drawn themselves.
+        level: what is to be reached.
+
+    Returns:
+        At least `level`, below 1; `level` itself for a single prompt, of which nothing can be said.
+    """
+    units = drawn_units(clusters)
+    if units < 2:
+        return level
+    reach = sqrt(units / (units - 1)) * float(student.isf((1 - level) / 2, units - 1))
+    # Two clusters would take it to 1 in floating point, which is no level.
+    return min(1 - 2 * float(ndtr(-reach)), 1 - 1e-12)
+
+
+def drawn_units(clusters: Sequence[str]) -> int:
+    """How many things are drawn from: clusters, or prompts where there is a single cluster."""
+    names = len(set(clusters))
+    return names if names > 1 else len(clusters)
+
+
 def weighted_means(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Mean over the prompts of each draw.
 
@@ -62,12 +91,13 @@ def weighted_means(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
         return np.where((total > 0) & finite, sums / total, np.nan)
 
 
-def mean_estimate(values: np.ndarray, weights: np.ndarray) -> Estimate:
+def mean_estimate(values: np.ndarray, weights: np.ndarray, level: float = LEVEL) -> Estimate:
     """Mean over prompts with its bootstrap interval.
 
     Args:
         values: `[prompts]`.
         weights: `[draws, prompts]`.
+        level: of the percentiles, as `percentile_level` gives it.
 
     Returns:
         The estimate, in the unit of the values.
@@ -76,10 +106,10 @@ def mean_estimate(values: np.ndarray, weights: np.ndarray) -> Estimate:
         ValueError: no prompts.
     """
     values = _one_per_prompt(values, weights)
-    return estimate(float(values.mean()), weighted_means(weights, values))
+    return estimate(float(values.mean()), weighted_means(weights, values), level)
 
 
-def share_estimate(hits: np.ndarray, weights: np.ndarray, level: float = 0.95) -> Estimate:
+def share_estimate(hits: np.ndarray, weights: np.ndarray, level: float = LEVEL) -> Estimate:
     """Share of prompts that hit, with the outer ends of two intervals.
 
     A bootstrap of prompts that all hit has no width and would claim certainty from a handful of prompts; the Wilson
@@ -89,7 +119,7 @@ def share_estimate(hits: np.ndarray, weights: np.ndarray, level: float = 0.95) -
     Args:
         hits: bool, `[prompts]`.
         weights: `[draws, prompts]`.
-        level: level of both intervals.
+        level: of the percentiles, as `percentile_level` gives it; Wilson's interval is at `LEVEL`.
 
     Returns:
         The share, dimensionless, between 0 and 1.
@@ -100,7 +130,7 @@ def share_estimate(hits: np.ndarray, weights: np.ndarray, level: float = 0.95) -
     hits = _one_per_prompt(hits, weights)
     share, n = float(hits.mean()), len(hits)
     drawn = estimate(share, weighted_means(weights, hits), level)
-    z2 = float(ndtri((1 + level) / 2)) ** 2
+    z2 = float(ndtri((1 + LEVEL) / 2)) ** 2
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = sqrt(z2 * share * (1 - share) / n + z2 * z2 / (4 * n * n)) / (1 + z2 / n)
     return Estimate(share, min(drawn.low, max(centre - half, 0.0)), max(drawn.high, min(centre + half, 1.0)))

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from math import nan
 
 import numpy as np
+from scipy.special import ndtri
 from scipy.stats import rankdata
 
-from circuitcheck.measures.estimate import Estimate, estimate
+from circuitcheck.measures.estimate import LEVEL, Estimate
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,14 @@ def associate(
     importance_draws: np.ndarray,
     drift_draws: np.ndarray,
     *,
+    level: float = LEVEL,
     permutations: int = 2000,
     seed: int = 0,
 ) -> Association:
     """Correlates |importance| with drift, with bootstrap intervals from draws of both on the same prompts.
+
+    Intervals say what other prompts could have given. Heads are not drawn: they are all that the model has; whether so
+    much could be chance among them is what p says.
 
     Args:
         importance: in logits, `[heads]`.
@@ -50,6 +55,7 @@ def associate(
         layers: layer of each head, `[heads]`.
         importance_draws: `[draws, heads]`.
         drift_draws: `[draws, heads]`.
+        level: of the intervals, as `percentile_level` gives it.
         permutations: how many random shuffles.
         seed: same seed, same p.
 
@@ -68,8 +74,8 @@ def associate(
         raise ValueError(f"importance of shape {importance.shape} does not fit {shapes}.")
     one_layer = np.zeros_like(layers)
     return Association(
-        raw=_rank_correlation(importance, drift, one_layer, importance_draws, drift_draws),
-        within=_rank_correlation(importance, drift, layers, importance_draws, drift_draws),
+        raw=_rank_correlation(importance, drift, one_layer, importance_draws, drift_draws, level),
+        within=_rank_correlation(importance, drift, layers, importance_draws, drift_draws, level),
         p_within=permutation_p(importance, drift, layers, permutations, seed),
         between_share=between_share(drift, layers),
     )
@@ -137,10 +143,20 @@ def _rank_correlation(
     layers: np.ndarray,
     importance_draws: np.ndarray,
     drift_draws: np.ndarray,
+    level: float,
 ) -> Estimate:
     importances, drifts = np.vstack([importance, importance_draws]), np.vstack([drift, drift_draws])
     values = _correlate(_centred_ranks(importances, layers), _centred_ranks(drifts, layers))
-    return estimate(float(values[0]), values[1:])
+    return _with_error(float(values[0]), values[1:], level)
+
+
+def _with_error(value: float, draws: np.ndarray, level: float) -> Estimate:
+    """As many standard errors either way as the level takes, within [-1, 1].
+
+    Not percentiles: drawing prompts adds noise to both rankings, so that most draws correlate less than the value.
+    """
+    reach = float(ndtri((1 + level) / 2) * draws.std())
+    return Estimate(value, max(value - reach, -1.0), min(value + reach, 1.0))
 
 
 def _centred_ranks(values: np.ndarray, layers: np.ndarray) -> np.ndarray:

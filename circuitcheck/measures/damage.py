@@ -27,6 +27,34 @@ class FirstOrder:
 
 
 @dataclass(frozen=True)
+class PerPrompt:
+    """Degradation and what the first order says of it, in logits, each `[prompts]`.
+
+    Attributes:
+        degradation: m_ref - m_cand, signed: above 0 where the candidate lost.
+        estimate: what the first order says that it is, of the same sign.
+        bound: the sum over heads of norm(g) norm(d), from 0 up.
+    """
+
+    degradation: tuple[float, ...]
+    estimate: tuple[float, ...]
+    bound: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Integrated:
+    """What integrated gradients say of the degradation.
+
+    Attributes:
+        estimate: mean over prompts of |integrated gradient . d|, in logits.
+        relative_error: as in `BoundAudit`, of this estimate.
+    """
+
+    estimate: float
+    relative_error: float
+
+
+@dataclass(frozen=True)
 class BoundAudit:
     """Measured degradation beside what the first order says of it.
 
@@ -37,6 +65,10 @@ class BoundAudit:
         coverage: share of prompts whose degradation is within the bound.
         looseness: median of bound / degradation over the prompts that degrade by more than rounding; NaN if none do.
         violated: whether any prompt degrades by more than its bound, or cannot be said not to.
+        relative_error: mean |estimate - degradation| over mean |degradation|, both signed per prompt; 0 for an estimate
+            that is right on every prompt, about 1 for one that says nothing; NaN if nothing degrades.
+        per_prompt: what the means are taken of.
+        integrated: a second opinion that needs the reference; None where it was not at hand.
     """
 
     degradation: float
@@ -45,6 +77,9 @@ class BoundAudit:
     coverage: float
     looseness: float
     violated: bool
+    relative_error: float
+    per_prompt: PerPrompt
+    integrated: Integrated | None = None
 
 
 def first_order(gradient: ZCache, reference: ZCache, candidate: ZCache) -> FirstOrder:
@@ -80,25 +115,33 @@ def fragility(damage: FirstOrder) -> np.ndarray:
     return np.asarray(np.abs(damage.per_head).mean(-1))
 
 
-def audit(damage: FirstOrder, metric_reference: np.ndarray, metric_candidate: np.ndarray) -> BoundAudit:
+def audit(
+    damage: FirstOrder,
+    metric_reference: np.ndarray,
+    metric_candidate: np.ndarray,
+    integrated: np.ndarray | None = None,
+) -> BoundAudit:
     """Holds the first order against what was measured.
 
     Args:
         damage: of the same prompts, in the same order.
         metric_reference: m of the reference in logits, `[prompts]`.
         metric_candidate: m of the candidate in logits, `[prompts]`.
+        integrated: integrated gradients times d of every head, in logits, `[heads, prompts]`.
 
     Raises:
-        ValueError: metrics of another number of prompts.
+        ValueError: metrics, or integrated gradients, of another number of prompts.
     """
     reference, candidate = np.asarray(metric_reference, np.float64), np.asarray(metric_candidate, np.float64)
-    if not reference.shape == candidate.shape == damage.per_head.shape[1:]:
+    also = damage.per_head if integrated is None else np.asarray(integrated, np.float64)
+    if not reference.shape == candidate.shape == damage.per_head.shape[1:] == also.shape[1:]:
         raise ValueError(
             f"metrics of shapes {reference.shape} and {candidate.shape} do not fit {damage.per_head.shape[1]} prompts."
         )
     with np.errstate(invalid="ignore"):
-        degradation = np.abs(reference - candidate)
-    estimates, bounds, slack = damage.per_head.sum(0), damage.bound_per_head.sum(0), rounding_slack(reference)
+        lost = reference - candidate
+    degradation = np.abs(lost)
+    estimates, bounds, slack = -damage.per_head.sum(0), damage.bound_per_head.sum(0), rounding_slack(reference)
     holds = degradation <= bounds + slack  # False for NaN: what was not measured is not covered
     degraded = degradation > slack
     return BoundAudit(
@@ -108,7 +151,20 @@ def audit(damage: FirstOrder, metric_reference: np.ndarray, metric_candidate: np
         coverage=float(holds.mean()),
         looseness=float(np.median(bounds[degraded] / degradation[degraded])) if degraded.any() else float("nan"),
         violated=not holds.all(),
+        relative_error=_relative_error(estimates, lost, slack),
+        per_prompt=PerPrompt(*(tuple(map(float, values)) for values in (lost, estimates, bounds))),
+        integrated=None if integrated is None else _integrated(-also.sum(0), lost, slack),
     )
+
+
+def _integrated(estimates: np.ndarray, lost: np.ndarray, slack: np.ndarray) -> Integrated:
+    return Integrated(float(np.abs(estimates).mean()), _relative_error(estimates, lost, slack))
+
+
+def _relative_error(estimates: np.ndarray, lost: np.ndarray, slack: np.ndarray) -> float:
+    """Mean |estimate - lost| over mean |lost|; NaN where nothing is lost but by rounding."""
+    size = np.abs(lost).mean()
+    return float(np.abs(estimates - lost).mean() / size) if size > slack.mean() else float("nan")
 
 
 def _layout(cache: ZCache) -> tuple[object, ...]:

@@ -7,6 +7,10 @@ from math import ceil, floor, isnan, nan
 
 import numpy as np
 
+LEVEL = 0.95
+"""Level of every interval. A criterion passes where its whole interval is on the right side of the limit: two one-sided
+tests at 2.5 % each, stricter than the 5 % (intervals at 90 %) that equivalence tests are usually run at."""
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -23,7 +27,7 @@ class Estimate:
     high: float
 
 
-def estimate(value: float, draws: np.ndarray, level: float = 0.95) -> Estimate:
+def estimate(value: float, draws: np.ndarray, level: float = LEVEL) -> Estimate:
     """Percentile interval of bootstrap draws (Efron 1981), widened to include the value.
 
     Percentiles are order statistics, rounded outwards and never interpolated, so that infinite draws stay usable.

@@ -11,6 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.stats import kendalltau
 
+from circuitcheck.measures.bootstrap import cluster_weights, percentile_level, weighted_means
+from circuitcheck.measures.estimate import LEVEL, estimate
+
 
 def rank_biased_overlap(
     a: np.ndarray,
@@ -133,6 +136,8 @@ def split_half_agreement(
 ) -> float:
     """Mean rank-biased overlap between the importances of random halves of the prompts.
 
+    Heads that cannot be told from zero on all prompts are ties, as in the agreement that this stands beside.
+
     The ceiling of any ranking agreement: another model cannot agree better with a ranking than the ranking with
     itself on other prompts. Halves have half of the prompts of every cluster, so that they are of the same kinds.
 
@@ -157,7 +162,25 @@ def split_half_agreement(
         return float("nan")
     halves = _halves(clusters, splits, seed)
     first, second = ((half @ effects.T) / half.sum(1, keepdims=True) for half in (halves, 1 - halves))
-    return float(rank_biased_overlap_draws(first, second, persistence=persistence).mean())
+    weights = cluster_weights(clusters, seed=seed)
+    tied = indistinct_from_zero(effects.mean(1), weighted_means(weights, effects), percentile_level(clusters))
+    overlap = rank_biased_overlap_draws(first, second, persistence=persistence, tied_a=tied, tied_b=tied)
+    return float(overlap.mean())
+
+
+def indistinct_from_zero(importance: np.ndarray, draws: np.ndarray, level: float = LEVEL) -> np.ndarray:
+    """Heads whose interval contains zero: ties at the bottom of a ranking.
+
+    Args:
+        importance: `[heads]`.
+        draws: `[draws, heads]`.
+        level: of the percentiles, as `percentile_level` gives it.
+
+    Returns:
+        bool, `[heads]`.
+    """
+    intervals = [estimate(float(value), column, level) for value, column in zip(importance, draws.T, strict=True)]
+    return np.array([interval.low <= 0 <= interval.high for interval in intervals])
 
 
 def ranks(importance: np.ndarray) -> np.ndarray:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil, inf, nan
 from typing import Literal
@@ -11,9 +12,10 @@ import numpy as np
 
 from circuitcheck.errors import CandidateError
 from circuitcheck.measures.bootstrap import mean_estimate, weighted_means
-from circuitcheck.measures.estimate import Estimate, estimate
+from circuitcheck.measures.estimate import LEVEL, Estimate, estimate
 from circuitcheck.measures.rounding import rounding_slack
 
+Damage = Literal["no damage", "unresolved", "damage"]
 Diagnosis = Literal["no damage", "unresolved", "localized", "distributed", "collapse"]
 
 NEGLIGIBLE = 0.05  # damage below this share of the reference's mean metric is no damage
@@ -22,7 +24,9 @@ MOST = 0.8  # damage is localized where few heads recover this much
 ENOUGH = 0.5  # damage is a collapse where all heads recover less than this
 
 
-def recovery(reference: np.ndarray, candidate: np.ndarray, repaired: np.ndarray, weights: np.ndarray) -> list[Estimate]:
+def recovery(
+    reference: np.ndarray, candidate: np.ndarray, repaired: np.ndarray, weights: np.ndarray, level: float = LEVEL
+) -> list[Estimate]:
     """`(mean m_rep - mean m_cand) / (mean m_ref - mean m_cand)` of every repair, with its bootstrap interval.
 
     A ratio of means, not a mean of ratios: prompts that are hardly damaged would dominate it.
@@ -32,6 +36,7 @@ def recovery(reference: np.ndarray, candidate: np.ndarray, repaired: np.ndarray,
         candidate: m of the candidate in logits, `[prompts]`.
         repaired: m of the repaired candidate in logits, `[..., prompts]`.
         weights: `[draws, prompts]`.
+        level: of the percentiles, as `percentile_level` gives it.
 
     Returns:
         One estimate for every repair, the leading axes of `repaired` flattened, dimensionless: 0 for nothing given
@@ -39,25 +44,14 @@ def recovery(reference: np.ndarray, candidate: np.ndarray, repaired: np.ndarray,
     """
     reference, candidate = np.asarray(reference, np.float64), np.asarray(candidate, np.float64)
     rows = np.asarray(repaired, np.float64).reshape(-1, len(candidate))
-    if not resolved(reference, candidate, weights):
+    if not resolved(reference, candidate, weights, level):
         return [Estimate(nan, nan, nan)] * len(rows)
-    damage, gains = reference - candidate, rows - candidate
-    values = gains.mean(-1) / damage.mean()
-    damage_drawn, gains_drawn = weighted_means(weights, damage), weighted_means(weights, gains)
-    # The few draws whose damage vanishes or turns round have no ratio: they count as the worst at both ends.
-    usable = damage_drawn * damage.mean() > 0
-    ratios = gains_drawn / np.where(usable, damage_drawn, 1.0)[:, None]
-    return [
-        Estimate(
-            float(value),
-            estimate(value, np.where(usable, draws, -inf)).low,
-            estimate(value, np.where(usable, draws, inf)).high,
-        )
-        for value, draws in zip(values, ratios.T, strict=True)
-    ]
+    lost, gains = reference - candidate, rows - candidate
+    gains_drawn = weighted_means(weights, gains)
+    return [_ratio(gain.mean(), drawn, lost, weights, level) for gain, drawn in zip(gains, gains_drawn.T, strict=True)]
 
 
-def resolved(reference: np.ndarray, candidate: np.ndarray, weights: np.ndarray) -> bool:
+def resolved(reference: np.ndarray, candidate: np.ndarray, weights: np.ndarray, level: float = LEVEL) -> bool:
     """Whether there is damage to speak of: the interval of the mean of m_ref - m_cand excludes 0.
 
     And what float32 rounding can do: two ways to run one model differ by that on every prompt alike.
@@ -66,8 +60,34 @@ def resolved(reference: np.ndarray, candidate: np.ndarray, weights: np.ndarray) 
         reference: m of the reference in logits, `[prompts]`.
         candidate: m of the candidate in logits, `[prompts]`.
         weights: `[draws, prompts]`.
+        level: of the percentiles, as `percentile_level` gives it.
     """
-    return _resolved(_damage(reference, candidate, weights), np.asarray(reference, np.float64))
+    return _resolved(_damage(reference, candidate, weights, level), np.asarray(reference, np.float64))
+
+
+def damage(reference: np.ndarray, candidate: np.ndarray, weights: np.ndarray, level: float = LEVEL) -> Damage:
+    """Whether there is anything to repair; needs no repair.
+
+    Args:
+        reference: m of the reference in logits, `[prompts]`.
+        candidate: m of the candidate in logits, `[prompts]`.
+        weights: `[draws, prompts]`.
+        level: of the percentiles, as `percentile_level` gives it.
+
+    Returns:
+        `no damage` where the whole interval of the damage is below 5 % of the reference's mean metric, `unresolved`
+        where it reaches beyond and contains 0, else `damage`.
+
+    Raises:
+        CandidateError: a metric that is NaN or infinite.
+    """
+    metric = np.asarray(reference, np.float64)
+    if not (np.isfinite(metric).all() and np.isfinite(candidate).all()):
+        raise CandidateError("a metric is NaN or infinite, so its damage cannot be placed; look at the candidate's z.")
+    lost = _damage(metric, candidate, weights, level)
+    if max(abs(lost.low), abs(lost.high)) < NEGLIGIBLE * abs(metric.mean()):
+        return "no damage"
+    return "damage" if _resolved(lost, metric) else "unresolved"
 
 
 def area_under(values: Sequence[float] | np.ndarray, counts: Sequence[int] | np.ndarray) -> float:
@@ -90,57 +110,124 @@ def area_under(values: Sequence[float] | np.ndarray, counts: Sequence[int] | np.
     return float(np.trapezoid(heights, grid) / (grid[-1] - grid[0]))
 
 
-def diagnose(
+@dataclass(frozen=True)
+class Area:
+    """The area under a repair curve.
+
+    Attributes:
+        value: mean recovery from one head to all, as `area_under` gives it.
+        over_random: how much of it the random orders do not have: 0 where the order finds the damage no sooner than
+            chance. Its interval is over prompts and over random orders.
+    """
+
+    value: float
+    over_random: Estimate
+
+
+def areas_over_random(
     reference: np.ndarray,
     candidate: np.ndarray,
-    weights: np.ndarray,
-    curves: np.ndarray,
+    curves: Mapping[str, np.ndarray],
+    random: np.ndarray,
     counts: Sequence[int],
-    heads: int,
-) -> Diagnosis:
-    """Says in one word where the damage is; the first rule that applies decides.
-
-    1. *no damage*: the whole interval of the damage is below 5 % of the reference's mean metric;
-    2. *unresolved*: there may be damage or none, so that no share of it can be told;
-    3. *localized*: repairing at most a fifth of the heads, rounded up, recovers at least 0.8 in one of the orders;
-    4. *distributed*: repairing all heads recovers at least 0.5;
-    5. *collapse*: it does not.
+    weights: np.ndarray,
+    *,
+    level: float = LEVEL,
+    seed: int = 0,
+) -> dict[str, Area]:
+    """Area under every curve, and its difference from the mean area under the random orders'.
 
     Args:
         reference: m of the reference in logits, `[prompts]`.
         candidate: m of the candidate in logits, `[prompts]`.
+        curves: order to m with each count of its heads repaired, `[counts, prompts]`.
+        random: the same of the random orders, `[orders, counts, prompts]`.
+        counts: how many heads are repaired, increasing, `[counts]`.
         weights: `[draws, prompts]`.
-        curves: recovery in each order that looks at the damage, the values of the estimates, `[orders, counts]`.
-        counts: how many heads are repaired, `[counts]`.
-        heads: how many there are.
+        level: of the percentiles, as `percentile_level` gives it.
+        seed: of drawing from the random orders.
+
+    Returns:
+        Order to area; NaN throughout where the damage is not `resolved`.
 
     Raises:
-        CandidateError: a metric, or a recovery from damage, that is NaN or infinite.
-        ValueError: counts without all heads, without any few of them, or that do not fit the curves.
+        ValueError: as in `area_under`.
     """
-    grid, curves = np.asarray(counts), np.atleast_2d(np.asarray(curves, np.float64))
+    reference, candidate = np.asarray(reference, np.float64), np.asarray(candidate, np.float64)
+    # Recovery is linear in the repaired metric, so the area under a curve is the recovery of its mean height.
+    by_chance = _mean_heights(random, counts) - candidate
+    orders, draws = len(by_chance), len(weights)
+    drawn_orders = np.random.default_rng(seed).multinomial(orders, np.full(orders, 1 / orders), size=draws) / orders
+    chance_drawn = (weighted_means(weights, by_chance) * drawn_orders).sum(1)
+    is_resolved = resolved(reference, candidate, weights, level)
+    lost = reference - candidate
+    areas = {}
+    for order, repaired in curves.items():
+        gain = _mean_heights(repaired, counts) - candidate
+        over = _ratio(
+            gain.mean() - by_chance.mean(), weighted_means(weights, gain) - chance_drawn, lost, weights, level
+        )
+        areas[order] = (
+            Area(float(gain.mean() / lost.mean()), over) if is_resolved else Area(nan, Estimate(nan, nan, nan))
+        )
+    return areas
+
+
+def diagnose(curves: Mapping[str, Sequence[float]], areas: Mapping[str, Area], counts: Sequence[int]) -> Diagnosis:
+    """Says in one word where damage is that is there; the first rule that applies decides.
+
+    1. *localized*: in one of the orders, repairing at most a fifth of the heads, rounded up, recovers at least 0.8,
+       and the area under its curve lies above the random orders', with its whole interval;
+    2. *distributed*: repairing all heads recovers at least 0.5;
+    3. *collapse*: it does not.
+
+    Before them come *no damage* and *unresolved*, as `damage` tells them.
+
+    Args:
+        curves: recovery in each order that looks at the damage, the values of the estimates, `[counts]`.
+        areas: of those orders; of a model with a single head there are none, and none are needed.
+        counts: how many heads are repaired, `[counts]`, up to all of them.
+
+    Raises:
+        CandidateError: a recovery that is NaN or infinite.
+        ValueError: counts that do not fit the curves or hold no few heads, or no curves.
+    """
+    grid, heads = np.asarray(counts), counts[-1]
     few = (grid >= 1) & (grid <= ceil(FEW_HEADS * heads))
-    if curves.shape[1:] != grid.shape or not len(curves) or not few.any() or heads not in grid:
-        raise ValueError(f"counts {grid.tolist()} of {heads} heads do not serve for curves of shape {curves.shape}.")
-    metric = np.asarray(reference, np.float64)
-    if not (np.isfinite(metric).all() and np.isfinite(candidate).all()):
-        raise CandidateError("a metric is NaN or infinite, so its damage cannot be placed; look at the candidate's z.")
-    damage = _damage(metric, candidate, weights)
-    if max(abs(damage.low), abs(damage.high)) < NEGLIGIBLE * metric.mean():
-        return "no damage"
-    if not _resolved(damage, metric):
-        return "unresolved"
-    if not np.isfinite(curves).all():
+    if not curves or any(len(curve) != len(grid) for curve in curves.values()) or not few.any():
+        raise ValueError(f"counts {grid.tolist()} do not serve for {len(curves)} curves.")
+    if not all(np.isfinite(curve).all() for curve in curves.values()):
         raise CandidateError("a repair recovers NaN or infinity, so the damage cannot be placed.")
-    if curves[:, few].max() >= MOST:
-        return "localized"
-    return "distributed" if curves[:, grid == heads].max() >= ENOUGH else "collapse"
+    for order, curve in curves.items():
+        beats_chance = order not in areas or areas[order].over_random.low > 0
+        if beats_chance and np.asarray(curve)[few].max() >= MOST:
+            return "localized"
+    return "distributed" if max(curve[-1] for curve in curves.values()) >= ENOUGH else "collapse"
 
 
-def _damage(reference: np.ndarray, candidate: np.ndarray, weights: np.ndarray) -> Estimate:
+def _mean_heights(repaired: np.ndarray, counts: Sequence[int]) -> np.ndarray:
+    """Trapezoidal mean over the counts, `[..., prompts]` of `[..., counts, prompts]`."""
+    repaired, grid = np.asarray(repaired, np.float64), np.asarray(counts, np.float64)
+    if len(grid) < 2 or repaired.shape[-2] != len(grid) or not (np.diff(grid) > 0).all():
+        raise ValueError(f"no curve: repaired metrics of shape {repaired.shape} over counts {grid.tolist()}.")
+    return np.asarray(np.trapezoid(repaired, grid, axis=-2) / (grid[-1] - grid[0]))
+
+
+def _ratio(gain: float, gain_drawn: np.ndarray, lost: np.ndarray, weights: np.ndarray, level: float) -> Estimate:
+    """A mean gain over the mean loss, with its interval; `gain_drawn` is `[draws]`."""
+    lost_drawn = weighted_means(weights, lost)
+    # The few draws whose damage vanishes or turns round have no ratio: they count as the worst at both ends.
+    usable = lost_drawn * lost.mean() > 0
+    ratios = gain_drawn / np.where(usable, lost_drawn, 1.0)
+    value = float(gain / lost.mean()) if lost.mean() else nan
+    low = estimate(value, np.where(usable, ratios, -inf), level).low
+    return Estimate(value, low, estimate(value, np.where(usable, ratios, inf), level).high)
+
+
+def _damage(reference: np.ndarray, candidate: np.ndarray, weights: np.ndarray, level: float) -> Estimate:
     with np.errstate(invalid="ignore"):
         difference = np.asarray(reference, np.float64) - np.asarray(candidate, np.float64)
-    return mean_estimate(difference, weights)
+    return mean_estimate(difference, weights, level)
 
 
 def _resolved(damage: Estimate, reference: np.ndarray) -> bool:

@@ -1,43 +1,44 @@
-"""The noise floor: how far the reference moves when nothing but threads, batch size or attention kernel changes."""
+"""How far the reference moves when nothing but threads, batches, order, attention kernel or loading changes."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from circuitcheck.baseline.noise import Change
 from circuitcheck.errors import ModelError
 from circuitcheck.measures.drift import drift_sums, relative_drift
 from circuitcheck.measures.profile import profile_distance
 from circuitcheck.measures.ranking import rank_biased_overlap
 from circuitcheck.models.hooked import HookedModel
+from circuitcheck.reference.sources import Source
 from circuitcheck.sites.structure import Head
 from circuitcheck.spec import MeasurementSpec
 from circuitcheck.sweep.ablate import ablated_metric
 from circuitcheck.sweep.cache import ZCache
 from circuitcheck.sweep.clean import clean_metric, clean_z
-from circuitcheck.sweep.threads import computing_threads
 from circuitcheck.tasks.pairs import Task
 
-OTHER_ATTENTION = "sdpa"
 
-
-def noise_floor(
+def measured_noise(
     model: HookedModel,
     task: Task,
     spec: MeasurementSpec,
     z: ZCache,
     metric: NDArray[Any],
     effects: NDArray[Any],
+    sources: Iterable[Source],
     *,
     heads: Sequence[Head],
     memory: int | None = None,
-) -> dict[str, float]:
-    """Repeats the reference's own measurement under every source of noise that this machine offers.
+) -> dict[str, Change]:
+    """Repeats the reference's own measurement under every source of noise.
 
     Args:
         model: the reference.
@@ -46,63 +47,79 @@ def noise_floor(
         z: the reference's z of some solved prompts.
         metric: the reference's m, `[prompts]`.
         effects: m(clean) - m(head ablated) of the prompts of `z`, `[heads, prompts of z]`.
+        sources: what to change.
         heads: the heads whose importances were measured.
         memory: budget in bytes for the sweeps.
 
     Returns:
-        The largest `drift` of any head (relative), `ranking_change` (1 - rank-biased overlap), `profile_distance`, and
-        `metric_change` (relative to the mean metric), over one thread, one prompt a batch and another attention kernel.
+        Source to the largest `drift` of any head (relative), `ranking_change` (1 - rank-biased overlap),
+        `profile_distance`, and `metric_change` (relative to the mean metric).
 
     Raises:
         ModelError: one of them is undefined, as where no head matters, so that no limit could be held against it.
     """
-    importance = effects.mean(axis=1)
-    floor = {"drift": 0.0, "ranking_change": 0.0, "profile_distance": 0.0, "metric_change": 0.0}
-    for variation, batch_size in _variations(model):
-        with variation():
-            again = clean_z(model, task, z.index, batch_size=batch_size)
-            metric_again = clean_metric(model, task, batch_size=batch_size)
-            ablated = ablated_metric(
-                model, task, z.index, spec.ablation, heads=heads, batch_size=batch_size, memory=memory
-            )
-        other = (metric_again[list(z.index)][None] - ablated).mean(axis=1)
-        again = again if spec.positions == "all" else again.answer_position()
-        seen = {
-            "drift": float(relative_drift(drift_sums(z, again)).max()),
+    model, importance = model.measured_by(spec.metric), effects.mean(axis=1)
+    noise: dict[str, Change] = {}
+    for source in sources:
+        again = replace(source.model(), metric=model.metric) if source.model else model
+        z_again, metric_again, ablated = _measure_again(again, task, spec, z, source, heads, memory)
+        # In float64, as a baseline computes its own: else the reference would differ from itself by a sum's rounding.
+        other = (metric_again[list(z.index)][None].astype(np.float64) - ablated).mean(axis=1)
+        change = {
+            "drift": float(relative_drift(drift_sums(z, z_again)).max()),
             "ranking_change": 1 - rank_biased_overlap(importance, other, persistence=spec.persistence),
             "profile_distance": profile_distance(importance, other),
             "metric_change": float(np.abs(metric_again - metric).max() / np.abs(metric).mean()),
         }
-        undefined = [name for name, value in seen.items() if not math.isfinite(value)]
-        if undefined:
-            raise ModelError(
-                f"reference {model.name} on task {task.name!r}: {', '.join(undefined)} of the reference against itself "
-                f"is not finite; the largest importance of a head is {np.abs(importance).max():.3g} logits. Give "
-                "prompt pairs on which its attention heads matter."
-            )
-        floor = {name: max(floor[name], value) for name, value in seen.items()}
-    return floor
+        _require_defined(change, model, task, importance)
+        noise[source.name] = change
+    return noise
 
 
-Variation = tuple[Callable[[], AbstractContextManager[Any]], int | None]
+def _measure_again(
+    model: HookedModel,
+    task: Task,
+    spec: MeasurementSpec,
+    z: ZCache,
+    source: Source,
+    heads: Sequence[Head],
+    memory: int | None,
+) -> tuple[ZCache, NDArray[Any], NDArray[Any]]:
+    """The z of some prompts, m of all prompts, and m of those prompts with each head ablated, in the task's order."""
+    order = source.order or tuple(range(len(task.pairs)))
+    moved = Task(task.name, tuple(task.pairs[place] for place in order))
+    place = {prompt: number for number, prompt in enumerate(order)}
+    index = [place[prompt] for prompt in z.index]
+    size = source.batch_size
+    options: dict[str, Any] = {"heads": heads, "at": spec.ablate_at, "memory": memory}
+    with source.setting():
+        z_moved = clean_z(model, moved, index, batch_size=size)
+        metric_moved = clean_metric(model, moved, batch_size=size)
+        ablated = ablated_metric(model, moved, index, spec.ablation, batch_size=size, **options)
+    z_moved = z_moved if spec.positions == "all" else z_moved.answer_position()
+    metric = np.empty_like(metric_moved)
+    metric[list(order)] = metric_moved
+    return _in_order(z_moved, order), metric, ablated
 
 
-def _variations(model: HookedModel) -> Sequence[Variation]:
-    found: list[Variation] = [(lambda: computing_threads(1), None), (nullcontext, 1)]
-    setter = getattr(model.module, "set_attn_implementation", None)
-    supports = getattr(model.module, "_supports_sdpa", False)
-    if setter is not None and supports:
-        found.append((lambda: other_attention(model), None))
-    return found
+def _in_order(cache: ZCache, order: Sequence[int]) -> ZCache:
+    """A cache of rearranged prompts as one of the prompts where they were."""
+    prompts = [order[place] for place in cache.index]
+    ends = np.cumsum(cache.lengths)
+    rows = sorted(range(len(prompts)), key=prompts.__getitem__)
+    spans = [slice(int(ends[row]) - cache.lengths[row], int(ends[row])) for row in rows]
+    return ZCache(
+        index=tuple(prompts[row] for row in rows),
+        lengths=tuple(cache.lengths[row] for row in rows),
+        layers=tuple(torch.cat([layer[span] for span in spans]) for layer in cache.layers),
+    )
 
 
-@contextmanager
-def other_attention(model: HookedModel) -> Iterator[None]:
-    """Another attention kernel, for as long as the block runs."""
-    module: Any = model.module
-    usual = module.config._attn_implementation
-    module.set_attn_implementation(OTHER_ATTENTION)
-    try:
-        yield
-    finally:
-        module.set_attn_implementation(usual)
+def _require_defined(change: Change, model: HookedModel, task: Task, importance: NDArray[Any]) -> None:
+    undefined = [name for name, value in change.items() if not math.isfinite(value)]
+    if undefined:
+        raise ModelError(
+            f"reference {model.name} on task {task.name!r}: {', '.join(undefined)} of the reference against itself "
+            f"is not finite; the largest importance of a head is {np.abs(importance).max():.3g} logits. Give "
+            "prompt pairs on which its attention heads matter."
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-SCHEMA = 1
+SCHEMA = 2
 
 Entry = dict[str, Any]
 """One (candidate, task) of a report, as JSON."""

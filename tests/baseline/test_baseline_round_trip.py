@@ -30,8 +30,12 @@ def assert_same(one: Recording, other: Recording) -> None:
         ours, theirs = getattr(one, field.name), getattr(other, field.name)
         if field.name == "ceiling" and ours is not None:
             assert theirs == pytest.approx(ours, rel=1e-5)  # recorded in six significant digits
-        elif field.name == "noise_floor":
-            assert theirs == pytest.approx(ours, rel=1e-5)  # likewise
+        elif field.name == "noise":
+            assert list(theirs) == sorted(ours)
+            for instruction_set, sources in ours.items():
+                assert theirs[instruction_set].keys() == sources.keys()
+                for source, change in sources.items():
+                    assert theirs[instruction_set][source] == pytest.approx(change, rel=1e-5)  # likewise
         elif isinstance(ours, ZCache):
             assert (ours.index, ours.lengths) == (theirs.index, theirs.lengths)
             assert len(ours.layers) == len(theirs.layers)
@@ -98,13 +102,14 @@ def test_json_is_for_reviewers(recorded):
     content = json.loads(text)
     assert text == json.dumps(content, sort_keys=True, indent=1, ensure_ascii=False) + "\n"
     assert sorted(content) == [
+        "ablations",
         "arrays",
         "ceiling",
         "checksum",
         "environment",
         "fingerprints",
         "model",
-        "noise_floor",
+        "noise",
         "notes",
         "reason",
         "schema",
@@ -157,7 +162,7 @@ def test_unsolved_task_round_trips(tmp_path):
         z=empty,
         gradient=empty,
         ceiling=None,
-        noise_floor={},
+        noise={},
     )
     loaded = Baseline.load(nothing.save(tmp_path)[0])
     assert_same(nothing, loaded)

@@ -107,7 +107,9 @@ def test_another_machine_is_a_note_that_names_both():
     now = {"device": "cpu", "instruction_set": "AVX512", "libraries": {"torch": "1", "numpy": "3"}}
     notes = environment_notes(BASELINE, now)
     assert len(notes) == 2
-    assert "recorded on AVX2, this machine runs AVX512" in notes[0]
+    assert "noise floor was seen on AVX2, this machine runs AVX512: roundings may differ" in notes[0]
+    assert "--circuit-against-base" in notes[0]
+    assert "--circuit-calibrate" in notes[0]
     assert notes[1] == "The baseline was recorded with other versions: numpy 2 -> 3."
 
 

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from circuitcheck.baseline.baseline import Baseline
-from circuitcheck.measurement.data import Circuit, CurvePoint, HeadMeasure, Measurement, Ranking, Repair
+from circuitcheck.baseline.noise import MEASURES
+from circuitcheck.measurement.data import Circuit, HeadMeasure, Measurement, Ranking, Repair
 from circuitcheck.measures.correlation import Association
-from circuitcheck.measures.damage import BoundAudit
+from circuitcheck.measures.damage import BoundAudit, PerPrompt
 from circuitcheck.measures.estimate import Estimate
 from circuitcheck.spec import MeasurementSpec
 from circuitcheck.sweep.cache import ZCache
@@ -60,7 +61,7 @@ def make_baseline(seed: int = 0, **changes: Any) -> Baseline:
         z=cache(),
         gradient=cache(),
         ceiling=0.9,
-        noise_floor={"drift": 1e-7, "metric_change": 1e-7, "profile_distance": 1e-7, "ranking_change": 0.0},
+        noise={"AVX2": {"one thread": dict.fromkeys(MEASURES, 1e-7)}},
         environment={
             "device": "cpu",
             "instruction_set": "AVX2",
@@ -105,6 +106,7 @@ def specs(draw) -> MeasurementSpec:
 def baselines(draw) -> Baseline:
     """Any baseline: words in any script, any finite numbers, any number of solved prompts, none included."""
     words = st.text(max_size=8)
+    changes = st.dictionaries(words, st.floats(0, 1e6), max_size=3)
     tokens = st.integers(0, 2**31 - 1)
     lengths = draw(st.lists(st.integers(1, 3), min_size=1, max_size=4))
     pairs = [
@@ -146,7 +148,7 @@ def baselines(draw) -> Baseline:
         z=cache(),
         gradient=cache(),
         ceiling=draw(st.none() | SHARES),
-        noise_floor=draw(st.dictionaries(words, st.floats(0, 1e6), max_size=3)),
+        noise=draw(st.dictionaries(words, st.dictionaries(words, changes, max_size=2), max_size=2)),
         environment=draw(st.dictionaries(words, words, max_size=3)),
         reason=draw(words),
         notes=tuple(draw(st.lists(words, max_size=2))),
@@ -193,11 +195,20 @@ def make_circuit(**changes: Any) -> Circuit:
             damage=exactly(0.0),
             unrepaired=Estimate(0.01, 0.0, 0.02),
             recovery=None,
-            curves={"importance": (CurvePoint(1, exactly(float("nan"))), CurvePoint(2, exactly(float("nan"))))},
+            curves={},
             diagnosis="no damage",
         ),
-        bound=BoundAudit(0.1, 0.1, 0.5, coverage=1.0, looseness=5.0, violated=False),
-        association=Association(exactly(0.1), exactly(0.2), p_within=0.3, between_share=0.4),
+        bound=BoundAudit(
+            0.1,
+            0.1,
+            0.5,
+            coverage=1.0,
+            looseness=5.0,
+            violated=False,
+            relative_error=0.0,
+            per_prompt=PerPrompt((0.1,), (0.1,), (0.5,)),
+        ),
+        associations={kind: Association(exactly(0.1), exactly(0.2), p_within=0.3, between_share=0.4) for kind in KINDS},
         heads=(make_head(0, 0, 4.0, 4.0), make_head(0, 1, 1.0, 1.0)),
     )
     return replace(known, **changes)
@@ -217,5 +228,6 @@ def make_measurement(circuit: Circuit | None = None, **changes: Any) -> Measurem
         inconclusive=None,
         circuit=circuit or make_circuit(),
         noise_floor={"drift": 1e-7, "metric_change": 1e-7, "profile_distance": 1e-7, "ranking_change": 0.0},
+        fingerprints={"weights": "a" * 64, "tokenizer": "b" * 64, "prompts": "c" * 64, "spec": "d" * 64},
     )
     return replace(known, **changes)

@@ -6,17 +6,21 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import synthetic
 import tiny_circuits
 import tiny_models
 import torch
+from scipy.stats import spearmanr
 
 from circuitcheck.baseline.baseline import Baseline
 from circuitcheck.measurement.data import Measurement
 from circuitcheck.measurement.measure import measure
+from circuitcheck.models.census import Census
 from circuitcheck.models.fingerprint import fingerprint_module
 from circuitcheck.models.hooked import HookedModel
 from circuitcheck.reference.record import record_reference
 from circuitcheck.spec import MeasurementSpec
+from circuitcheck.verdict.judge import judge
 
 SPEC = MeasurementSpec(draws=200)
 LAST = 1
@@ -105,7 +109,7 @@ def test_scaled_head_is_seen_and_named(reference, baseline, factor):
     head = tiny_circuits.most_important(baseline.importance("resample"), reference.heads, LAST)[0]
     measured = measure(tiny_circuits.scale_head(reference, LAST, head, factor), baseline)
     assert int(changes(measured).argmax()) == place(LAST, head)
-    assert measured.circuit.profile_distance.low > 0.1
+    assert measured.circuit.profile_distance.value > 0.1
     assert measured.circuit.drift_largest.value == 0  # no z moves, which is why drift alone is no gate
     moved = measured.circuit.heads[place(LAST, head)]
     if factor == 0:
@@ -123,7 +127,7 @@ def test_swapped_heads_are_seen_and_named(reference, baseline):
     measured = measure(tiny_circuits.swap_heads(reference, LAST, first, second), baseline)
     two = np.argsort(-changes(measured))[:2]
     assert place(LAST, first) in two
-    assert measured.circuit.profile_distance.low > 0.1
+    assert measured.circuit.profile_distance.value > 0.1
     assert measured.circuit.ranking.agreement.value < 1
     assert measured.circuit.drift_largest.value == 0
 
@@ -226,3 +230,34 @@ def test_unsolved_task_is_inconclusive_and_the_candidate_is_never_run(reference)
     assert measured.circuit is None
     assert measured.inconclusive.startswith("the reference solves 0 of 8 prompts")
     assert (measured.solved, measured.part, measured.clusters) == (0, 0, 0)
+
+
+def test_importance_of_every_recorded_kind_is_held_against_drift(baseline, reference):
+    circuit = measure(tiny_circuits.scale_head(reference, 0, 2, 0.0), baseline).circuit
+    assert list(circuit.associations) == ["resample", "mean", "zero"]
+    drift = np.array([head.drift for head in circuit.heads])
+    for kind, found in circuit.associations.items():
+        assert found.raw.value == pytest.approx(spearmanr(np.abs(baseline.importance(kind)), drift).statistic)
+        assert found.raw.low <= found.raw.value <= found.raw.high
+
+
+def test_without_curves_the_criteria_are_the_same(baseline, reference):
+    faulty = tiny_circuits.scale_head(reference, 0, 2, -3.0)
+    whole, short = (measure(faulty, baseline, curves=curves).circuit for curves in (True, False))
+    assert (whole.repair.diagnosis, short.repair.diagnosis) == ("collapse", "damage")
+    assert short.repair.curves == short.repair.areas == {}
+    words = [
+        [(one.name, one.verdict) for one in judge(synthetic.make_measurement(circuit)).criteria]
+        for circuit in (whole, short)
+    ]
+    assert words[0] == words[1]
+    # The sets are packed into other batches.
+    assert short.repair.recovery.value == pytest.approx(whole.repair.recovery.value, abs=REPACKED)
+
+
+def test_provenance_reaches_the_measurement(baseline, reference):
+    census = Census((), (), 8, 8, 4.0, "made up")
+    measured = measure(replace(reference, census=census, batch_size=1), baseline)
+    assert (measured.census, measured.batch_size) == (census, 1)
+    assert measured.fingerprints == baseline.all_fingerprints
+    assert sorted(measured.fingerprints) == ["prompts", "spec", "tokenizer", "weights"]

@@ -101,15 +101,31 @@ def test_damage_outside_the_heads_is_not_given_back(baseline):
 def test_recovery_is_defined_with_damage_only(reference, baseline):
     unharmed = measure(damaged(reference, {}), baseline).circuit.repair
     assert (unharmed.diagnosis, unharmed.recovery) == ("no damage", None)
-    assert np.isnan(unharmed.curves["importance"][-1].recovery.value)
+    assert (unharmed.curves, unharmed.random, unharmed.areas) == ({}, (), {})
     harmed = measure(damaged(reference, {0: (0.1, 0.1)}), baseline).circuit.repair
     assert harmed.diagnosis != "no damage"
     assert np.isfinite([harmed.recovery.value, harmed.recovery.low, harmed.recovery.high]).all()
 
 
-def test_damage_too_small_to_speak_of_gives_curves_but_no_criterion(reference, baseline):
-    """A resolved damage below 5 % of the metric: the curves are defined, the verdict does not hang on them."""
+def test_damage_too_small_to_speak_of_has_no_curves(reference, baseline):
+    """A resolved damage below 5 % of the metric: single heads are repaired, and all; no order is worth its cost."""
     repair = measure(damaged(reference, {1: (0.99, 0.99)}), baseline).circuit.repair
     assert (repair.diagnosis, repair.recovery) == ("no damage", None)
     assert repair.damage.value != 0
-    assert repair.curves["importance"][-1].recovery.value == pytest.approx(1, abs=1e-3)
+    assert (repair.curves, repair.random, repair.areas) == ({}, (), {})
+    assert repair.unrepaired.value < 1e-6
+
+
+def test_orders_are_held_against_twenty_random_ones(reference, baseline):
+    repair = measure(damaged(reference, {1: (0.1, 1.0)}), baseline).circuit.repair
+    assert list(repair.curves) == ["importance", "drift", "importance x drift", "fragility", "reversed"]
+    assert list(repair.areas) == list(repair.curves)
+    # Head 1.0 alone gives all back: a random order of four heads finds it after 2.5 on average.
+    assert repair.areas["drift"].value == pytest.approx(1, abs=1e-5)
+    assert repair.areas["drift"].over_random.low > 0
+    assert [point.k for point in repair.random] == [1, 2, 3, 4]
+    shares = [point.recovery.value for point in repair.random]
+    np.testing.assert_allclose(np.array(shares) * 20, np.round(np.array(shares) * 20), atol=1e-3)  # all or nothing
+    assert shares == sorted(shares)
+    assert (repair.random[0].recovery.low, repair.random[0].recovery.high) == pytest.approx((0, 1), abs=1e-5)
+    assert shares[-1] == pytest.approx(1, abs=1e-5)

@@ -4,8 +4,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import bootstrap
 
-from circuitcheck.measures.bootstrap import cluster_weights, mean_estimate, share_estimate, weighted_means
+from circuitcheck.measures.bootstrap import (
+    cluster_weights,
+    drawn_units,
+    mean_estimate,
+    percentile_level,
+    share_estimate,
+    weighted_means,
+)
 
 CLUSTERS = st.lists(st.sampled_from("abcde"), min_size=1, max_size=20)
 MANY_CLUSTERS = CLUSTERS.filter(lambda clusters: len(set(clusters)) > 1)
@@ -81,6 +89,59 @@ def test_mean_estimate_by_hand():
     result = mean_estimate(np.array([1.0, 2.0, 6.0]), np.array([[3, 0, 0], [1, 1, 1], [0, 1, 2]]))
     assert (result.value, result.low) == (3.0, 1.0)
     assert result.high == pytest.approx(14 / 3, rel=1e-15)  # one division
+
+
+@pytest.mark.parametrize(
+    ("clusters", "expected"),
+    # By hand: t of 0.975 with n - 1 degrees of freedom times sqrt(n / (n - 1)), as a normal level.
+    [
+        ("ab", 1 - 1e-12),
+        ("abcde", 0.998092),
+        ("abcdefgh", 0.988525),
+        ("abcdefghijklmnop", 0.972289),
+        ("aaaaa", 0.998092),
+    ],
+)
+def test_level_of_percentiles_goes_as_far_out_as_students_t(clusters, expected):
+    assert percentile_level(list(clusters)) == pytest.approx(expected, abs=1e-6)
+
+
+def test_level_of_many_clusters_is_the_level_itself():
+    assert percentile_level([str(number) for number in range(100_000)]) == pytest.approx(0.95, abs=1e-5)
+    assert percentile_level(["a"]) == 0.95
+
+
+@pytest.mark.parametrize(("clusters", "units"), [("aab", 2), ("aaa", 3), ("a", 1)])
+def test_units_are_clusters_or_else_prompts(clusters, units):
+    assert drawn_units(list(clusters)) == units
+
+
+def test_interval_agrees_with_scipys_bootstrap_of_the_same_clusters():
+    """scipy draws its own clusters, for one statistic; with 20,000 draws both know the ends to about 0.01."""
+    rng = np.random.default_rng(0)
+    member = np.repeat(np.arange(9), 4)
+    values = rng.normal(size=9)[member] + rng.normal(size=36)
+    level = percentile_level([str(name) for name in member])
+    ours = mean_estimate(values, cluster_weights([str(name) for name in member], draws=20_000), level)
+    totals = values.reshape(9, 4).mean(1)
+    theirs = bootstrap(
+        (totals,), np.mean, n_resamples=20_000, confidence_level=level, method="percentile", rng=0, vectorized=True
+    ).confidence_interval
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.05)
+
+
+@pytest.mark.parametrize(("clusters", "plain", "expanded"), [(5, 0.836, 0.917), (8, 0.888, 0.943), (16, 0.922, 0.944)])
+def test_few_clusters_are_covered_better_by_wider_percentiles(clusters, plain, expanded):
+    """What was measured with 4000 data sets; 600 leave a standard error of 0.015, three of them either way."""
+    rng = np.random.default_rng(0)
+    names = [str(name) for name in np.repeat(np.arange(clusters), 4)]
+    weights, level = cluster_weights(names), percentile_level(names)
+    hits = np.zeros(2)
+    for _ in range(600):
+        values = np.repeat(rng.normal(size=clusters), 4) + 0.5 * rng.normal(size=4 * clusters)
+        intervals = [mean_estimate(values, weights), mean_estimate(values, weights, level)]
+        hits += [interval.low <= 0 <= interval.high for interval in intervals]
+    assert hits / 600 == pytest.approx([plain, expanded], abs=0.045)
 
 
 def _coverage(clusters_of_bootstrap, datasets=400):

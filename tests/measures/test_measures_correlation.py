@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy.special import ndtri
 from scipy.stats import spearmanr
 
 from circuitcheck.measures.correlation import associate, between_share, permutation_p
@@ -57,8 +58,10 @@ def test_raw_is_spearmans_rho(data):
     result = associate(importance[0], drift[0], np.zeros(7), importance[1:], drift[1:])
     rho = [float(spearmanr(*pair).statistic) for pair in zip(importance, drift, strict=True)]
     # In a single layer `within` is the same thing; scipy sums in another order.
+    reach = ndtri(0.975) * np.std(rho[1:])
+    expected = (rho[0], max(rho[0] - reach, -1), min(rho[0] + reach, 1))
     for found in (result.raw, result.within):
-        assert astuple(found) == pytest.approx((rho[0], min(rho), max(rho)), abs=ROUNDING)
+        assert astuple(found) == pytest.approx(expected, abs=1e-7)  # a spread of 0 is a root of rounding
 
 
 def test_exact_p_by_hand():
@@ -119,11 +122,22 @@ def test_between_share_of_its_extremes():
     assert between_share(np.array([1.0, 2.0, 1.0, 2.0]), np.array([0, 0, 1, 1])) == 0
 
 
-def test_bootstrap_draws_make_the_intervals():
+@pytest.mark.parametrize(("level", "errors"), [(0.95, 1.959964), (0.99, 2.575829)])
+def test_bootstrap_draws_make_the_intervals(level, errors):
     importance, drift = np.arange(4.0), np.array([0.0, 1.0, 2.0, 3.0])
     draws = np.array([[0.0, 1.0, 2.0, 3.0], [0.0, 2.0, 1.0, 3.0]])
-    result = associate(importance, drift, np.zeros(4), np.tile(importance, (2, 1)), draws)
-    assert astuple(result.raw) == pytest.approx((1.0, 0.8, 1.0), rel=ROUNDING)  # 1 - 6 * 2 / (4 * 15)
+    result = associate(importance, drift, np.zeros(4), np.tile(importance, (2, 1)), draws, level=level)
+    # Draws of 1 and 1 - 6 * 2 / (4 * 15) = 0.8, a standard error of 0.1; quantiles are given to 7 digits.
+    assert astuple(result.raw) == pytest.approx((1.0, 1 - errors * 0.1, 1.0), rel=1e-6)
+
+
+def test_interval_of_a_correlation_lies_around_it_though_noise_weakens_that_of_every_draw():
+    rng = np.random.default_rng(0)
+    importance = drift = np.arange(12.0)
+    noisy = importance + 4 * rng.normal(size=(200, 12))
+    result = associate(importance, drift, np.zeros(12), noisy, np.tile(drift, (200, 1)))
+    assert result.raw.value == pytest.approx(1)
+    assert 0.3 < result.raw.low < 0.9
 
 
 def test_constant_drift_correlates_with_nothing():

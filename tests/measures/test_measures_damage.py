@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from circuitcheck.errors import BaselineError, CandidateError
-from circuitcheck.measures.damage import FirstOrder, audit, first_order, fragility
+from circuitcheck.measures.damage import FirstOrder, Integrated, audit, first_order, fragility
 from circuitcheck.sweep.cache import ZCache
 
 LENGTHS = (2, 1)
@@ -122,3 +122,29 @@ def test_caches_that_do_not_belong_together_are_refused():
     for wrong in (ZCache((0, 2), LENGTHS, g.layers), cache([*g.layers, *g.layers]), cache([g.layers[0] * nan])):
         with pytest.raises(BaselineError, match="gradient"):
             first_order(wrong, reference, candidate)
+
+
+def test_audit_keeps_every_prompt_signed_as_a_loss():
+    damage = FirstOrder(np.array([[-1.0, 0.5], [-1.0, 0.25]]), np.array([[2.0, 1.0], [2.0, 1.0]]))
+    result = audit(damage, np.array([5.0, 5.0]), np.array([2.0, 6.0]))
+    assert result.per_prompt.degradation == (3.0, -1.0)
+    assert result.per_prompt.estimate == (2.0, -0.75)
+    assert result.per_prompt.bound == (4.0, 2.0)
+    # Off by 1 and 0.25 where 3 and 1 were lost.
+    assert result.relative_error == 1.25 / 4
+    assert result.integrated is None
+
+
+def test_integrated_gradients_are_audited_alike():
+    damage = FirstOrder(np.zeros((2, 2)), np.ones((2, 2)))
+    result = audit(damage, np.array([5.0, 5.0]), np.array([2.0, 6.0]), np.array([[-1.0, 1.0], [-2.0, 1.0]]))
+    assert result.relative_error == 1.0  # an estimate of nothing is off by all
+    assert result.integrated == Integrated(estimate=2.5, relative_error=1 / 4)
+    with pytest.raises(ValueError, match="do not fit"):
+        audit(damage, np.array([5.0, 5.0]), np.array([2.0, 6.0]), np.ones((2, 3)))
+
+
+def test_relative_error_of_no_degradation_is_undefined():
+    damage = FirstOrder(np.ones((2, 2)), np.ones((2, 2)))
+    same = np.array([5.0, 5.0])
+    assert isnan(audit(damage, same, same + 1e-6, np.ones((2, 2))).relative_error)

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from circuitcheck.measures.ranking import (
+    indistinct_from_zero,
     kendall_tau_b,
     rank_biased_overlap,
     rank_biased_overlap_draws,
@@ -207,8 +208,9 @@ def test_halves_of_equal_prompts_agree_fully():
 
 def test_halves_hold_prompts_of_every_cluster():
     # Each cluster lives on a head of its own, strongest first: a half without one of them would rank that head last.
+    # All matter by 9 besides, so that none is a tie at the bottom.
     clusters = list("abcabc")
-    effects = np.array([[3.0 * (name == "a"), 2.0 * (name == "b"), 1.0 * (name == "c")] for name in clusters]).T
+    effects = 9 + np.array([[3.0 * (name == "a"), 2.0 * (name == "b"), 1.0 * (name == "c")] for name in clusters]).T
     assert split_half_agreement(effects, clusters) == 1
     assert split_half_agreement(effects, ["one"] * 6) < 1
 
@@ -220,6 +222,7 @@ def test_halves_are_even(clusters, seed):
     # 1 / n and 1 / (n - 1) with n half of the prompts, rounded down: head 0 leads in a half that is any smaller.
     effects = np.zeros((2, len(clusters)))
     effects[0, 0], effects[1] = 1, 1 / (len(clusters) // 2 - 0.5)
+    effects += 9  # so that neither is a tie at the bottom
     assert split_half_agreement(effects, clusters, splits=20, seed=seed) == 1
 
 
@@ -228,8 +231,21 @@ def test_halves_of_noise_agree_little_and_of_a_clear_ranking_well():
     noise = rng.normal(size=(50, 32))
     clusters = list("abcdefgh") * 4
     # Unrelated rankings of 50 heads agree by d / 50 at depth d: 0.2 at the mean depth of 1 / (1 - p) = 10.
-    assert split_half_agreement(noise, clusters) < 0.3
+    assert split_half_agreement(noise + 3, clusters) < 0.3
     assert split_half_agreement(noise + 5.0 * np.arange(50)[:, None], clusters) > 0.9  # steps of 5, errors of 0.25
+
+
+def test_heads_that_cannot_be_told_from_zero_are_ties_in_both_halves():
+    noise = np.random.default_rng(0).normal(size=(50, 32))
+    clusters = list("abcdefgh") * 4
+    assert split_half_agreement(noise, clusters) > 0.9  # intervals at 95 %: two or three of 50 are no ties
+    noise[:3] += 9 * np.array([[3], [2], [1]])
+    assert split_half_agreement(noise, clusters) > 0.9
+
+
+def test_indistinct_from_zero_by_hand():
+    draws = np.array([[1.0, -1.0, 0.0], [2.0, 1.0, 2.0]])
+    np.testing.assert_array_equal(indistinct_from_zero(np.array([1.5, 0.5, 1.0]), draws), [False, True, True])
 
 
 def test_split_half_is_decided_by_its_seed():

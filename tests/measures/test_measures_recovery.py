@@ -9,7 +9,16 @@ from hypothesis.extra.numpy import arrays
 
 from circuitcheck.errors import CandidateError
 from circuitcheck.measures.bootstrap import cluster_weights
-from circuitcheck.measures.recovery import area_under, diagnose, recovery, resolved
+from circuitcheck.measures.estimate import Estimate
+from circuitcheck.measures.recovery import (
+    Area,
+    area_under,
+    areas_over_random,
+    damage,
+    diagnose,
+    recovery,
+    resolved,
+)
 
 WEIGHTS = cluster_weights([str(place) for place in range(8)], draws=200)
 REFERENCE = np.array([6.0, 7.0, 8.0, 9.0, 6.0, 7.0, 8.0, 9.0])
@@ -124,24 +133,42 @@ def test_no_curve_has_no_area(values, counts):
         area_under(values, counts)
 
 
-COUNTS = (0, 1, 2, 3, 10)  # of 10 heads: 1 and 2 are few
+COUNTS = (1, 2, 3, 10)  # of 10 heads: 1 and 2 are few
+
+
+def areas(**over_random: float) -> dict[str, Area]:
+    """Areas that exceed the random orders' by so much, certainly."""
+    return {order: Area(0.5, Estimate(over, over, over)) for order, over in over_random.items()}
 
 
 @pytest.mark.parametrize(
     ("curves", "expected"),
     [
-        ([[0.0, 0.9, 0.9, 0.9, 0.9]], "localized"),
-        ([[0.0, 0.1, 0.8, 0.8, 1.0]], "localized"),
-        ([[0.0, 0.1, 0.2, 0.9, 1.0], [0.0, 0.1, 0.85, 0.9, 1.0]], "localized"),
-        ([[0.0, 0.1, 0.79, 0.9, 1.0]], "distributed"),
-        ([[0.0, 0.1, 0.2, 0.9, 0.5]], "distributed"),
-        ([[0.0, 0.1, 0.2, 0.9, 0.49]], "collapse"),
-        ([[0.0, -0.1, -0.5, -0.9, -0.2]], "collapse"),
-        ([[0.0, 0.9, 0.1, 0.1, 0.1]], "localized"),
+        ([[0.9, 0.9, 0.9, 0.9]], "localized"),
+        ([[0.1, 0.8, 0.8, 1.0]], "localized"),
+        ([[0.1, 0.2, 0.9, 1.0], [0.1, 0.85, 0.9, 1.0]], "localized"),
+        ([[0.1, 0.79, 0.9, 1.0]], "distributed"),
+        ([[0.1, 0.2, 0.9, 0.5]], "distributed"),
+        ([[0.1, 0.2, 0.9, 0.49]], "collapse"),
+        ([[-0.1, -0.5, -0.9, -0.2]], "collapse"),
+        ([[0.9, 0.1, 0.1, 0.1]], "localized"),
     ],
 )
 def test_diagnosis_by_its_rules(curves, expected):
-    assert diagnose(REFERENCE, CANDIDATE, WEIGHTS, np.array(curves), COUNTS, 10) == expected
+    named = dict(zip("ab", curves, strict=False))
+    assert diagnose(named, areas(a=0.1, b=0.1), COUNTS) == expected
+
+
+def test_few_heads_that_are_no_better_than_any_few_heads_localize_nothing():
+    curves = {"a": [0.9, 0.9, 0.9, 1.0], "b": [0.1, 0.1, 0.9, 1.0]}
+    assert diagnose(curves, areas(a=0.1, b=0.0), COUNTS) == "localized"
+    assert diagnose(curves, areas(a=0.0, b=0.1), COUNTS) == "distributed"
+    unsure = {"a": Area(0.5, Estimate(0.1, -0.01, 0.2))}
+    assert diagnose({"a": curves["a"]}, unsure, COUNTS) == "distributed"
+
+
+def test_single_head_needs_no_control():
+    assert diagnose({"a": [0.9]}, {}, (1,)) == "localized"
 
 
 @pytest.mark.parametrize(
@@ -150,11 +177,7 @@ def test_diagnosis_by_its_rules(curves, expected):
 )
 def test_few_is_a_fifth_rounded_up(heads, count, expected):
     # 0.2 * 35 is above 7 in floating point, and would round up to 8.
-    curve = np.array([0.0, 0.0, 0.9, 1.0])
-    assert diagnose(REFERENCE, CANDIDATE, WEIGHTS, curve, (0, 1, count, heads), heads) == expected
-
-
-NO_REPAIR = np.zeros(len(COUNTS))
+    assert diagnose({"a": [0.0, 0.9, 1.0]}, areas(a=0.1), (1, count, heads)) == expected
 
 
 @pytest.mark.parametrize(
@@ -164,14 +187,16 @@ NO_REPAIR = np.zeros(len(COUNTS))
         (REFERENCE + np.array([1.0, -1.0] * 4), "unresolved"),
         (REFERENCE * (1 - 0.04), "no damage"),  # resolved, and a loss of 4 %
         (REFERENCE * (1 + 0.04), "no damage"),
-        (REFERENCE * (1 - 0.06), "collapse"),
-        (REFERENCE * (1 + 0.06), "collapse"),
+        (REFERENCE * (1 - 0.06), "damage"),
+        (REFERENCE * (1 + 0.06), "damage"),
         # A loss of 4 % of the mean of 7.5, with an interval beyond 5 %: nearly all of it is on one prompt of eight.
-        (REFERENCE - np.array([2.331] + [0.01] * 7), "collapse"),
+        (REFERENCE - np.array([2.331] + [0.01] * 7), "damage"),
     ],
 )
 def test_no_damage_is_none_to_speak_of_or_below_5_percent(candidate, expected):
-    assert diagnose(REFERENCE, candidate, WEIGHTS, NO_REPAIR, COUNTS, 10) == expected
+    assert damage(REFERENCE, candidate, WEIGHTS) == expected
+    # A metric that is a log probability is below 0 for everybody.
+    assert damage(REFERENCE - 15, candidate - 15, WEIGHTS) == expected
 
 
 @pytest.mark.parametrize("bad", [nan, inf])
@@ -180,18 +205,60 @@ def test_what_is_not_finite_is_refused_and_not_called_undamaged(bad):
     broken[0] = bad
     for metrics in ((REFERENCE, broken), (broken, REFERENCE)):
         with pytest.raises(CandidateError, match="metric"):
-            diagnose(*metrics, WEIGHTS, NO_REPAIR, COUNTS, 10)
+            damage(*metrics, WEIGHTS)
     with pytest.raises(CandidateError, match="repair"):
-        diagnose(REFERENCE, CANDIDATE, WEIGHTS, NO_REPAIR + bad, COUNTS, 10)
+        diagnose({"a": [0.0, bad, 0.0, 0.0]}, areas(a=0.1), COUNTS)
 
 
-def test_undefined_recovery_of_no_damage_is_no_damage():
-    assert diagnose(REFERENCE, REFERENCE, WEIGHTS, NO_REPAIR + nan, COUNTS, 10) == "no damage"
-
-
-@pytest.mark.parametrize(
-    ("counts", "heads"), [((0, 1, 2, 3, 9), 10), ((0, 3, 4, 5, 10), 10), ((0, 1, 2, 10), 10), ((0, 1, 2, 3, 10), 11)]
-)
-def test_counts_that_decide_nothing_are_refused(counts, heads):
+@pytest.mark.parametrize(("curves", "counts"), [({"a": [0.0] * 3}, COUNTS), ({"a": [0.0] * 2}, (3, 10)), ({}, COUNTS)])
+def test_counts_that_decide_nothing_are_refused(curves, counts):
     with pytest.raises(ValueError, match="do not serve"):
-        diagnose(REFERENCE, CANDIDATE, WEIGHTS, NO_REPAIR, counts, heads)
+        diagnose(curves, {}, counts)
+
+
+LOST = REFERENCE - CANDIDATE
+
+
+def areas_of(curves: dict[str, list[float]], random: list[list[float]], weights=WEIGHTS) -> dict[str, Area]:
+    """Areas where every prompt gets back the given share of its loss."""
+    repaired = {order: CANDIDATE + np.outer(shares, LOST) for order, shares in curves.items()}
+    by_chance = np.array([CANDIDATE + np.outer(shares, LOST) for shares in random])
+    return areas_over_random(REFERENCE, CANDIDATE, repaired, by_chance, (1, 2, 4), weights)
+
+
+def test_areas_by_hand():
+    # Trapezoids over 1, 2 and 4 heads: (0.75 + 2) / 3 against (0.25 + 1.5) / 3.
+    found = areas_of({"a": [0.5, 1.0, 1.0], "b": [0.0, 0.5, 1.0]}, [[0.0, 0.5, 1.0]] * 3)
+    assert found["a"].value == pytest.approx((0.75 + 2) / 3, rel=ROUNDING)
+    assert found["b"].value == pytest.approx((0.25 + 1.5) / 3, rel=ROUNDING)
+    assert astuple(found["a"].over_random) == pytest.approx((1 / 3, 1 / 3, 1 / 3), rel=1e-12)
+    assert astuple(found["b"].over_random) == pytest.approx((0, 0, 0), abs=1e-12)
+
+
+def test_area_over_random_is_as_uncertain_as_the_random_orders():
+    random = [[0.0, 0.0, 1.0], [1.0, 1.0, 1.0]] * 10
+    over = areas_of({"a": [0.5, 1.0, 1.0]}, random)["a"].over_random
+    # Random areas of 1/3 and 1 in equal parts: a mean of 2/3 with a standard error of (1/3) / sqrt(20) = 0.075.
+    assert over.value == pytest.approx(2.75 / 3 - 2 / 3, rel=1e-12)
+    assert 0.05 < over.low < 0.15 < 0.35 < over.high < 0.45
+
+
+def test_areas_agree_with_the_area_under_the_recoveries():
+    rng = np.random.default_rng(0)
+    repaired = CANDIDATE + rng.normal(size=(3, 8))
+    values = [point.value for point in recovery(REFERENCE, CANDIDATE, repaired, WEIGHTS)]
+    found = areas_over_random(REFERENCE, CANDIDATE, {"a": repaired}, repaired[None], (1, 2, 4), WEIGHTS)["a"]
+    assert found.value == pytest.approx(area_under(values, (1, 2, 4)), rel=1e-12)
+    assert found.over_random.value == pytest.approx(0, abs=1e-12)
+
+
+def test_areas_are_undefined_where_damage_is_not_resolved():
+    repaired = np.stack([REFERENCE] * 3)
+    found = areas_over_random(REFERENCE, REFERENCE, {"a": repaired}, repaired[None], (1, 2, 4), WEIGHTS)["a"]
+    assert isnan(found.value)
+    assert all(isnan(number) for number in astuple(found.over_random))
+
+
+def test_no_curve_has_no_area_over_random():
+    with pytest.raises(ValueError, match="no curve"):
+        areas_over_random(REFERENCE, CANDIDATE, {}, np.ones((2, 1, 8)), (1,), WEIGHTS)

@@ -10,8 +10,8 @@ import torch
 
 from circuitcheck.models.hooked import HookedModel
 from circuitcheck.reference import noise
-from circuitcheck.reference.noise import other_attention
 from circuitcheck.reference.record import record_reference
+from circuitcheck.reference.sources import other_attention
 from circuitcheck.spec import MeasurementSpec
 from circuitcheck.sweep.threads import computing_threads, share_of_threads
 from circuitcheck.tasks.pairs import PromptPair, Task

@@ -13,10 +13,11 @@ import tiny_circuits
 import tiny_models
 
 from circuitcheck.environment import environment
+from circuitcheck.measurement.keep import KeepList
 from circuitcheck.measurement.measure import measure
 from circuitcheck.measures.estimate import Estimate
 from circuitcheck.reference.record import record_reference
-from circuitcheck.report.document import document, failed_entry, run_entry
+from circuitcheck.report.document import document, failed_entry, keep_entry, run_entry
 from circuitcheck.spec import MeasurementSpec
 from circuitcheck.verdict.judge import judge
 from circuitcheck.verdict.limits import Limits
@@ -50,14 +51,18 @@ def real():
     for head in range(4):
         tiny_circuits.output_columns(candidate, 0, head).mul_(-1)
     candidate.module.get_submodule(candidate.structure.output_layer).weight.data.mul_(0.7)
-    damaged = run_entry(judge(measure(candidate, baseline), Limits()))
+    damaged = run_entry(judge(measure(candidate, baseline, reference=model), Limits()))
     unsolved = record_reference(model, tiny_circuits.unsolvable_task(model))
     entries = [damaged, run_entry(judge(measure(model, unsolved))), failed_entry("m", "f16", "t", "why")]
-    return strict(document(entries, environment(), expected=4))
+    faithful = run_entry(judge(measure(model, baseline)))
+    gone = failed_entry("m", "gone", "t", "why")
+    old = document([faithful | {"candidate": damaged["candidate"]}, gone], environment())
+    return strict(document(entries, environment(), expected=4, command="pytest --circuit-report", old=old))
 
 
 def test_report_has_the_documented_outline(real):
-    assert real["schema"] == 1
+    assert real["schema"] == 2
+    assert real["command"] == "pytest --circuit-report"
     assert real["environment"]["libraries"]["torch"]
     assert (real["complete"], real["expected_runs"], len(real["runs"])) == (False, 4, 3)
     run = real["runs"][0]
@@ -117,7 +122,7 @@ def test_what_is_not_finite_is_null_everywhere():
     assert found["drift_largest"]["interval"] == [0.0, None]
     assert (run["heads"][0]["drift"], run["heads"][0]["importance_change"]) == (None, None)
     assert (run["ranking"]["ceiling"], run["bound"]["looseness"]) == (None, None)
-    assert run["repair"]["curves"]["importance"][0] == {"k": 1, "recovery": None, "interval": [None, None]}
+    assert (run["repair"]["curves"], run["repair"]["random"], run["repair"]["areas"]) == ({}, [], {})
 
 
 def test_limit_that_is_not_finite_is_null():
@@ -138,9 +143,38 @@ def test_document_takes_entries_once():
     assert (len(report["runs"]), report["expected_runs"]) == (1, 1)
 
 
+def attached(entry: dict) -> dict:
+    """What is added to an entry by those that looked for it."""
+    return entry | {
+        "noise": {"instruction_set": "AVX2", "sources": {"threads=1": {"drift": 1e-7}}},
+        "multiverse": {
+            "flips": 1,
+            "of": 1,
+            "specifications": [
+                {
+                    "ablation": "zero",
+                    "metric": "logit_difference",
+                    "ablate_at": "all",
+                    "verdict": "PASS",
+                    "message": "",
+                }
+            ],
+        },
+        "keep": keep_entry(KeepList(("layers.0.dense",), "PASS", 3)),
+    }
+
+
 def test_every_key_of_a_real_report_is_documented(real):
     documented = set(re.findall(r"^\| `([^`]+)` \|", DOCUMENTATION.read_text(encoding="utf-8"), re.MULTILINE))
-    # Names that are data, not keys: noise sources, libraries and orders are documented as <name>.
-    named = re.compile(r"^(environment\.libraries|runs\[\]\.noise_floor|runs\[\]\.repair\.curves)\.[^.\[]+")
-    present = {named.sub(r"\1.<name>", path) for path in key_paths(real)}
+    # Names that are data, not keys: noise sources and measures, libraries, orders and kinds.
+    named = {
+        r"^(environment\.libraries|runs\[\]\.noise_floor|runs\[\]\.repair\.(?:curves|areas))\.[^.\[]+": r"\1.<name>",
+        r"^(runs\[\]\.noise\.sources)\.[^.\[]+": r"\1.<name>",
+        r"^(runs\[\]\.noise\.sources\.<name>)\.[^.\[]+": r"\1.<measure>",
+        r"^(runs\[\]\.associations)\.[^.\[]+": r"\1.<kind>",
+        r"^(compare\.(?:old|removed|runs\[\]\.(?:criteria|heads)))(?:\[\])?\..+": r"\1",
+    }
+    present = key_paths(real | {"runs": [attached(run) for run in real["runs"]]})
+    for pattern, name in named.items():
+        present = {re.sub(pattern, name, path) for path in present}
     assert present == documented

@@ -11,8 +11,11 @@ import synthetic
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from circuitcheck.measurement.keep import KeepList
+from circuitcheck.measures.correlation import Association
+from circuitcheck.measures.damage import Integrated
 from circuitcheck.measures.estimate import Estimate
-from circuitcheck.report.document import failed_entry, run_entry
+from circuitcheck.report.document import failed_entry, failed_keep_entry, keep_entry, run_entry
 from circuitcheck.report.text import BROKEN_HEADS, FRAGILE_HEADS, WIDTH, render, render_entries
 from circuitcheck.verdict.judge import Verdict, judge
 
@@ -203,6 +206,84 @@ def test_heads_that_broke_without_any_drift_are_shown():
     assert head_rows(render([moved(heads)]))[0][1] == "0.0!"
 
 
+# --- importance against drift, the first order, and what only some runs look for ---
+
+
+def lines_after(text: str, title: str) -> list[list[str]]:
+    """Cells of the rows of the table under a title; two spaces part cells."""
+    lines = text[text.index(title) :].split("\n\n")[0].splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith("---"))
+    return [re.split(r"\s{2,}", line.strip()) for line in lines[start + 1 :] if "  " in line.strip()]
+
+
+def test_associations_of_every_kind_are_in_one_row():
+    verdict = judged(
+        associations={
+            "resample": Association(EXACT(-0.25), Estimate(0.5, 0.125, 0.75), p_within=0.004, between_share=0.5),
+            "zero": Association(EXACT(0.125), EXACT(float("nan")), p_within=float("nan"), between_share=0.5),
+        }
+    )
+    text = render([verdict])
+    assert "importance by resample" in text
+    assert "importance by mean" not in text
+    (row,) = lines_after(text, "Important and fragile?")
+    assert row == ["candidate", "synthetic", "-0.250; 0.500 [0.125, 0.750] p 0.004", "0.125; - [-, -] p -"]
+
+
+def test_associations_that_say_nothing_are_left_out():
+    nothing = Association(EXACT(float("nan")), EXACT(float("nan")), float("nan"), float("nan"))
+    text = render([judged(associations={"resample": nothing})])
+    assert "Important and fragile?" not in text
+    assert "Important and fragile?" not in render_entries([failed_entry("m", "f16", "ioi", "why")])
+
+
+def audit(**changes) -> Verdict:
+    return judged(bound=replace(synthetic.make_circuit().bound, **changes))
+
+
+def test_first_order_is_audited_and_called_violated_where_it_is():
+    text = render([audit(degradation=2.0, estimate=1.0, bound=4.0, coverage=0.75, violated=True, relative_error=0.5)])
+    (row,) = lines_after(text, "First-order damage")
+    assert row == [
+        *("candidate", "synthetic", "2.000", "1.000", "50%", "4.000", "5.000", "75% of prompts, VIOLATED"),
+    ]
+    assert "VIOLATED" not in render([judged()])
+
+
+def test_second_opinion_is_shown_or_it_is_said_what_it_needs():
+    assert "integrated gradients, needs the reference in the same run: --circuit-against-base" in render([judged()])
+    text = render([audit(integrated=Integrated(1.5, 0.25))])
+    assert "needs the reference" not in text
+    (row,) = lines_after(text, "First-order damage")
+    assert row[-2:] == ["1.500", "25%"]
+    both = render([judged(), audit(integrated=Integrated(1.5, 0.25))])
+    assert [row[-2:] for row in lines_after(both, "First-order damage")] == [["-", "-"], ["1.500", "25%"]]
+
+
+def test_candidate_that_has_not_moved_has_no_audit():
+    assert "First-order" not in render([audit(bound=0.0)])
+
+
+def test_other_specifications_and_modules_to_keep_are_shown_where_they_were_looked_for():
+    rows = [
+        {"ablation": kind, "metric": "logit_difference", "ablate_at": "all", "verdict": word, "message": ""}
+        for kind, word in (("resample", "PASS"), ("zero", "FAIL"))
+    ]
+    entry = run_entry(judged()) | {
+        "multiverse": {"flips": 1, "of": 2, "specifications": rows},
+        "keep": keep_entry(KeepList(("a.b",), "PASS", 7, "head")),
+    }
+    text = render_entries([entry])
+    flips = "candidate-synthetic: the verdict flips under 1 of 2 specifications (zero/logit_difference/all: FAIL)"
+    assert flips in text
+    assert "candidate: PASS with 1 module(s) in high precision, re-measured so:" in text
+    assert render_entries([entry, entry | {"task": "other"}]).count("in high precision") == 1, "it is the candidate's"
+    assert "candidate: no keep list: why" in render_entries([entry | {"keep": failed_keep_entry("why")}])
+    assert '  torchao: modules_to_not_convert=["head", "a.b"]' in text
+    assert '  compressed-tensors: ignore=["head", "a.b"]' in text
+    assert '  bitsandbytes: llm_int8_skip_modules=["head", "a.b"]' in text
+
+
 # --- notes, legend, width ---
 
 
@@ -259,6 +340,8 @@ def test_no_line_is_wider_than_the_terminal(candidate, task, message, values):
             drift_median=Estimate(four, five, six),
             profile_distance=Estimate(seven, eight, one),
             repair=replace(synthetic.make_circuit().repair, recovery=EXACT(two), diagnosis="distributed"),
+            associations={kind: Association(EXACT(one), Estimate(two, three, four), five, six) for kind in "abc"},
+            bound=replace(synthetic.make_circuit().bound, degradation=one, bound=two, looseness=three, violated=True),
         )
     )
     entries = [entry, failed_entry("model", candidate, task, (message + " ") * 20)]

@@ -27,7 +27,9 @@ def circuit_with(name: str, value: Estimate) -> Circuit:
     circuit = synthetic.make_circuit()
     if name == "ranking_agreement":
         return replace(circuit, ranking=replace(circuit.ranking, agreement=value))
-    if name in ("unrepaired", "recovery"):
+    if name == "recovery":
+        return replace(circuit, repair=replace(circuit.repair, recovery=value, damage=synthetic.exactly(2.0)))
+    if name == "unrepaired":
         return replace(circuit, repair=replace(circuit.repair, **{name: value}))
     return replace(circuit, **{name: value})
 
@@ -95,14 +97,43 @@ def test_failure_says_value_interval_and_limit():
     assert criterion.message == "recovery is 0.25 [0.125, 0.375], must be >= 0.5"
 
 
-@pytest.mark.parametrize(("name", "prompts"), [("profile_distance", 64), ("drift_median", 32), ("unrepaired", 32)])
-def test_inconclusive_says_what_could_have_been_seen_and_how_many_prompts_would_settle_it(name, prompts):
+COMMAND = (
+    "--circuit-prompts 256 (or a longer task file) with --circuit-against-base, or with baselines accepted under it"
+)
+PART = f"--circuit-part 128 {COMMAND.replace('256', '128')}"
+
+
+@pytest.mark.parametrize(
+    ("name", "used", "way_out"),
+    [("profile_distance", 64, COMMAND), ("drift_median", 32, PART), ("unrepaired", 32, PART)],
+)
+def test_inconclusive_says_what_could_have_been_seen_and_how_many_prompts_would_settle_it(name, used, way_out):
     """An interval that reaches 0.5 at a distance of 0.25 has to be halved, which takes four times the prompts."""
     _, criterion = verdict_on(name, Estimate(0.25, 0.25, 0.75))
     assert criterion.message == (
-        f"{name} is 0.25 [0.25, 0.75], must be <= 0.5: the interval contains the limit. With {prompts} prompts a "
-        f"distance of 0.5 from the limit could have been seen; about {4 * prompts} prompts would settle it."
+        f"{name} is 0.25 [0.25, 0.75], must be <= 0.5: the interval contains the limit. With {used} prompts from 8 "
+        f"templates the smallest distance from it that could have been seen is 0.5; about {4 * used}, in as many more "
+        f"templates, would settle it: {way_out}."
     )
+
+
+def test_only_the_arm_that_reaches_for_the_limit_counts():
+    _, criterion = verdict_on("profile_distance", Estimate(0.75, 0.375, 17.0))
+    assert "could have been seen is 0.38; about 144," in criterion.message
+    _, criterion = verdict_on("ranking_agreement", Estimate(0.75, 0.25, 0.8))
+    assert "could have been seen is 0.5; about 256," in criterion.message
+
+
+def test_prompts_that_the_reference_does_not_solve_have_to_be_asked_for_too():
+    _, criterion = verdict_on("profile_distance", Estimate(0.25, 0.25, 0.75), prompts=128)
+    assert "about 256," in criterion.message
+    assert "--circuit-prompts 512 " in criterion.message
+
+
+def test_part_that_is_all_that_was_solved_takes_more_prompts():
+    _, criterion = verdict_on("drift_median", Estimate(0.25, 0.25, 0.75), solved=32, prompts=32)
+    assert "about 128," in criterion.message
+    assert "--circuit-prompts 128 " in criterion.message
 
 
 @pytest.mark.parametrize("name", [*UPPER, *LOWER])
@@ -111,6 +142,26 @@ def test_prompts_are_those_that_the_criterion_was_measured_on(name):
     part = name in ("drift_median", "drift_largest", "unrepaired", "recovery")
     assert f"With {32 if part else 64} prompts" in criterion.message
     assert criterion.message.endswith("the value lies on the limit, so more prompts would hardly settle it.")
+
+
+@pytest.mark.parametrize(("ceiling", "is_said"), [(0.4375, True), (0.5, False), (nan, False)])
+def test_limit_above_the_ceiling_of_the_ranking_is_said(ceiling, is_said):
+    for value in (Estimate(0.375, 0.25, 0.4375), Estimate(0.375, 0.25, 0.75)):
+        known = circuit_with("ranking_agreement", value)
+        circuit = replace(known, ranking=replace(known.ranking, ceiling=ceiling))
+        verdict = judge(synthetic.make_measurement(circuit), Limits(ranking_agreement=LIMIT))
+        (criterion,) = (criterion for criterion in verdict.criteria if criterion.name == "ranking_agreement")
+        assert ("(the reference's own halves agree by 0.4375 only" in criterion.message) == is_said
+
+
+def test_head_is_broken_where_its_whole_interval_lies_beyond_the_limit():
+    changes = [Estimate(-1.0, -1.5, -0.5), Estimate(3.0, 2.0, 4.0), Estimate(3.0, nextafter(2.0, 3), 4.0)]
+    heads = [synthetic.make_head(0, number, importance_change=change) for number, change in enumerate(changes)]
+    undefined = synthetic.make_head(1, 0, importance_change=synthetic.exactly(nan))
+    unswept = replace(undefined, head=1, rank_ref=None, rank_cand=None)
+    circuit = synthetic.make_circuit(heads=(*heads, undefined, unswept, synthetic.make_head(1, 2, -4.0, -4.0)))
+    # Half of 4, the largest importance of the reference.
+    assert judge(synthetic.make_measurement(circuit), Limits(profile_distance=0.5)).broken == ((0, 2), (1, 0))
 
 
 def test_worst_criterion_decides():
@@ -127,6 +178,23 @@ def test_every_limit_is_held_and_recovery_only_where_there_is_damage():
     damaged = judge(synthetic.make_measurement(circuit_with("recovery", synthetic.exactly(0.9))))
     assert sorted(criterion.name for criterion in damaged.criteria) == sorted(UPPER + LOWER)
     assert all(criterion.unit for criterion in damaged.criteria)
+
+
+@pytest.mark.parametrize(
+    ("damage", "is_judged"),
+    [
+        (Estimate(0.75, 0.5, 1.0), True),
+        (Estimate(-0.75, -1.0, -0.5), True),
+        (Estimate(0.5, 0.375, 1.0), False),  # might be less than a tenth of 4 logits
+        (Estimate(0.5, -1.0, 2.0), False),
+    ],
+)
+def test_recovery_is_judged_where_the_damage_is_more_than_a_tenth_of_the_metric(damage, is_judged):
+    """4-bit weights cost a few hundredths of the metric; that repair gives back little of it is no fault."""
+    circuit = circuit_with("recovery", synthetic.exactly(0.0))
+    circuit = replace(circuit, repair=replace(circuit.repair, damage=damage))
+    names = [criterion.name for criterion in judge(synthetic.make_measurement(circuit)).criteria]
+    assert ("recovery" in names) is is_judged
 
 
 def test_task_that_the_reference_does_not_solve_is_inconclusive_and_never_a_pass():

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from circuitcheck.baseline.baseline import Baseline, baseline_files
 from circuitcheck.errors import ConfigurationError
+from circuitcheck.models.recipes import RECIPES
 from circuitcheck.models.specs import PRECISIONS
 from circuitcheck.tasks.load import BUILT_IN
 from circuitcheck.verdict.judge import NOISE
-from circuitcheck.verdict.limits import DRIFT_LIMITS, NAMES, Limits, check_overrides, limits_for
+from circuitcheck.verdict.limits import DRIFT_LIMITS, NAMES, SAME_BITS, Limits, check_overrides, limits_for
 
 BASELINES = Path(__file__).parents[2] / "baselines" / "embedded"
 
@@ -29,11 +30,21 @@ def test_limits_on_drift_alone_depend_on_the_precision():
 
 
 def test_every_precision_that_can_be_made_has_its_limits_from_fine_to_coarse():
-    assert set(PRECISIONS) <= set(DRIFT_LIMITS)
-    order = [DRIFT_LIMITS[precision] for precision in ("f32", "f16", "bf16", "int8-sim")]
-    order.append((Limits().drift_median, Limits().drift_largest))
+    assert set(PRECISIONS) <= set(DRIFT_LIMITS) | set(SAME_BITS)
+    assert not set(DRIFT_LIMITS) & set(SAME_BITS)
+    assert set(SAME_BITS.values()) <= set(DRIFT_LIMITS)
+    names = ["f32", "f16", "bf16", "8-bit", "int8-sim", "float8", "4-bit", "3-bit", "2-bit"]
+    assert list(DRIFT_LIMITS) == names
+    order = [DRIFT_LIMITS[precision] for precision in names]
     assert order == sorted(order)
     assert all(median < largest for median, largest in order)
+
+
+def test_specs_share_the_limits_of_their_bits():
+    for spec, bits in SAME_BITS.items():
+        assert limits_for(spec, "ioi") == limits_for(bits, "ioi")
+        recipe = RECIPES[spec]
+        assert bits == ("float8" if "float8" in spec else f"{recipe.bits}-bit")
 
 
 @pytest.mark.parametrize("precision", [*DRIFT_LIMITS, "anything else"])
@@ -41,7 +52,8 @@ def test_every_default_is_a_limit_that_something_can_pass_and_something_can_miss
     for name, value in asdict(limits_for(precision, "ioi")).items():
         check_overrides({name: value})
         assert math.isfinite(value)
-        assert 0 < value < 1, name
+        # A drift of 1 is as far as z is long; rounding to 3 and 2 bits goes further.
+        assert 0 < value < (4 if name.startswith("drift") else 1), name
 
 
 @pytest.mark.parametrize("task", BUILT_IN)

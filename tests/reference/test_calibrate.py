@@ -1,0 +1,118 @@
+"""Calibration: the reference against its own baseline under every source of noise."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tiny_circuits
+import tiny_models
+import torch
+
+from circuitcheck.baseline.noise import MEASURES, floor_of, largest, listed
+from circuitcheck.environment import environment
+from circuitcheck.models.hooked import HookedModel
+from circuitcheck.reference.calibrate import calibrate
+from circuitcheck.reference.noise import _in_order
+from circuitcheck.reference.record import record_reference
+from circuitcheck.reference.sources import all_sources, usual_sources
+from circuitcheck.spec import MeasurementSpec
+from circuitcheck.sweep.clean import clean_z
+from circuitcheck.tasks.pairs import Task
+
+HERE = environment()["instruction_set"]
+
+
+@pytest.fixture(scope="module")
+def model() -> HookedModel:
+    return tiny_models.tiny_model()
+
+
+@pytest.fixture(scope="module")
+def baseline(model):
+    return record_reference(model, tiny_circuits.solvable_task(model, 9), MeasurementSpec(part=4))
+
+
+def test_every_source_is_tried_and_stored_with_its_instruction_set(model, baseline, monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 3)
+    reloads = []
+
+    def reload() -> HookedModel:
+        reloads.append(1)
+        return tiny_models.tiny_model()
+
+    calibrated = calibrate(model, baseline, reload=reload)
+    assert reloads == [1]
+    assert list(calibrated.noise) == [HERE]
+    assert list(calibrated.noise[HERE]) == [
+        "one thread",
+        "2 threads",
+        "3 threads",
+        "one prompt a batch",
+        "2 prompts a batch",
+        "8 prompts a batch",
+        "prompt order: reversed",
+        "prompt order: shuffle 0",
+        "prompt order: shuffle 1",
+        "sdpa attention",
+        "loaded again",
+        "as recorded",
+    ]
+    assert all(sorted(change) == sorted(MEASURES) for change in calibrated.noise[HERE].values())
+    # Roundings of float32, amplified by two layers; a prompt measured in another's place would move z by its size.
+    assert 0 < calibrated.noise_floor["drift"] < 1e-4
+    assert max(calibrated.noise_floor.values()) < 1e-2
+    assert {key: getattr(calibrated, key) for key in ("reason", "task")} == {"reason": "", "task": baseline.task}
+
+
+def test_noise_of_other_machines_is_kept_and_counts(model, baseline):
+    elsewhere = {"one thread": dict.fromkeys(MEASURES, 0.5)}
+    calibrated = calibrate(model, replace(baseline, noise={"AVX9": elsewhere}))
+    assert calibrated.noise["AVX9"] == elsewhere
+    assert calibrated.noise_floor == dict.fromkeys(MEASURES, 0.5)
+    assert {"one thread (AVX9)", f"one thread ({HERE})"} <= set(listed(calibrated.noise))
+
+
+def test_a_reference_that_is_not_the_recorded_one_shows(model, baseline):
+    """What calibration measures is the recorded numbers against now, not now against now."""
+    other = tiny_circuits.scale_head(model, 0, 1, 1.5)
+    calibrated = calibrate(other, baseline)
+    assert calibrated.noise[HERE]["as recorded"]["profile_distance"] > 0.01
+
+
+def test_rearranged_prompts_come_back_in_order(model, baseline):
+    task, index = baseline.task, (0, 2, 5)
+    usual = clean_z(model, task, index)
+    order = (4, 5, 0, 8, 2, 1, 3, 7, 6)
+    moved = Task("moved", tuple(task.pairs[place] for place in order))
+    back = _in_order(clean_z(model, moved, [order.index(place) for place in index]), order)
+    assert (back.index, back.lengths) == (usual.index, usual.lengths)
+    for ours, theirs in zip(usual.layers, back.layers, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)  # other batches, so other roundings
+
+
+def test_a_task_that_is_not_solved_has_no_noise(model):
+    unsolved = record_reference(model, tiny_circuits.unsolvable_task(model, 4))
+    assert calibrate(model, unsolved) is unsolved
+    assert unsolved.noise_floor == {}
+
+
+def test_the_floor_is_the_largest_of_each_measure():
+    assert largest([{"drift": 1.0, "metric_change": 2.0}, {"drift": 3.0, "metric_change": 1.0}]) == {
+        "drift": 3.0,
+        "metric_change": 2.0,
+    }
+    assert floor_of({"a": {"x": {"drift": 1.0}}, "b": {"y": {"drift": 2.0}}}) == {"drift": 2.0}
+    assert floor_of({}) == {}
+
+
+def test_sources_of_a_calibration_contain_those_of_every_recording(model):
+    usual = {source.name for source in usual_sources(model)}
+    assert usual <= {source.name for source in all_sources(model, 4)}
+
+
+def test_orders_rearrange_all_prompts(model):
+    orders = [source.order for source in all_sources(model, 7) if source.order]
+    assert len(set(orders)) == 3
+    assert all(np.array_equal(sorted(order), range(7)) for order in orders)

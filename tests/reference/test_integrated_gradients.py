@@ -1,0 +1,109 @@
+"""Integrated gradients: right for a model that can be worked out by hand, and they add up for a real one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import micro_model
+import numpy as np
+import pytest
+import tiny_circuits
+import tiny_models
+import torch
+
+from circuitcheck.measurement.measure import measure
+from circuitcheck.measures.damage import first_order
+from circuitcheck.reference.integrated import integrated_damage
+from circuitcheck.reference.record import record_reference
+from circuitcheck.spec import MeasurementSpec
+from circuitcheck.sweep.clean import clean_metric, clean_z
+from circuitcheck.sweep.gradient import z_gradient
+from circuitcheck.sweep.repair import repaired_metric
+
+SPEC = MeasurementSpec(draws=100)
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return tiny_models.tiny_model()
+
+
+@pytest.fixture(scope="module")
+def task(reference):
+    return tiny_circuits.solvable_task(reference)
+
+
+def coarse(reference, factor: float):
+    """A copy with every value projection off by so much, so that every z moves."""
+    candidate = tiny_circuits.copy_of(reference)
+    for site in candidate.structure.layers:
+        candidate.module.get_submodule(f"{site.attention}.query_key_value").weight.data.mul_(factor)
+    return candidate
+
+
+@pytest.mark.parametrize("answer_only", [False, True])
+def test_sum_over_heads_is_what_the_whole_way_costs(reference, task, answer_only):
+    """Completeness: m with all z of the candidate put into the reference, less m of the reference."""
+    index = range(len(task.pairs))
+    ours, theirs = (clean_z(model, task, index) for model in (reference, coarse(reference, 1.3)))
+    if answer_only:
+        ours, theirs = ours.answer_position(), theirs.answer_position()
+    moved = repaired_metric(reference, task, theirs, [reference.heads])[0] if not answer_only else None
+    found = integrated_damage(reference, task, ours, theirs, steps=64)
+    assert found.shape == (8, 8)
+    if moved is not None:
+        # Midpoints leave a share of 1 / (24 * 64^2) of the curvature; float32 logits of about 10 leave 1e-5.
+        np.testing.assert_allclose(found.sum(0), moved - clean_metric(reference, task), rtol=1e-3, atol=1e-4)
+
+
+def test_few_steps_already_come_close(reference, task):
+    index = range(len(task.pairs))
+    ours, theirs = (clean_z(model, task, index) for model in (reference, coarse(reference, 1.3)))
+    few, many = (integrated_damage(reference, task, ours, theirs, steps=steps) for steps in (8, 64))
+    np.testing.assert_allclose(few, many, rtol=0.02, atol=0.02 * np.abs(many).max())
+
+
+def test_short_way_in_the_last_layer_is_the_first_order(reference, task):
+    """Nothing lies behind the last layer's heads, and over a short way the gradient hardly changes."""
+    index = range(len(task.pairs))
+    ours = clean_z(reference, task, index)
+    theirs = type(ours)(ours.index, ours.lengths, (ours.layers[0], ours.layers[1] * 1.001))
+    first = first_order(z_gradient(reference, task, index), ours, theirs).per_head
+    found = integrated_damage(reference, task, ours, theirs)
+    np.testing.assert_allclose(found[4:], first[4:], rtol=1e-2, atol=1e-6)
+    assert (found[:4] == 0).all()
+
+
+def test_linear_model_by_one_step():
+    """Behind its last heads the micro model is linear, so that one gradient is right for the whole way."""
+    model = micro_model.hook_micro(micro_model.MicroModel(micro_model.FIRST_LAYER, micro_model.SECOND_LAYER), 2)
+    pairs = tiny_circuits.solvable_task(model, prompts=6, vocabulary=4)
+    ours = clean_z(model, pairs, range(6))
+    theirs = type(ours)(ours.index, ours.lengths, (ours.layers[0], ours.layers[1] * 3))
+    moved = repaired_metric(model, pairs, theirs, [model.heads])[0] - clean_metric(model, pairs)
+    for steps in (1, 5):
+        np.testing.assert_allclose(integrated_damage(model, pairs, ours, theirs, steps=steps).sum(0), moved, atol=1e-5)
+
+
+def test_no_way_costs_nothing(reference, task):
+    z = clean_z(reference, task, range(3))
+    assert (integrated_damage(reference, task, z, z) == 0).all()
+
+
+def test_no_steps_are_refused(reference, task):
+    z = clean_z(reference, task, range(1))
+    with pytest.raises(ValueError, match="at least one step"):
+        integrated_damage(reference, task, z, z, steps=0)
+
+
+@pytest.mark.parametrize("batch_size", [None, 1])
+def test_audit_has_a_second_opinion_where_the_reference_is_at_hand(reference, task, batch_size):
+    baseline = record_reference(reference, task, SPEC)
+    candidate = coarse(reference, 1.2)
+    assert measure(candidate, baseline).circuit.bound.integrated is None
+    at_hand = tiny_circuits.copy_of(reference)
+    at_hand = replace(at_hand, batch_size=batch_size)
+    integrated = measure(candidate, baseline, reference=at_hand).circuit.bound.integrated
+    parts = integrated_damage(reference, task, baseline.z, clean_z(candidate, task, baseline.z.index)).sum(0)
+    assert integrated.estimate == pytest.approx(np.abs(parts).mean(), rel=1e-4)
+    assert torch.is_grad_enabled()
