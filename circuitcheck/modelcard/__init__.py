@@ -1,0 +1,1 @@
+"""The verdict on a model card. Nothing is measured here: it shows a report."""

@@ -1,0 +1,227 @@
+"""Reports of any size made of seeded numbers: no model runs. They have every key of the schema that renderings read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+ORDERS = ("importance", "drift", "importance x drift", "fragility", "reversed")
+CRITERIA = (
+    ("behaviour_kept", 0.98, 0.9, ">=", "share of the reference's solved prompts"),
+    ("metric_change", 0.02, 0.2, "<=", "relative"),
+    ("drift_median", 0.02, 0.08, "<=", "relative"),
+    ("drift_largest", 0.08, 0.3, "<=", "relative"),
+    ("ranking_agreement", 0.95, 0.8, ">=", "rank-biased overlap"),
+    ("profile_distance", 0.05, 0.25, "<=", "relative to the largest importance"),
+    ("unrepaired", 0.01, 0.1, "<=", "relative to the reference's metric"),
+)
+
+
+def made_up_report(
+    layers: int = 2,
+    heads: int = 2,
+    candidates: tuple[str, ...] = ("int8",),
+    tasks: tuple[str, ...] = ("ioi",),
+    seed: int = 0,
+    verdicts: dict[tuple[str, str], str] | None = None,
+) -> dict[str, Any]:
+    """A report in which every candidate passes every task, but for those of `verdicts`.
+
+    Args:
+        layers: of the model.
+        heads: of each layer.
+        candidates: names.
+        tasks: names.
+        seed: of all numbers; the reference's are the same for every candidate.
+        verdicts: (candidate, task) to FAIL, INCONCLUSIVE or, for what could not be measured, UNMEASURED.
+    """
+    words = verdicts or {}
+    runs = [
+        _run(candidate, task, layers, heads, seed + 31 * place, words.get((candidate, task), "PASS"))
+        for candidate in candidates
+        for place, task in enumerate(tasks)
+    ]
+    return {
+        "schema": 2,
+        "command": "pytest --circuit-report",
+        "environment": {
+            "device": "cpu",
+            "circuitcheck": "0.1.0",
+            "instruction_set": "AVX2",
+            "libraries": {"torch": "2.13.0", "transformers": "5.23.0", "numpy": "2.4.6"},
+            "python": "3.11.9",
+        },
+        "complete": True,
+        "expected_runs": len(runs),
+        "runs": runs,
+        "compare": None,
+    }
+
+
+def unmeasured_run(candidate: str, task: str, message: str) -> dict[str, Any]:
+    """An entry of a candidate that was refused."""
+    nothing = dict.fromkeys(
+        (
+            *("precision", "prompts", "solved", "part", "clusters", "repair", "bound", "ranking", "associations"),
+            *("metric_ref", "metric_cand", "census", "batch_size", "noise", "multiverse", "keep"),
+        )
+    )
+    return nothing | {
+        "model": "made-up",
+        "candidate": candidate,
+        "task": task,
+        "verdict": "FAIL",
+        "message": message,
+        "criteria": [],
+        "heads": [],
+        "noise_floor": {},
+        "notes": [],
+        "fingerprints": {},
+    }
+
+
+def _run(candidate: str, task: str, layers: int, heads: int, seed: int, word: str) -> dict[str, Any]:
+    if word == "UNMEASURED":
+        return unmeasured_run(candidate, task, f"{candidate} has another shape than the baseline.")
+    rng = np.random.default_rng(seed)
+    drift_rng = np.random.default_rng([seed, *candidate.encode()])
+    rows = _heads(rng, drift_rng, layers, heads, breaks=word == "FAIL")
+    change = rows[0]["importance_change"] if word == "FAIL" else -0.02
+    return {
+        "model": "made-up",
+        "candidate": candidate,
+        "precision": "8-bit",
+        "task": task,
+        "verdict": word,
+        "message": "",
+        "prompts": 64,
+        "solved": 62,
+        "part": 32,
+        "clusters": 8,
+        "metric_ref": _estimate(6.0 + rng.normal(), 0.4),
+        "metric_cand": _estimate(6.0 + rng.normal() + change, 0.4),
+        "criteria": [_criterion(word, *row) for row in CRITERIA],
+        "heads": rows,
+        "repair": _repair(drift_rng, layers * heads, word == "FAIL"),
+        "bound": {
+            "degradation": 0.2,
+            "estimate": 0.18,
+            "bound": 1.5,
+            "coverage": 1.0,
+            "looseness": 7.5,
+            "violated": False,
+            "per_prompt": {"degradation": [0.2], "estimate": [0.18], "bound": [1.5]},
+            "integrated": None,
+        },
+        "ranking": {"agreement": _estimate(0.95, 0.02), "ceiling": 0.93, "top_5": 0.8, "kendall_tau_b": 0.7},
+        "associations": {
+            kind: {
+                "raw": _estimate(-0.2, 0.1),
+                "within_layers": _estimate(0.05, 0.1),
+                "p_within_layers": 0.4,
+                "between_layers_share": 0.6,
+            }
+            for kind in ("resample", "mean", "zero")
+        },
+        "noise_floor": {"drift": 1e-7, "metric_change": 1e-7, "profile_distance": 1e-7, "ranking_change": 0.0},
+        "noise": None,
+        "census": None,
+        "batch_size": None,
+        "multiverse": None,
+        "keep": None,
+        "fingerprints": {"weights": "a" * 64, "tokenizer": "b" * 64, "prompts": task * 4, "spec": "d" * 64},
+        "notes": [],
+    }
+
+
+def _heads(
+    rng: np.random.Generator, drift_rng: np.random.Generator, layers: int, heads: int, *, breaks: bool
+) -> list[dict[str, Any]]:
+    """Importances have a heavy tail, as real ones do; drift grows with depth."""
+    count = layers * heads
+    importance = rng.standard_t(1.2, count).clip(-20, 20) * 0.3
+    other = {kind: importance * rng.normal(1, 0.3, count) + rng.normal(0, 0.1, count) for kind in ("mean", "zero")}
+    change = drift_rng.normal(0, 0.02, count)
+    places = np.repeat(np.arange(layers), heads)
+    drift = 0.01 * (1 + places) * drift_rng.lognormal(0, 0.6, count)
+    broken = set(np.argsort(-abs(importance))[:2].tolist()) if breaks else set()
+    for place in broken:
+        change[place] = -0.9 * importance[place]
+    ranks = np.empty(count, int)
+    ranks[np.argsort(-abs(importance))] = np.arange(1, count + 1)
+    return [
+        {
+            "layer": int(places[place]),
+            "head": place % heads,
+            "importance_ref": float(importance[place]),
+            "importance_ref_interval": _interval(importance[place], 0.15),
+            "importance_ref_by_kind": {"resample": float(importance[place])}
+            | {kind: float(values[place]) for kind, values in other.items()},
+            "importance_ref_by_kind_interval": {"resample": _interval(importance[place], 0.15)}
+            | {kind: _interval(values[place], 0.2) for kind, values in other.items()},
+            "importance_cand": float(importance[place] + change[place]),
+            "importance_cand_interval": _interval(importance[place] + change[place], 0.15),
+            "importance_change": float(change[place]),
+            "importance_change_interval": _interval(change[place], 0.01),
+            "rank_ref": int(ranks[place]),
+            "rank_cand": int(ranks[place]),
+            "drift": float(drift[place]),
+            "drift_answer": float(drift[place]),
+            "cosine": 1.0,
+            "cosine_answer": 1.0,
+            "fragility": float(abs(importance[place]) * drift[place]),
+            "repair_gain": float(0.1 * importance[place]),
+            "broken": place in broken,
+        }
+        for place in range(count)
+    ]
+
+
+def _repair(rng: np.random.Generator, count: int, is_damaged: bool) -> dict[str, Any]:
+    grid = sorted({min(count, round(1.6**step)) for step in range(20)})
+
+    def points(speed: float) -> list[dict[str, Any]]:
+        values = [1 - np.exp(-speed * k / count) for k in grid]
+        return [
+            {
+                "k": k,
+                "recovery": float(value) if is_damaged else None,
+                "interval": _interval(value, 0.1) if is_damaged else [None, None],
+            }
+            for k, value in zip(grid, values, strict=True)
+        ]
+
+    return {
+        "diagnosis": "localized" if is_damaged else "no damage",
+        "damage": _estimate(1.0 if is_damaged else 0.0, 0.1),
+        "recovery": _estimate(0.97, 0.02) if is_damaged else None,
+        "unrepaired": _estimate(0.01, 0.005),
+        "curves": {order: points(speed) for order, speed in zip(ORDERS, rng.uniform(1, 9, len(ORDERS)), strict=True)},
+        "random": points(2.5),
+        "areas": {order: {"value": 0.6, "relative_to_random": 1.2, "interval": [1.0, 1.4]} for order in ORDERS},
+    }
+
+
+def _criterion(word: str, name: str, value: float, limit: float, relation: str, unit: str) -> dict[str, Any]:
+    verdict, shown, width = "PASS", value, 0.1 * value
+    if name == "profile_distance" and word != "PASS":
+        verdict, shown, width = word, 0.9 if word == "FAIL" else 0.25, 0.1
+    return {
+        "name": name,
+        "value": shown,
+        "limit": limit,
+        "relation": relation,
+        "interval": [shown - width, shown + width],
+        "unit": unit,
+        "verdict": verdict,
+        "message": "" if verdict == "PASS" else f"{name} is {shown}, but must be {relation} {limit} ({unit}).",
+    }
+
+
+def _estimate(value: float, width: float) -> dict[str, Any]:
+    return {"value": float(value), "interval": _interval(value, width)}
+
+
+def _interval(value: float, width: float) -> list[float]:
+    return [float(value - width), float(value + width)]

@@ -1,0 +1,229 @@
+"""Reports of any size, made of random numbers, in the form of report.json."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+SCHEMA = 2
+ORDERS = ("importance", "drift", "importance x drift", "fragility", "reversed")
+ABLATIONS = ("resample", "mean", "zero")
+UNITS = {
+    "behaviour_kept": (">=", 0.9, "share of prompts"),
+    "metric_change": ("<=", 0.2, "of the reference's logit difference"),
+    "drift_median": ("<=", 0.2, "relative norm"),
+    "drift_largest": ("<=", 0.8, "relative norm"),
+    "ranking_agreement": (">=", 0.8, "rank-biased overlap"),
+    "profile_distance": ("<=", 0.25, "of the largest importance"),
+    "unrepaired": ("<=", 0.1, "of the reference's logit difference"),
+    "recovery": (">=", 0.5, "share of the damage"),
+}
+
+
+def make_document(
+    layers: int = 4,
+    heads: int = 4,
+    candidates: tuple[str, ...] = ("f16", "int4-rtn"),
+    tasks: tuple[str, ...] = ("ioi", "facts"),
+    prompts: int = 32,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """A whole report. Candidates pass and fail in turn; the last run of a failing one is inconclusive."""
+    rng = np.random.default_rng(seed)
+    runs = []
+    for number, candidate in enumerate(candidates):
+        for place, task in enumerate(tasks):
+            verdict = "PASS" if number % 2 == 0 else "INCONCLUSIVE" if place == len(tasks) - 1 else "FAIL"
+            runs.append(make_run(rng, candidate, task, verdict, layers, heads, prompts))
+    libraries = {"torch": "2.13.0", "transformers": "5.23.0", "numpy": "2.4.6"}
+    return {
+        "schema": SCHEMA,
+        "command": "pytest --circuit-report --circuit-model made-up",
+        "environment": {
+            "circuitcheck": "0.1.0",
+            "device": "cpu",
+            "instruction_set": "AVX2",
+            "python": "3.11.7",
+            "libraries": libraries,
+        },
+        "complete": True,
+        "expected_runs": len(runs),
+        "runs": runs,
+    }
+
+
+def make_run(
+    rng: np.random.Generator, candidate: str, task: str, verdict: str, layers: int, heads: int, prompts: int
+) -> dict[str, Any]:
+    """One candidate on one task; in one that fails the most important head has lost its importance."""
+    size = layers * heads
+    importance = rng.standard_cauchy(size).clip(-3, 6) * 0.2
+    importance[rng.integers(size)] = 4.0
+    change = rng.normal(0, 0.02, size)
+    if verdict == "FAIL":
+        change[importance.argmax()] = -3.5
+    drift = np.abs(rng.normal(0.05, 0.03, size)) + 0.02 * np.repeat(np.arange(layers), heads) / layers
+    rows = [make_head(rng, place, heads, importance, change, drift) for place in range(size)]
+    damaged = verdict != "PASS"
+    bound = np.abs(rng.normal(1, 0.3, prompts)) + 0.2
+    return {
+        "model": "made-up",
+        "candidate": candidate,
+        "precision": "4-bit" if damaged else "f16",
+        "task": task,
+        "verdict": verdict,
+        "message": "",
+        "prompts": 2 * prompts,
+        "solved": 2 * prompts - 1,
+        "part": prompts,
+        "clusters": 16,
+        "metric_ref": estimate(5.1),
+        "metric_cand": estimate(3.2 if damaged else 5.0),
+        "criteria": make_criteria(verdict),
+        "heads": rows,
+        "repair": make_repair(rng, size, damaged),
+        "ranking": {"agreement": estimate(0.8), "ceiling": 0.93, "top_5": 0.8, "kendall_tau_b": 0.7},
+        "bound": {
+            "degradation": 0.4,
+            "estimate": 0.3,
+            "bound": 1.2,
+            "coverage": 0.97,
+            "looseness": 3.1,
+            "violated": damaged,
+            "per_prompt": {
+                "degradation": rounded(bound * rng.uniform(-0.5, 1.1, prompts)),
+                "estimate": rounded(bound * rng.uniform(-0.4, 0.6, prompts)),
+                "bound": rounded(bound),
+            },
+            "integrated": {"estimate": 0.39, "relative_error": 0.03},
+        },
+        "associations": {
+            kind: {
+                "raw": estimate(-0.38),
+                "within_layers": estimate(0.01),
+                "p_within_layers": 0.97,
+                "between_layers_share": 0.98,
+            }
+            for kind in ABLATIONS
+        },
+        "census": make_census(damaged),
+        "batch_size": 1 if damaged else None,
+        "noise_floor": {"drift": 4e-7, "metric_change": 9e-7, "profile_distance": 4e-7, "ranking_change": 0.0},
+        "noise": {"instruction_set": "AVX2", "sources": {"threads=1": {"drift": 2e-7, "metric_change": 1e-7}}},
+        "multiverse": {
+            "flips": 1,
+            "of": 2,
+            "specifications": [
+                {"ablation": "resample", "metric": "logit_difference", "ablate_at": "all", "verdict": verdict},
+                {"ablation": "zero", "metric": "log_probability", "ablate_at": "answer", "verdict": "INCONCLUSIVE"},
+            ],
+        },
+        "keep": {
+            "modules": ["layers.1.attn.out"],
+            "verdict": "PASS",
+            "measured": 9,
+            "torchao": '{"layers.1.attn.out": None}',
+            "compressed_tensors": 'ignore=["layers.1.attn.out"]',
+            "bitsandbytes": 'llm_int8_skip_modules=["layers.1.attn.out"]',
+        }
+        if verdict == "FAIL"
+        else None,
+        "fingerprints": {name: name[0] * 64 for name in ("weights", "tokenizer", "prompts", "spec")},
+        "notes": ["Drift, gradients and repair use a part of the solved prompts."],
+    }
+
+
+def make_head(
+    rng: np.random.Generator, place: int, heads: int, importance: np.ndarray, change: np.ndarray, drift: np.ndarray
+) -> dict[str, Any]:
+    """One head; it is broken where its importance changed by more than 1 logit."""
+    reference, moved = float(importance[place]), float(change[place])
+    head: dict[str, Any] = {"layer": place // heads, "head": place % heads}
+    for name, value in (("ref", reference), ("cand", reference + moved), ("change", moved)):
+        head[f"importance_{name}"] = rounded(value)
+        head[f"importance_{name}_interval"] = rounded([value - 0.0713, value + 0.0829])
+    rank = int((np.abs(importance) > abs(reference)).sum()) + 1
+    head |= {"rank_ref": rank, "rank_cand": rank}
+    for name in ("drift", "drift_answer"):
+        head[name] = rounded(float(drift[place]))
+    head |= {"cosine": 0.998765, "cosine_answer": 0.997654}
+    head["fragility"] = rounded(abs(float(rng.normal(0, 0.05))))
+    head["repair_gain"] = rounded(float(rng.normal(0, 0.05)))
+    head["broken"] = abs(moved) > 1
+    return head
+
+
+def make_criteria(verdict: str) -> list[dict[str, Any]]:
+    """All criteria; the profile distance has the verdict, the others pass."""
+    rows = []
+    for name, (relation, limit, unit) in UNITS.items():
+        word = verdict if name == "profile_distance" else "PASS"
+        value = limit * (0.5 if relation == "<=" else 1.05)
+        spread = 0.02 * limit
+        if word != "PASS":
+            value, spread = (0.87, 0.1) if word == "FAIL" else (0.23, 0.1)
+        rows.append(
+            {
+                "name": name,
+                "value": rounded(value),
+                "interval": rounded([value - spread, value + spread]),
+                "limit": limit,
+                "relation": relation,
+                "unit": unit,
+                "verdict": word,
+                "message": "" if word == "PASS" else f"{name} is {value:.4g}",
+            }
+        )
+    return rows
+
+
+def make_repair(rng: np.random.Generator, size: int, damaged: bool) -> dict[str, Any]:
+    """Repair of a damaged candidate, with curves that rise at different speeds; without curves where nothing is."""
+    grid = sorted({k for k in (1, 2, 3, 5, 10, 20, 50, 100, 200, 500) if k < size} | {size})
+
+    def curve(power: float) -> list[dict[str, Any]]:
+        values = [(k / size) ** power * 0.96 for k in grid]
+        return [
+            {"k": k, "recovery": rounded(value), "interval": rounded([value - 0.09, value + 0.05])}
+            for k, value in zip(grid, values, strict=True)
+        ]
+
+    return {
+        "diagnosis": "localized" if damaged else "no damage",
+        "damage": estimate(1.9 if damaged else 0.001),
+        "recovery": estimate(0.96) if damaged else None,
+        "unrepaired": estimate(0.02),
+        "curves": {order: curve(0.2 + 0.15 * place) for place, order in enumerate(ORDERS)} if damaged else {},
+        "random": curve(1.0) if damaged else [],
+        "areas": {
+            order: {"value": 0.8, "relative_to_random": 1.6, "interval": [1.4, 1.8]} for order in ORDERS if damaged
+        },
+    }
+
+
+def make_census(quantized: bool) -> dict[str, Any]:
+    """24 projections, quantized or not."""
+    dense = {"module": "Linear", "weight": "Parameter float16", "bits": 16.0, "modules": 24, "parameters": 1179648}
+    packed = {**dense, "weight": "Int4Tensor", "bits": 4.0}
+    kinds = [packed if quantized else dense]
+    return {
+        "claim": "torchao" if quantized else None,
+        "bits": 4.0 if quantized else 16.0,
+        "projections": 24,
+        "quantized": 24 if quantized else 0,
+        "before": kinds,
+        "after": kinds,
+    }
+
+
+def estimate(value: float) -> dict[str, Any]:
+    """A value with a narrow interval."""
+    return {"value": value, "interval": rounded([value - 0.1, value + 0.1])}
+
+
+def rounded(value: Any) -> Any:
+    """Six significant digits, as in report.json."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    return [float(f"{float(one):.6g}") for one in value]

@@ -1,0 +1,296 @@
+"""The model card says what the report says, and nothing else in it is touched."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from made_up_reports import made_up_report
+
+from circuitcheck.errors import ConfigurationError
+from circuitcheck.modelcard import card as module
+from circuitcheck.modelcard.__main__ import main
+from circuitcheck.modelcard.block import END, START
+from circuitcheck.modelcard.card import update_card, updated
+
+HEAD = """\
+---
+license: mit   # keep me
+tags: [a,   b]
+
+# a comment of its own
+base_model: "old/id"  # replaced with its line
+language:
+    - en
+model-index:
+- name: mine
+  results:
+  - task: {type: text-generation}
+    dataset: {name: GSM, type: gsm8k, extra: 1}
+    metrics: [{type: acc, value: 0.5}]
+# belongs to what follows
+datasets:
+- x
+---
+"""
+
+OURS = {"base_model", "base_model_relation", "model-index"}
+
+
+@pytest.fixture
+def release(tmp_path: Path) -> Path:
+    folder = tmp_path / "mine-int8"
+    folder.mkdir()
+    (folder / "report.json").write_text(json.dumps(report()))
+    return folder
+
+
+def report(**changes) -> dict:
+    known = {"candidates": ("mine-int8",), "tasks": ("ioi", "facts"), "verdicts": {("mine-int8", "facts"): "FAIL"}}
+    return made_up_report(**(known | changes))
+
+
+def read(folder: Path) -> str:
+    return (folder / "README.md").read_bytes().decode("utf-8")
+
+
+def around(text: str) -> tuple[str, str]:
+    return text[: text.index(START)], text[text.index(END) + len(END) :]
+
+
+# --- what it says ---
+
+
+def test_a_missing_card_is_made_and_the_hub_can_read_it(release: Path):
+    update_card(release, base_model="someone/base")
+    text = read(release)
+    card = ModelCard(text)
+    assert card.data.base_model == "someone/base"
+    assert card.data["base_model_relation"] == "quantized"
+    assert card.data.model_name == "mine-int8"
+    found = {(result.dataset_type, result.metric_type): result.metric_value for result in card.data.eval_results}
+    assert found["circuitcheck/ioi", "circuitcheck_verdict"] == "PASS"
+    assert found["circuitcheck/facts", "circuitcheck_verdict"] == "FAIL"
+    assert found["circuitcheck/facts", "circuitcheck_profile_distance"] == 0.9
+    assert {result.dataset_config for result in card.data.eval_results} == {"mine-int8"}
+    assert card.text.startswith("# mine-int8\n\n" + START)
+    assert "| <code>mine-int8</code> | <code>facts</code> | ❌ FAIL |" in text
+    assert "0.900 [0.800, 1.000] ≤ 0.250" in text
+    assert "beside its reference, <code>someone/base</code>" in text
+    assert "torch 2.13.0" in text
+    method = [line for line in card.text.splitlines() if line.startswith("- ")]
+    assert len(method) == 3
+
+
+def test_only_the_release_is_shown_where_the_report_has_more(release: Path):
+    more = report(candidates=("f16", "mine-int8"))
+    (release / "report.json").write_text(json.dumps(more))
+    update_card(release)
+    assert "<code>f16</code>" not in read(release)
+    update_card(release, candidate="f16")
+    assert "<code>mine-int8</code>" not in read(release)
+    assert {entry["dataset"]["config"] for entry in _results(read(release))} == {"f16"}
+
+
+def test_all_candidates_are_shown_where_none_is_called_like_the_release(release: Path):
+    (release / "report.json").write_text(json.dumps(report(candidates=("f16", "bf16"), verdicts={})))
+    update_card(release)
+    assert {entry["dataset"]["config"] for entry in _results(read(release))} == {"f16", "bf16"}
+
+
+def test_report_is_found_beside_or_named(release: Path, tmp_path: Path):
+    (release / "circuitcheck").mkdir()
+    (release / "report.json").rename(release / "circuitcheck" / "report.json")
+    update_card(release)
+    (release / "circuitcheck" / "report.json").rename(tmp_path / "elsewhere.json")
+    with pytest.raises(ConfigurationError, match="--report FILE"):
+        update_card(release)
+    assert update_card(release, tmp_path / "elsewhere.json")[-1].endswith("already says so")
+
+
+def test_base_model_of_the_card_is_kept_and_else_the_reports_is_taken(release: Path):
+    notes = update_card(release)
+    assert notes[0].startswith("base_model is made-up, as the report calls it")
+    assert _head(read(release))["base_model"] == "made-up"
+    (release / "README.md").write_text("---\nbase_model:\n- a/b\n- c/d\n---\n")
+    assert len(update_card(release)) == 1
+    assert _head(read(release))["base_model"] == ["a/b", "c/d"]
+    assert "<code>a/b, c/d</code>" in read(release)
+
+
+# --- what it leaves alone ---
+
+
+def test_other_keys_comments_and_spaces_stay(release: Path):
+    (release / "README.md").write_text(HEAD + "# Mine\ntext")
+    update_card(release, base_model="new/id")
+    text = read(release)
+    assert "license: mit   # keep me\n" in text
+    assert "tags: [a,   b]\n\n# a comment of its own\nbase_model: new/id\nlanguage:\n    - en\nmodel-index:\n" in text
+    assert "# belongs to what follows\ndatasets:\n- x\nbase_model_relation: quantized\n---\n" in text
+    head = _head(text)
+    assert head["model-index"][0]["name"] == "mine"
+    first, *others = head["model-index"][0]["results"]
+    assert first == {
+        "task": {"type": "text-generation"},
+        "dataset": {"name": "GSM", "type": "gsm8k", "extra": 1},
+        "metrics": [{"type": "acc", "value": 0.5}],
+    }
+    assert [other["dataset"]["type"] for other in others] == ["circuitcheck/ioi", "circuitcheck/facts"]
+    assert around(text)[0].endswith("---\n# Mine\ntext\n\n")
+
+
+def test_results_of_a_task_that_is_gone_are_gone(release: Path):
+    update_card(release)
+    (release / "report.json").write_text(json.dumps(report(tasks=("ioi",), verdicts={})))
+    update_card(release)
+    assert [entry["dataset"]["type"] for entry in _results(read(release))] == ["circuitcheck/ioi"]
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=200)
+
+
+@settings(max_examples=200, deadline=None)
+@given(before=TEXT, after=TEXT, crlf=st.booleans())
+def test_text_around_the_block_stays_byte_for_byte(before: str, after: str, crlf: bool):
+    before, after = (part.replace("---", "-") for part in (before, after))
+    if crlf:
+        before, after = (part.replace("\n", "\r\n") for part in (before, after))
+    plain = before + after
+    first, _ = updated(plain, report(), "mine")
+    bom = "\ufeff" if plain.startswith("\ufeff") else ""
+    head, tail = around(first)
+    own = head[len(bom) :].index("---", 3) + len(bom)
+    assert head.startswith(bom + "---")
+    assert head[own:].lstrip("-")[1 + ("\r\n" in plain) :].startswith(plain[len(bom) :])
+    assert tail.strip() == ""
+    changed = head + START + "anything" + END + tail + after
+    again, _ = updated(changed, report(verdicts={}), "mine")
+    assert around(again)[1] == tail + after
+    assert again.split("---", 2)[2].split(START)[0] == changed.split("---", 2)[2].split(START)[0]
+    assert updated(again, report(verdicts={}), "mine")[0] == again
+
+
+KEYS = st.from_regex(r"[a-z_]{1,8}", fullmatch=True).filter(lambda key: key not in OURS)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    keys=st.dictionaries(KEYS, VALUES, max_size=5),
+    flow=st.booleans(),
+    place=st.integers(0, 5),
+    comments=st.booleans(),
+    newline=st.sampled_from(["\n", "\r\n"]),
+    old=st.sampled_from(["base_model: x/y", "base_model:\n- x/y  # why\n\n", "base_model: >-\n  x/y\n# after"]),
+)
+def test_other_keys_of_the_head_stay_byte_for_byte(keys, flow, place, comments, newline, old):
+    parts = [
+        yaml.safe_dump({key: value}, default_flow_style=flow or None, width=40).rstrip("\n")
+        for key, value in keys.items()
+    ]
+    parts = [part.removeprefix("{").removesuffix("}") if part.startswith("{") else part for part in parts]
+    if comments:
+        parts = [part + "\n# note" for part in parts]
+    whole = [*parts[:place], old, *parts[place:]]
+    body = "\n".join(whole) + "\n"
+    text = f"---\n{body}---\nrest\n".replace("\n", newline)
+    if yaml.safe_load(body).keys() != keys.keys() | {"base_model"}:
+        return  # a flow mapping that cannot stand at the top level
+    found, _ = updated(text, report(), "mine", "new/id")
+    assert updated(found, report(), "mine", "new/id")[0] == found
+    head = _head(found)
+    assert {key: value for key, value in head.items() if key not in OURS} == keys
+    assert head["base_model"] == "new/id"
+    for part in parts:
+        assert part.replace("\n", newline) in found
+    assert ("\r\n" in found) == (newline == "\r\n")
+    assert not re.search(r"(?<!\r)\n", found) or newline == "\n"
+    assert ("# after" in found) == ("# after" in old)
+
+
+def test_running_it_again_writes_nothing(release: Path, monkeypatch: pytest.MonkeyPatch):
+    update_card(release)
+    before = read(release)
+
+    def no_write(files):
+        raise AssertionError(files)
+
+    monkeypatch.setattr(module, "write_atomically", no_write)
+    assert update_card(release)[-1].endswith("already says so")
+    assert read(release) == before
+
+
+# --- what it refuses ---
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (START + END + START, r"2 marker\(s\) .* and 1"),
+        (START, r"1 marker\(s\) .* and 0"),
+        (END + START, "in this order"),
+        ("---\na: [1\n---\n", "is broken"),
+        ("---\n- a\n---\n", "must be keys and values, but is list"),
+        ("---\na: 1\n--- \nx: {\n---\n", None),
+        ("---\nmodel-index: 3\n---\n", "model-index in .* must be a list"),
+        ("---\n{a: 1, base_model: x}\n---\n", "in braces"),
+        ("---\nbase_model: &x y\nother: *x\n---\n", "anchor"),
+    ],
+)
+def test_a_broken_card_is_refused_and_left_alone(release: Path, text: str, message: str | None):
+    (release / "README.md").write_text(text)
+    if message is None:
+        update_card(release, base_model="b")
+        return
+    with pytest.raises(ConfigurationError, match=message):
+        update_card(release, base_model="b")
+    assert read(release) == text
+
+
+def test_what_is_missing_is_named(release: Path, tmp_path: Path):
+    with pytest.raises(ConfigurationError, match="no directory"):
+        update_card(tmp_path / "nowhere")
+    with pytest.raises(ConfigurationError, match="no candidate 'x'; it has mine-int8"):
+        update_card(release, candidate="x")
+    (release / "README.md").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigurationError, match="not UTF-8"):
+        update_card(release)
+    (release / "report.json").write_text(json.dumps(report() | {"runs": []}))
+    with pytest.raises(ConfigurationError, match="no runs"):
+        update_card(release)
+
+
+def test_a_failed_write_leaves_the_old_card(release: Path, monkeypatch: pytest.MonkeyPatch):
+    (release / "README.md").write_text("mine")
+    monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        update_card(release)
+    assert read(release) == "mine"
+    assert sorted(file.name for file in release.iterdir()) == ["README.md", "report.json"]
+
+
+def test_command_line(release: Path, capsys: pytest.CaptureFixture[str]):
+    assert main([str(release), "--base-model", "a/b"]) == 0
+    assert capsys.readouterr().out == f"wrote {release}/README.md\n"
+    assert main([str(release), "--report", str(release / "none.json")]) == 1
+    assert "there is no report" in capsys.readouterr().err
+    assert main([str(release / "nowhere")]) == 1
+
+
+def _head(text: str) -> dict:
+    return yaml.safe_load(re.split(r"^---\s*$", text, maxsplit=2, flags=re.MULTILINE)[1])
+
+
+def _results(text: str) -> list[dict]:
+    return _head(text)["model-index"][0]["results"]

@@ -1,0 +1,173 @@
+"""What changed since the last release, worked out by hand."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+from made_up_reports import made_up_report, unmeasured_run
+
+from circuitcheck.errors import ConfigurationError
+from circuitcheck.report.compare import compare, comparison_rows, load_report, render_comparison
+
+
+def pair(**changes) -> tuple[dict, dict]:
+    old = made_up_report(2, 2, **changes)
+    return old, copy.deepcopy(old)
+
+
+def only(comparison: dict) -> dict:
+    (run,) = comparison["runs"]
+    return run
+
+
+def test_the_same_report_has_no_changes():
+    old, new = pair(candidates=("a", "b"), tasks=("t", "u"))
+    comparison = compare(old, new)
+    assert [run["verdict"] for run in comparison["runs"]] == [["PASS", "PASS"]] * 4
+    assert all(run["heads"] == [] and not any(row["moved"] for row in run["criteria"]) for run in comparison["runs"])
+    assert comparison["removed"] == []
+    assert comparison["same_environment"]
+    assert render_comparison(comparison) == (
+        "Since the last release\nnothing moved beyond its interval in 4 of 4 candidates and tasks"
+    )
+    json.dumps(comparison, allow_nan=False)
+
+
+def test_a_flip_is_said_first_with_its_criterion():
+    old, new = pair(candidates=("a", "b"))
+    new["runs"][1]["verdict"] = "FAIL"
+    criterion = new["runs"][1]["criteria"][5]
+    criterion |= {"value": 0.9, "interval": [0.8, 1.0], "verdict": "FAIL"}
+    lines = render_comparison(compare(old, new)).splitlines()
+    assert lines[1] == "b on ioi: PASS -> FAIL; profile_distance 0.05 -> 0.9 (PASS -> FAIL)"
+
+
+@pytest.mark.parametrize(
+    ("interval", "value", "moved"),
+    [
+        ([0.04, 0.06], 0.07, True),  # 0.07 is outside [0.045, 0.055], and 0.05 outside [0.065, 0.075]
+        ([0.04, 0.06], 0.052, False),  # inside the old interval
+        (None, 0.056, False),  # outside the old one, but the new interval holds the old value
+    ],
+)
+def test_a_value_moves_when_each_lies_outside_the_others_interval(interval, value: float, moved: bool):
+    old, new = pair()
+    criterion = new["runs"][0]["criteria"][5]
+    old["runs"][0]["criteria"][5]["interval"] = [0.045, 0.055]
+    criterion["value"] = value
+    criterion["interval"] = [value - 0.005, value + 0.005] if interval else [0.04, 0.07]
+    assert only(compare(old, new))["criteria"][5]["moved"] is moved
+
+
+def test_a_value_that_became_undefined_has_moved():
+    old, new = pair()
+    new["runs"][0]["criteria"][0] |= {"value": None, "interval": [None, None]}
+    row = only(compare(old, new))["criteria"][0]
+    assert row["moved"] is True
+    assert row["value"] == [0.98, None]
+
+
+def test_heads_are_newly_broken_mended_or_moved_largest_first():
+    old, new = pair()
+    was, now = old["runs"][0]["heads"], new["runs"][0]["heads"]
+    for place, (before, after, was_broken, is_broken) in enumerate(
+        [(1.0, 4.0, False, True), (1.0, 1.1, True, False), (1.0, 2.0, False, False), (1.0, 1.01, False, False)]
+    ):
+        was[place] |= {"importance_cand": before, "importance_cand_interval": [0.9, 1.2], "broken": was_broken}
+        now[place] |= {
+            "importance_cand": after,
+            "importance_cand_interval": [after - 0.2, after + 0.2],
+            "broken": is_broken,
+        }
+    heads = only(compare(old, new))["heads"]
+    assert [(head["layer"], head["head"], head["state"], head["importance"]) for head in heads] == [
+        (0, 0, "broken", [1.0, 4.0]),
+        (1, 0, "moved", [1.0, 2.0]),
+        (0, 1, "mended", [1.0, 1.1]),
+    ]
+    text = render_comparison(compare(old, new))
+    assert "NEWLY BROKEN HEADS 0.0 (1 -> 4); mended heads 0.1 (1 -> 1.1); importance moved in 1.0 (1 -> 2)" in text
+
+
+def test_new_and_removed_candidates():
+    old, new = pair(candidates=("a", "b"))
+    new["runs"][1]["candidate"] = "c"
+    comparison = compare(old, new)
+    assert [run["verdict"] for run in comparison["runs"]] == [["PASS", "PASS"], [None, "PASS"]]
+    assert comparison["removed"] == [{"candidate": "b", "task": "ioi", "verdict": "PASS"}]
+    text = render_comparison(comparison)
+    assert "c on ioi: new, PASS" in text
+    assert "b on ioi: not in this run (was PASS)" in text
+
+
+def test_two_releases_of_one_candidate_are_compared_whatever_they_are_called():
+    old, new = pair(candidates=("release-1",))
+    new["runs"][0] |= {"candidate": "release-2", "verdict": "FAIL"}
+    run = only(compare(old, new))
+    assert (run["candidate"], run["old_candidate"], run["verdict"]) == ("release-2", "release-1", ["PASS", "FAIL"])
+    assert "release-2 on ioi (was release-1): PASS -> FAIL" in render_comparison(compare(old, new))
+
+
+def test_other_prompts_or_another_specification_are_said():
+    old, new = pair()
+    new["runs"][0]["fingerprints"] |= {"prompts": "other", "spec": "other"}
+    new["environment"]["python"] = "3.99"
+    comparison = compare(old, new)
+    assert only(comparison)["other"] == ["prompts", "spec"]
+    assert "measured with other prompts and spec" in render_comparison(comparison)
+    assert "other versions or on another machine" in render_comparison(comparison)
+
+
+def test_what_was_not_measured_can_be_compared():
+    old, new = pair()
+    new["runs"] = [unmeasured_run("int8", "ioi", "no weights")]
+    run = only(compare(old, new))
+    assert run["verdict"] == ["PASS", "FAIL"]
+    assert all(row["verdict"] == ["PASS", None] and row["moved"] for row in run["criteria"])
+    assert only(compare(new, old))["verdict"] == ["FAIL", "PASS"]
+
+
+def test_markdown_has_one_item_a_change_and_escapes_names():
+    old, new = pair(candidates=("a|b",))
+    new["runs"][0]["verdict"] = "FAIL"
+    assert comparison_rows(compare(old, new)) == ["- <code>a&#124;b</code> on <code>ioi</code>: PASS -&#62; FAIL"]
+    assert comparison_rows(None) == []
+    assert render_comparison(None) == ""
+
+
+# --- reading a report ---
+
+
+def test_a_report_is_read_from_its_file_or_its_directory(tmp_path: Path):
+    document = made_up_report()
+    file = tmp_path / "report.json"
+    file.write_text(json.dumps(document))
+    assert load_report(file) == load_report(tmp_path) == document
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "there is no report"),
+        ("", "is not JSON"),
+        ('{"schema": 2, "runs": [', "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
+        ("[]", "not a report of circuitcheck"),
+        ("{}", "not a report of circuitcheck"),
+        ('{"schema": 1, "runs": []}', "has schema 1, and this circuitcheck reads 2"),
+        ('{"schema": 99, "runs": []}', "has schema 99"),
+        ('{"schema": 2, "runs": []}', "damaged: it lacks complete, environment, expected_runs"),
+        ('{"schema":2,"runs":[3],"environment":{},"complete":true,"expected_runs":1}', "names of its runs"),
+        (b"\xff\xfe\x00", "cannot be read"),
+    ],
+)
+def test_what_is_no_report_is_refused_by_name(tmp_path: Path, content, message: str):
+    file = tmp_path / "old.json"
+    if content is not None:
+        file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ConfigurationError, match=message) as caught:
+        load_report(file)
+    assert "old.json" in str(caught.value)
