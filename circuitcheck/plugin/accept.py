@@ -1,7 +1,8 @@
-"""The accept flow: records golden baselines on request, and says what that changes."""
+"""What writes golden baselines, on request only: accepting a reference, and calibrating its noise floor."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -73,6 +74,36 @@ def accept_baseline(
         details.insert(0, f"the old baseline could not be read: {fault}")
     new.save(folder)
     return Acceptance(task.name, f"accepted: {file} ({settings.reason})", tuple(details))
+
+
+def calibrate_baseline(
+    reference: HookedModel,
+    baseline: Baseline,
+    folder: Path,
+    reload: Callable[[], HookedModel],
+    *,
+    memory: int | None = None,
+) -> Acceptance:
+    """Measures the noise floor of a recorded reference on this machine, and stores it in its baseline.
+
+    Raises:
+        CircuitcheckError: it cannot be measured or written; the baseline is as it was.
+    """
+    from circuitcheck.environment import environment
+    from circuitcheck.reference.calibrate import calibrate
+
+    if not baseline.solved:
+        return Acceptance(baseline.task.name, "left alone: the reference solves none of its prompts")
+    calibrated = calibrate(reference, baseline, reload=reload, memory=memory)
+    where = environment(reference.device)["instruction_set"]
+    file = calibrated.save(folder)[0]
+    lines = [f"{source}: {_change(change)}" for source, change in calibrated.noise[where].items()]
+    floor = f"noise floor over all sources: {_change(calibrated.noise_floor)}"
+    return Acceptance(baseline.task.name, f"calibrated on {where}: {file}", (*lines, floor))
+
+
+def _change(change: Mapping[str, float]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value:.2g}" for name, value in change.items())
 
 
 def _load(file: Path) -> tuple[Baseline | None, str | None]:

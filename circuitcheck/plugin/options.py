@@ -18,7 +18,20 @@ def add_options(parser: pytest.Parser) -> None:
         "(nothing compared: exit code 5)",
     )
     group.addoption(
-        "--circuit-report-dir", metavar="DIR", help="also write report.json into DIR (implies --circuit-report)"
+        "--circuit-report-dir",
+        metavar="DIR",
+        help="also write report.json, report.md and report.html into DIR (implies --circuit-report)",
+    )
+    group.addoption(
+        "--circuit-figures",
+        metavar="DIR",
+        help="draw the figures into DIR, as SVG and PNG (implies --circuit-report)",
+    )
+    group.addoption(
+        "--circuit-compare",
+        metavar="REPORT",
+        help="say what changed since the release of that report.json, per criterion and head (implies "
+        "--circuit-report)",
     )
     group.addoption(
         "--circuit-model",
@@ -29,8 +42,10 @@ def add_options(parser: pytest.Parser) -> None:
         "--circuit-candidate",
         metavar="SPEC",
         action="append",
-        help="what to gate: f32, f16, bf16, int8-sim (a simulation), or a saved directory; repeatable (default: the "
-        "first four)",
+        help="what to gate: a saved directory, a .gguf file, or a precision that is made from the reference: "
+        "f32, f16, bf16, int8-sim (a simulation), int8-rtn, int4-rtn, int3-rtn, int2-rtn, with torchao int8, "
+        "int8-weight, int4-weight, float8-weight, with bitsandbytes bnb-int8, bnb-nf4; repeatable (default: the first "
+        "four precisions)",
     )
     group.addoption(
         "--circuit-task",
@@ -53,11 +68,55 @@ def add_options(parser: pytest.Parser) -> None:
         action="store_true",
         help="allow --circuit-accept where the environment variable CI is set",
     )
+    group.addoption(
+        "--circuit-calibrate",
+        action="store_true",
+        help="measure the reference against its golden baselines under every source of noise (threads, batches, prompt "
+        "order, attention kernels, loading) and store the noise floor in them, instead of comparing candidates",
+    )
+    group.addoption(
+        "--circuit-against-base",
+        action="store_true",
+        default=None,
+        help="measure the reference in this run and compare with that, instead of trusting the stored baselines; takes "
+        "any number of prompts and any specification",
+    )
+    group.addoption(
+        "--circuit-multiverse",
+        action="store_true",
+        default=None,
+        help="repeat every verdict under each ablation, metric and choice of positions, and report how often it flips "
+        "(loads the reference)",
+    )
+    group.addoption(
+        "--circuit-keep",
+        action="store_true",
+        default=None,
+        help="for every candidate that fails, search for the fewest projections that must stay in high precision for "
+        "it to pass (loads the reference)",
+    )
     group.addoption("--circuit-prompts", metavar="N", type=int, help="prompt pairs of each built-in task (default: 64)")
+    group.addoption(
+        "--circuit-part",
+        metavar="N",
+        type=int,
+        help="solved prompts that drift, gradients and repair use; baselines grow with it (default: 32)",
+    )
     group.addoption(
         "--circuit-ablation",
         choices=("resample", "mean", "zero"),
         help="ablation whose importances are compared (default: resample)",
+    )
+    group.addoption(
+        "--circuit-metric",
+        metavar="NAME",
+        help="what is measured of a prompt: logit_difference, log_probability (of the answer), or "
+        "package.module:function for a Python function of the model's output (default: logit_difference)",
+    )
+    group.addoption(
+        "--circuit-ablate-at",
+        choices=("all", "answer"),
+        help="positions whose z an ablation replaces: all, or the answer position only (default: all)",
     )
     group.addoption(
         "--circuit-positions",
@@ -83,6 +142,12 @@ def add_options(parser: pytest.Parser) -> None:
         "--circuit-dtype",
         choices=("auto", "f32", "f16", "bf16"),
         help="type that saved candidates are loaded in (default: auto, as they were saved)",
+    )
+    group.addoption(
+        "--circuit-download",
+        action="store_true",
+        default=None,
+        help="fetch candidates that are hub ids (owner/name); without it every candidate is local",
     )
     group.addoption(
         "--circuit-allow-inconclusive",

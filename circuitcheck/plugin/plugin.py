@@ -40,12 +40,14 @@ def gate_session(config: pytest.Config) -> GateSession:
         pytest.UsageError: the settings cannot be used.
     """
     if SESSION not in config.stash:
+        from circuitcheck.plugin.checks import check
         from circuitcheck.plugin.progress import TerminalProgress
         from circuitcheck.plugin.session import GateSession
         from circuitcheck.plugin.settings import read_settings
 
         try:
             settings = read_settings(config)
+            check(settings, config)
         except ConfigurationError as error:
             raise pytest.UsageError(f"circuitcheck: {error}") from error
         processes = getattr(config, "workerinput", {}).get("workercount", 1)
@@ -89,6 +91,15 @@ def circuit(request: pytest.FixtureRequest) -> CircuitCase:
     from circuitcheck.plugin.check import CircuitCase
 
     return CircuitCase(gate_session(request.config), request.param)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """Hands what a test checked to its report, from where JUnit files and xdist's controller take it."""
+    case = getattr(item, "funcargs", {}).get(FIXTURE)
+    if case is not None and hasattr(case, "take_properties"):
+        item.user_properties.extend(case.take_properties())
+    return (yield)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -1,25 +1,23 @@
-"""One run of the gate: loads what is needed, measures each case once, and accepts baselines when asked to."""
+"""One run of the gate: measures each case once, and writes baselines when asked to."""
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from circuitcheck.errors import BaselineError, CircuitcheckError, StaleBaselineError
 from circuitcheck.models.specs import EMBEDDED
-from circuitcheck.plugin.accept import Acceptance, accept_baseline
+from circuitcheck.plugin.accept import Acceptance, accept_baseline, calibrate_baseline
 from circuitcheck.plugin.cases import Case, cases_of
+from circuitcheck.plugin.judging import Judge
+from circuitcheck.plugin.models import Models
+from circuitcheck.plugin.references import References
 from circuitcheck.plugin.settings import Settings
-from circuitcheck.plugin.sizes import parse_bytes
 from circuitcheck.plugin.store import Store
 from circuitcheck.report.fields import Entry
 
 if TYPE_CHECKING:
-    from circuitcheck.baseline.baseline import Baseline
-    from circuitcheck.models.hooked import HookedModel
-    from circuitcheck.spec import MeasurementSpec
     from circuitcheck.sweep.progress import Advance
 
 
@@ -30,14 +28,6 @@ class Progress(Protocol):
         """A bar called `description`."""
 
 
-@dataclass
-class LoadedCandidate:
-    """The candidate that was loaded last; its tasks follow one another."""
-
-    spec: str
-    model: HookedModel
-
-
 class GateSession:
     """All that one pytest process knows about the gate.
 
@@ -45,7 +35,9 @@ class GateSession:
         settings: what the run is to do.
         cases: its (candidate, task) pairs.
         accepted: task to what became of its baseline.
+        document: the whole report, once it is complete.
         written: what to say of each report file, and whether it could be written.
+        commands: what a workflow is to read from the output.
 
     Args:
         settings: what the run is to do.
@@ -58,11 +50,15 @@ class GateSession:
         self.settings = settings
         self.cases = cases_of(settings)
         self.accepted: dict[str, Acceptance | CircuitcheckError] = {}
+        self.document: dict[str, Any] | None = None
         self.written: list[tuple[str, bool]] = []
+        self.commands: list[str] = []
         self._store = store
         self._progress = progress
         self._processes = processes
-        self._loaded: LoadedCandidate | None = None
+        self._models = Models(settings)
+        self._references = References(settings, self._models, store, progress)
+        self._judge = Judge(settings, self.cases, self._models, self._references, store, progress)
 
     def entry(self, case: Case) -> Entry:
         """The report's entry of one case, measured once in the whole run; errors of its own kind become failures."""
@@ -73,99 +69,58 @@ class GateSession:
         return self._store.entries(self.cases)
 
     def accept(self, case: Case) -> Acceptance | CircuitcheckError:
-        """Records the case's task from the reference, once.
+        """Writes the baseline of the case's task, once: accepts it from the reference, or calibrates it.
 
         Returns:
-            What became of its baseline, or why nothing was written.
+            What became of it, or why nothing was written.
         """
         if case.task not in self.accepted:
             try:
-                self.accepted[case.task] = self._accept(case)
+                self.accepted[case.task] = self._calibrate(case) if self.settings.calibrate else self._accept(case)
             except CircuitcheckError as error:
                 self.accepted[case.task] = error
         return self.accepted[case.task]
 
     def _accept(self, case: Case) -> Acceptance:
-        reference = self._load("f32")
-        task, folder = self._task(case, reference), self.baseline_folder
+        references, reference = self._references, self._models.reference()
+        task = references.task(case, reference)
         with self._progress(f"recording {case.task_name}") as advance:
             return accept_baseline(
-                reference, task, self._spec(), self.settings, folder, advance=advance, memory=self._memory
+                reference,
+                task,
+                references.spec,
+                self.settings,
+                references.folder,
+                advance=advance,
+                memory=references.memory,
             )
 
-    @property
-    def baseline_folder(self) -> Path:
-        """Where the reference's golden baselines lie."""
-        from circuitcheck.models.load import model_name
-
-        return self.settings.baselines / model_name(self.settings.model)
+    def _calibrate(self, case: Case) -> Acceptance:
+        references, reference = self._references, self._models.reference()
+        baseline = references.stored(case)
+        self._references.require_fresh(case, baseline, reference, is_reference=True)
+        with self._progress(f"calibrating {case.task_name}"):
+            return calibrate_baseline(
+                reference, baseline, references.folder, self._models.reload_reference, memory=references.memory
+            )
 
     def close(self) -> None:
-        """Frees the model."""
-        self._loaded = None
+        """Frees the models."""
+        self._models.close()
 
     def _measured(self, case: Case) -> Entry:
         from circuitcheck.models.load import model_name
         from circuitcheck.report.document import failed_entry, run_entry
-        from circuitcheck.verdict.judge import judge
-        from circuitcheck.verdict.limits import limits_for
+        from circuitcheck.sweep.threads import share_of_threads
 
         try:
-            measurement = self._measure(case)
-            limits = limits_for(measurement.precision, measurement.task, self.settings.limits)
-            return run_entry(judge(measurement, limits))
+            with share_of_threads(self._processes):
+                baseline = self._references.of(case)
+                verdict = self._judge.verdict(case, baseline)
+                return run_entry(verdict) | self._judge.additions(case, baseline, verdict)
         except CircuitcheckError as error:
             message = self._with_way_out(error, case)
             return failed_entry(model_name(self.settings.model), case.candidate_name, case.task_name, message)
-
-    def _measure(self, case: Case) -> Any:
-        from circuitcheck.baseline.baseline import Baseline, baseline_files
-        from circuitcheck.baseline.stale import environment_notes, require_fresh
-        from circuitcheck.environment import environment
-        from circuitcheck.measurement.measure import measure
-        from circuitcheck.sweep.threads import share_of_threads
-
-        baseline: Baseline = Baseline.load(baseline_files(self.baseline_folder, case.task_name)[0])
-        candidate = self._load(case.candidate)
-        require_fresh(
-            baseline,
-            task=self._task(case, candidate),
-            spec=self._spec(),
-            tokenizer=candidate.fingerprints["tokenizer"],
-            weights=candidate.fingerprints["weights"] if case.is_precision else None,
-        )
-        with self._progress(str(case)) as advance, share_of_threads(self._processes):
-            measurement = measure(candidate, baseline, advance=advance, memory=self._memory)
-        notes = environment_notes(baseline, environment(candidate.device))
-        return replace(measurement, candidate=case.candidate_name, notes=(*measurement.notes, *notes))
-
-    def _load(self, spec: str) -> HookedModel:
-        from circuitcheck.models.load import load_model
-        from circuitcheck.models.specs import PRECISIONS, SAVED
-
-        if self._loaded is None or self._loaded.spec != spec:
-            self._loaded = None  # frees the last candidate before the next one is loaded
-            as_saved = SAVED if self.settings.dtype == "auto" else self.settings.dtype
-            source, precision = (self.settings.model, spec) if spec in PRECISIONS else (spec, as_saved)
-            model = load_model(source, precision, device=self.settings.device)
-            self._loaded = LoadedCandidate(spec, model)
-        return self._loaded.model
-
-    def _task(self, case: Case, model: HookedModel) -> Any:
-        from circuitcheck.tasks.load import load_task
-
-        vocabulary = getattr(getattr(model.module, "config", None), "vocab_size", None)
-        return load_task(case.task, model.tokenizer, prompts=self.settings.prompts, vocabulary=vocabulary)
-
-    def _spec(self) -> MeasurementSpec:
-        from circuitcheck.spec import MeasurementSpec
-
-        options: dict[str, Any] = {key: getattr(self.settings, key) for key in ("ablation", "positions", "sweep")}
-        return MeasurementSpec(**options)
-
-    @property
-    def _memory(self) -> int | None:
-        return None if self.settings.memory is None else parse_bytes(self.settings.memory)
 
     def _with_way_out(self, error: CircuitcheckError, case: Case) -> str:
         from circuitcheck.baseline.baseline import baseline_files
@@ -177,6 +132,6 @@ class GateSession:
             lines.append(f"(There is no directory {self.settings.model} here, so it is taken for a hub id.)")
         if isinstance(error, StaleBaselineError) and not case.is_precision:
             lines.append(f"('now' is what candidate {case.candidate_name} has: is it made from the reference?)")
-        exists = any(file.exists() for file in baseline_files(self.baseline_folder, case.task_name))
+        exists = any(file.exists() for file in baseline_files(self._references.folder, case.task_name))
         command = f"{self.settings.command} --circuit-accept={'changed' if exists else 'new'} --circuit-reason 'why'"
         return "\n".join([*lines, f"To accept the present reference instead: {command}"])

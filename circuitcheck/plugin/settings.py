@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import tomllib
 from collections.abc import Mapping
@@ -14,34 +13,40 @@ from typing import Any
 import pytest
 
 from circuitcheck.errors import ConfigurationError
-from circuitcheck.models.specs import EMBEDDED, PRECISIONS
-from circuitcheck.plugin.sizes import parse_bytes
+from circuitcheck.models.specs import DEFAULT_CANDIDATES, EMBEDDED, PRECISIONS
 
 TASKS = ("ioi", "facts", "induction")
-ABLATIONS = ("resample", "mean", "zero")
-POSITIONS = ("all", "answer")
-SWEEPS = ("exact", "screened")
-DTYPES = ("auto", "f32", "f16", "bf16")
 TABLE = "tool.circuitcheck"
 
 KEYS: dict[str, type] = {
     "report": bool,
     "report-dir": str,
+    "figures": str,
     "model": str,
     "candidates": list,
     "tasks": list,
     "baselines": str,
     "prompts": int,
+    "part": int,
     "ablation": str,
     "positions": str,
+    "ablate-at": str,
+    "metric": str,
     "sweep": str,
     "memory": str,
     "device": str,
     "dtype": str,
+    "against-base": bool,
+    "multiverse": bool,
+    "keep": bool,
+    "download": bool,
     "allow-inconclusive": bool,
     "limits": dict,
 }
 """Keys of `[tool.circuitcheck]` and their types."""
+
+REPEATED = ("baselines", "prompts", "part", "ablation", "positions", "ablate-at", "metric", "sweep", "memory", "device")
+"""Options that a command which continues this one must repeat."""
 
 TYPE_NAMES = {bool: "true or false", str: "a string", list: "a list of strings", int: "a number", dict: "a table"}
 """What messages call them, in TOML's words."""
@@ -55,78 +60,116 @@ class Settings:
         report: print the tables and let the verdicts decide the exit code. Asked for on the command line, a run that
             compares nothing fails, whatever it collects; as a key of the table, it speaks of runs that collect the
             gate's tests, so that others may still be run alone.
-        report_dir: where report.json goes.
+        report_dir: where report.json, report.md and report.html go.
+        figures: where the figures go.
+        compare: a report to compare with.
         model: the reference.
         candidates: precision specs and directories.
         tasks: names and files.
         baselines: the folder of golden baselines.
         prompts: prompt pairs of each built-in task.
+        part: how many solved prompts drift, gradients and repair use.
         ablation: kind that the gate compares.
         positions: positions at which baselines keep z.
+        ablate_at: positions whose z an ablation replaces.
+        metric: what is measured of a prompt.
         sweep: `exact`, or `screened` for models with many heads.
         memory: byte budget of the sweeps, as in `2GB`; None for a share of what is free.
         device: where models run, or `auto`.
         dtype: what saved candidates are loaded in; `auto` for as they were saved.
+        download: candidates may be hub ids.
         allow_inconclusive: skip instead of fail.
         limits: overrides, as `circuitcheck.verdict.limits.limits_for` takes them.
+        against_base: compare with the reference as it is measured in this run, not with the stored baselines.
+        multiverse: repeat every verdict under other specifications.
+        keep: search for what must stay in high precision where a candidate fails.
         accept: `new`, `changed`, `all`, or None to compare.
         reason: why.
-        command: the command that this run was, without accepting.
+        calibrate: measure the noise floor instead of comparing.
+        command: the command that this run was, without what it was to do.
+        report_command: a command that measures the same again.
     """
 
     report: bool = False
     report_dir: Path | None = None
+    figures: Path | None = None
+    compare: Path | None = None
     model: str = EMBEDDED
-    candidates: tuple[str, ...] = PRECISIONS
+    candidates: tuple[str, ...] = DEFAULT_CANDIDATES
     tasks: tuple[str, ...] = TASKS
     baselines: Path = Path("baselines")
     prompts: int = 64
+    part: int = 32
     ablation: str = "resample"
     positions: str = "all"
+    ablate_at: str = "all"
+    metric: str = "logit_difference"
     sweep: str = "exact"
     memory: str | None = None
     device: str = "auto"
     dtype: str = "auto"
+    download: bool = False
     allow_inconclusive: bool = False
     limits: dict[str, Any] = field(default_factory=dict)
+    against_base: bool = False
+    multiverse: bool = False
+    keep: bool = False
     accept: str | None = None
     reason: str = ""
+    calibrate: bool = False
     command: str = "pytest"
+    report_command: str = "pytest --circuit-report"
+
+    @property
+    def writes_baselines(self) -> bool:
+        """Whether the run writes golden baselines; then it compares nothing."""
+        return self.calibrate or self.accept is not None
 
 
 def read_settings(config: pytest.Config) -> Settings:
     """The settings of this run.
 
     Raises:
-        ConfigurationError: an unknown key, a value of the wrong type, or options that contradict each other.
+        ConfigurationError: an unknown key, or a value of the wrong type.
     """
     _require_own_configuration(config)
     file = _pyproject(config)
     table = _read_table(file)
     option = config.getoption
     base = file.parent
-    settings = Settings(
-        report=bool(_first(option("circuit_report"), table.get("report"), False)) or bool(_report_dir(option, table)),
+    return Settings(
+        report=bool(_first(option("circuit_report"), table.get("report"), False)) or _writes_report(option, table),
         report_dir=_path(option("circuit_report_dir"), table.get("report-dir"), base, None),
+        figures=_path(option("circuit_figures"), table.get("figures"), base, None),
+        compare=Path(option("circuit_compare")) if option("circuit_compare") else None,
         model=option("circuit_model") or _model(table, base),
-        candidates=tuple(option("circuit_candidate") or _entries(table, "candidates", base, PRECISIONS)),
-        tasks=tuple(option("circuit_task") or _entries(table, "tasks", base, TASKS)),
+        candidates=tuple(
+            option("circuit_candidate") or _entries(table, "candidates", base, PRECISIONS, DEFAULT_CANDIDATES)
+        ),
+        tasks=tuple(option("circuit_task") or _entries(table, "tasks", base, TASKS, TASKS)),
         baselines=_path(option("circuit_baselines"), table.get("baselines"), base, base / "baselines") or base,
         prompts=_first(option("circuit_prompts"), table.get("prompts"), 64),
+        part=_first(option("circuit_part"), table.get("part"), 32),
         ablation=_first(option("circuit_ablation"), table.get("ablation"), "resample"),
         positions=_first(option("circuit_positions"), table.get("positions"), "all"),
+        ablate_at=_first(option("circuit_ablate_at"), table.get("ablate-at"), "all"),
+        metric=_first(option("circuit_metric"), table.get("metric"), "logit_difference"),
         sweep=_first(option("circuit_sweep"), table.get("sweep"), "exact"),
         memory=option("circuit_memory") or table.get("memory"),
         device=_first(option("circuit_device"), table.get("device"), "auto"),
         dtype=_first(option("circuit_dtype"), table.get("dtype"), "auto"),
+        download=bool(_first(option("circuit_download"), table.get("download"), False)),
         allow_inconclusive=bool(_first(option("circuit_allow_inconclusive"), table.get("allow-inconclusive"), False)),
         limits=table.get("limits", {}),
+        against_base=bool(_first(option("circuit_against_base"), table.get("against-base"), False)),
+        multiverse=bool(_first(option("circuit_multiverse"), table.get("multiverse"), False)),
+        keep=bool(_first(option("circuit_keep"), table.get("keep"), False)),
         accept=option("circuit_accept"),
         reason=(option("circuit_reason") or "").strip(),
+        calibrate=bool(option("circuit_calibrate")),
         command=_command(config),
+        report_command=_report_command(config),
     )
-    _check(settings, config)
-    return settings
 
 
 def _pyproject(config: pytest.Config) -> Path:
@@ -189,8 +232,9 @@ def _first(*values: Any) -> Any:
     return next(value for value in values if value is not None)
 
 
-def _report_dir(option: Any, table: Mapping[str, Any]) -> str | None:
-    return option("circuit_report_dir") or table.get("report-dir")
+def _writes_report(option: Any, table: Mapping[str, Any]) -> bool:
+    asked = (option("circuit_report_dir"), option("circuit_figures"), option("circuit_compare"))
+    return any(asked) or any(table.get(key) for key in ("report-dir", "figures"))
 
 
 def _path(given: str | None, configured: str | None, base: Path, default: Path | None) -> Path | None:
@@ -204,110 +248,34 @@ def _model(table: Mapping[str, Any], base: Path) -> str:
     return str(base / model) if model != EMBEDDED and (base / model).is_dir() else str(model)
 
 
-def _entries(table: Mapping[str, Any], key: str, base: Path, known: tuple[str, ...]) -> list[str]:
-    """Entries of a list, all that are known by default; files and folders beside the pyproject.toml become paths."""
-    entries = table.get(key, known)
+def _entries(
+    table: Mapping[str, Any], key: str, base: Path, known: tuple[str, ...], default: tuple[str, ...]
+) -> list[str]:
+    """Entries of a list; files and folders beside the pyproject.toml become paths."""
+    entries = table.get(key, default)
     return [str(base / entry) if entry not in known and (base / entry).exists() else entry for entry in entries]
 
 
 def _command(config: pytest.Config) -> str:
+    """The command that this run was, without candidates and without what it was to do."""
     parts = ["pytest"]
     if config.getoption("pyargs", default=False):
         parts += ["--pyargs", "circuitcheck.suite"]
     if config.getoption("circuit_model"):
         parts.append(f"--circuit-model={config.getoption('circuit_model')}")
     parts += [f"--circuit-task={task}" for task in config.getoption("circuit_task") or ()]
-    for name in ("baselines", "prompts", "ablation", "positions", "sweep", "memory", "device"):
-        if config.getoption(f"circuit_{name}"):
-            parts.append(f"--circuit-{name}={config.getoption(f'circuit_{name}')}")
+    for name in REPEATED:
+        value = config.getoption(f"circuit_{name.replace('-', '_')}")
+        if value:
+            parts.append(f"--circuit-{name}={value}")
     return shlex.join(parts)
 
 
-def _check(settings: Settings, config: pytest.Config) -> None:
-    """Refuses what cannot be used before anything is loaded."""
-    from circuitcheck.plugin.cases import Case
-    from circuitcheck.verdict.limits import check_overrides
-
-    check_overrides(settings.limits, where=f"[{TABLE}] limits")
-    if settings.prompts < 1:
-        raise ConfigurationError(f"prompts is {settings.prompts}, but must be at least 1.")
-    for key, choices in (("ablation", ABLATIONS), ("positions", POSITIONS), ("sweep", SWEEPS), ("dtype", DTYPES)):
-        if getattr(settings, key) not in choices:
-            raise ConfigurationError(f"{key} is {getattr(settings, key)!r}, but must be one of {', '.join(choices)}.")
-    if settings.memory is not None:
-        parse_bytes(settings.memory)
-    _refuse_twice("candidates", [Case(0, candidate, "").candidate_name for candidate in settings.candidates])
-    _refuse_twice("tasks", [Case(0, "", task).task_name for task in settings.tasks])
-    _check_candidates(settings.candidates)
-    _check_tasks(settings.tasks)
-    _check_model(settings)
-    if settings.report_dir is not None and settings.report_dir.exists() and not settings.report_dir.is_dir():
-        raise ConfigurationError(f"the report's directory {settings.report_dir} is a file; name a directory.")
-    if settings.accept is not None:
-        _check_accept(settings, config)
-    elif settings.reason:
-        raise ConfigurationError("--circuit-reason is for --circuit-accept only.")
-
-
-def _refuse_twice(key: str, names: list[str]) -> None:
-    if not names:
-        raise ConfigurationError(f"no {key} are given, so nothing could be compared.")
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ConfigurationError(
-            f"{key} {', '.join(twice)}: given twice, or two of one name. Their tests and reports could not be told "
-            "apart; name each once, and rename files or directories that are called alike."
-        )
-
-
-def _check_candidates(candidates: tuple[str, ...]) -> None:
-    unknown = [candidate for candidate in candidates if candidate not in PRECISIONS and not Path(candidate).is_dir()]
-    if unknown:
-        raise ConfigurationError(
-            f"candidate {_listed(unknown)} is neither a precision ({', '.join(PRECISIONS)}) nor a directory seen from "
-            f"{Path.cwd()}. Correct the spelling, or give the directory that the quantized model was saved to."
-        )
-
-
-def _check_tasks(tasks: tuple[str, ...]) -> None:
-    unknown = [task for task in tasks if task not in TASKS and not (task.endswith(".jsonl") and Path(task).is_file())]
-    if unknown:
-        raise ConfigurationError(
-            f"task {_listed(unknown)} is neither built in ({', '.join(TASKS)}) nor a .jsonl file seen from "
-            f"{Path.cwd()}. Correct the spelling, or write the file: one prompt pair a line."
-        )
-
-
-def _check_model(settings: Settings) -> None:
-    """A missing directory is said before its missing baselines; saved candidates are compared without the reference."""
-    model = Path(settings.model).expanduser()
-    if settings.model == EMBEDDED or model.is_dir():
-        return
-    is_needed = settings.accept is not None or any(candidate in PRECISIONS for candidate in settings.candidates)
-    is_hub_id = settings.model.count("/") <= 1 and not settings.model.startswith((".", "/", "~"))
-    if is_needed and (model.exists() or not is_hub_id):
-        what = "is a file" if model.exists() else "does not exist"
-        raise ConfigurationError(
-            f"model directory {settings.model} {what}. Give the directory that the reference was saved to with "
-            "save_pretrained, a hub id, or 'embedded'."
-        )
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(repr(name) for name in names)
-
-
-def _check_accept(settings: Settings, config: pytest.Config) -> None:
-    if not settings.reason:
-        raise ConfigurationError(
-            "--circuit-accept needs --circuit-reason TEXT: it is kept in the baseline for reviewers."
-        )
-    if config.getoption("dist", default="no") != "no" or hasattr(config, "workerinput"):
-        raise ConfigurationError(
-            "--circuit-accept writes golden baselines, so it never runs in parallel: leave out -n."
-        )
-    if os.environ.get("CI", "").lower() not in ("", "0", "false") and not config.getoption("circuit_accept_in_ci"):
-        raise ConfigurationError(
-            "--circuit-accept is refused where the environment variable CI is set, because a gate must not write what "
-            "it is judged by. Accept at your desk and commit the baselines, or add --circuit-accept-in-ci."
-        )
+def _report_command(config: pytest.Config) -> str:
+    parts = [f"--circuit-candidate={candidate}" for candidate in config.getoption("circuit_candidate") or ()]
+    if config.getoption("circuit_dtype"):
+        parts.append(f"--circuit-dtype={config.getoption('circuit_dtype')}")
+    for name in ("against-base", "multiverse", "keep", "download"):
+        if config.getoption(f"circuit_{name.replace('-', '_')}"):
+            parts.append(f"--circuit-{name}")
+    return f"{_command(config)} --circuit-report {shlex.join(parts)}".rstrip()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from circuitcheck.plugin.cases import Case
@@ -21,16 +22,22 @@ class Store:
 
     def get_or_measure(self, case: Case, measure: Callable[[], Entry]) -> Entry:
         """The case's entry; measured by the first process that asks, while the others wait."""
-        from filelock import FileLock
-
         file = self._file(case)
-        with FileLock(file.with_suffix(".lock")):
+        with self.lock(file.stem):
             if not file.exists():
                 unfinished = file.with_suffix(".unfinished")
                 unfinished.write_text(json.dumps(measure()), encoding="utf-8")
                 unfinished.replace(file)
         entry: Entry = json.loads(file.read_text(encoding="utf-8"))
         return entry
+
+    @contextmanager
+    def lock(self, name: str) -> Iterator[None]:
+        """Held by one process of the run at a time."""
+        from filelock import FileLock
+
+        with FileLock(self.directory / f"{name}.lock"):
+            yield
 
     def entries(self, cases: list[Case]) -> list[Entry]:
         """Entries of all cases that were measured, in the order of the cases."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from circuitcheck.errors import CircuitcheckError
+from circuitcheck.errors import CircuitcheckError, ConfigurationError
 from circuitcheck.plugin.session import GateSession
 from circuitcheck.report.fields import Entry
 
@@ -21,14 +20,14 @@ NOTHING_TO_COMPARE = (
     "The reference does not solve any of these tasks, so no candidate was compared and this run says nothing. "
     "Give prompts that it solves."
 )
-NOTHING_ACCEPTED = (
-    "Nothing was accepted: the gate's tests were not selected. Run `pytest --pyargs circuitcheck.suite`, or leave out "
+NOT_SELECTED = (
+    "the gate's tests were not selected. Run `pytest --pyargs circuitcheck.suite`, or leave out "
     "-k, -m, --lf or the path."
 )
 
 
 def finish(session: GateSession, code: int | pytest.ExitCode) -> int | pytest.ExitCode:
-    """Writes `report.json` where that was asked for, and decides the exit code.
+    """Writes the report where that was asked for, and decides the exit code.
 
     Args:
         session: the run's.
@@ -38,12 +37,12 @@ def finish(session: GateSession, code: int | pytest.ExitCode) -> int | pytest.Ex
         Exit codes of pytest's own, but never 0 when the report is not green or cannot be written.
     """
     settings = session.settings
-    if settings.accept:
+    if settings.writes_baselines:
         return pytest.ExitCode.NO_TESTS_COLLECTED if code == pytest.ExitCode.OK and not session.accepted else code
     if not settings.report:
         return code
     entries = session.entries()
-    is_written = settings.report_dir is None or _write(session, settings.report_dir, entries)
+    is_written = _write(session)
     if code != pytest.ExitCode.OK:
         return code
     allowed = {"PASS", "INCONCLUSIVE"} if settings.allow_inconclusive else {"PASS"}
@@ -54,19 +53,20 @@ def finish(session: GateSession, code: int | pytest.ExitCode) -> int | pytest.Ex
 
 def show(session: GateSession, terminal: pytest.TerminalReporter, code: int | pytest.ExitCode) -> None:
     """Prints what the run found."""
-    if session.settings.accept:
+    if session.settings.writes_baselines:
         _show_accepted(session, terminal)
     elif session.settings.report:
         _show_report(session, terminal, code)
 
 
 def _show_accepted(session: GateSession, terminal: pytest.TerminalReporter) -> None:
+    done = "calibrated" if session.settings.calibrate else "accepted"
     terminal.section("golden baselines", "=")
     if not session.accepted:
-        terminal.write_line(NOTHING_ACCEPTED, red=True)
+        terminal.write_line(f"Nothing was {done}: {NOT_SELECTED}", red=True)
     for task, acceptance in session.accepted.items():
         if isinstance(acceptance, CircuitcheckError):
-            terminal.write_line(f"{Path(task).stem}: could not be accepted, nothing was written", red=True)
+            terminal.write_line(f"{Path(task).stem}: could not be {done}, nothing was written", red=True)
             continue
         terminal.write_line(f"{acceptance.task}: {acceptance.outcome}", bold=True)
         for line in acceptance.details:
@@ -85,6 +85,10 @@ def _show_report(session: GateSession, terminal: pytest.TerminalReporter, code: 
         terminal.write_line(render_entries(entries))
         for line in unused_limits(session.settings.limits, entries, len(session.cases)):
             terminal.write_line(line, yellow=True)
+        if session.document and session.document["compare"]:
+            from circuitcheck.report.compare import render_comparison
+
+            terminal.write_line("\n" + render_comparison(session.document["compare"]))
         terminal.write_line("")
         was_stopped = code in (pytest.ExitCode.INTERRUPTED, pytest.ExitCode.INTERNAL_ERROR)
         line, colour = gate_line(entries, len(session.cases), was_stopped=was_stopped)
@@ -93,6 +97,23 @@ def _show_report(session: GateSession, terminal: pytest.TerminalReporter, code: 
             terminal.write_line(NOTHING_TO_COMPARE, red=True)
     for line, is_good in session.written:
         terminal.write_line(line, red=not is_good)
+    for line in session.commands:  # in columns of their own: a workflow reads whole lines
+        terminal.write_line(line)
+
+
+def _write(session: GateSession) -> bool:
+    """Whether everything could be written; what to say of it is left in `session.written`."""
+    from circuitcheck.plugin.files import run_document, workflow_commands, write_files
+
+    try:
+        document = run_document(session.settings, session.entries(), len(session.cases))
+    except ConfigurationError as error:
+        session.written.append((str(error), False))
+        return False
+    session.document = document
+    session.written += write_files(session.settings, document)
+    session.commands += workflow_commands(session.settings, document)
+    return all(is_good for _, is_good in session.written)
 
 
 def gate_line(entries: Sequence[Entry], expected: int, *, was_stopped: bool = False) -> tuple[str, str]:
@@ -115,7 +136,10 @@ def gate_line(entries: Sequence[Entry], expected: int, *, was_stopped: bool = Fa
 
 def unused_limits(limits: dict[str, Any], entries: Sequence[Entry], expected: int) -> list[str]:
     """Tables of limits that nothing in a complete run was held against: a misspelt precision, or a misspelt task."""
+    from circuitcheck.verdict.limits import SAME_BITS
+
     precisions = {entry["precision"] for entry in entries}
+    precisions |= {SAME_BITS.get(name, name) for name in precisions}
     if len(entries) < expected or None in precisions:
         return []
     tables = {name: table for name, table in limits.items() if isinstance(table, dict)}
@@ -128,20 +152,3 @@ def unused_limits(limits: dict[str, Any], entries: Sequence[Entry], expected: in
         if isinstance(table[task], dict) and task not in tasks
     ]
     return [f"note: limits that nothing in this run was held against: {item}" for item in unused]
-
-
-def _write(session: GateSession, directory: Path, entries: list[Entry]) -> bool:
-    """Whether `report.json` could be written; what to say of it is left in `session.written`."""
-    from circuitcheck.baseline.atomic import write_atomically
-    from circuitcheck.environment import environment
-    from circuitcheck.report.document import document
-
-    content: dict[str, Any] = document(entries, environment(), len(session.cases))
-    file = directory / "report.json"
-    try:
-        write_atomically({file: (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()})
-    except OSError as error:
-        session.written.append((f"{file} could not be written: {error.strerror or error}", False))
-        return False
-    session.written.append((f"wrote {file}", True))
-    return True

@@ -25,8 +25,9 @@ def test_an_unknown_candidate(gate: Gate, candidate: str) -> None:
         gate,
         "--circuit-candidate",
         candidate,
-        message=f"candidate '{candidate}' is neither a precision (f32, f16, bf16, int8-sim) nor a directory seen from "
-        f"{gate.path}. Correct the spelling, or give the directory that the quantized model was saved to.",
+        message=f"candidate '{candidate}' is neither a precision (f32, f16, bf16, int8-sim, int8-rtn, *, bnb-nf4), nor "
+        f"a directory or .gguf file seen from {gate.path}. Correct the spelling, give the directory that the quantized "
+        "model was saved to, or add --circuit-download for a hub id (owner/name).",
     )
 
 

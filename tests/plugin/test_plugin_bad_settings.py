@@ -22,7 +22,7 @@ def test_unknown_keys(gate: Gate) -> None:
     assert_refused(
         gate,
         f"[[]tool.circuitcheck[]] in {gate.path}/pyproject.toml: unknown key(s) candidate, report-directory; known are "
-        "report, report-dir, model, candidates, *",
+        "report, report-dir, figures, model, candidates, *",
     )
 
 

@@ -23,7 +23,11 @@ RUN_KEYS = {
     "repair",
     "bound",
     "ranking",
-    "association",
+    "associations",
+    "census",
+    "multiverse",
+    "keep",
+    "noise",
     "noise_floor",
     "notes",
 }
@@ -48,8 +52,8 @@ def test_report_json_has_the_documented_keys(gate: Gate) -> None:
     assert result.ret == pytest.ExitCode.OK
     result.stdout.fnmatch_lines(["circuit gate: PASS (2 PASS)", "wrote out/report.json"])
     report = gate.report()
-    assert set(report) == {"schema", "environment", "complete", "expected_runs", "runs"}
-    assert (report["schema"], report["complete"], report["expected_runs"]) == (1, True, 2)
+    assert set(report) == {"schema", "command", "environment", "complete", "expected_runs", "runs", "compare"}
+    assert (report["schema"], report["complete"], report["expected_runs"]) == (2, True, 2)
     assert set(report["environment"]) == {"circuitcheck", "device", "instruction_set", "libraries", "python"}
     assert [(run["model"], run["candidate"], run["task"]) for run in report["runs"]] == [
         ("model", "f16", "ioi"),

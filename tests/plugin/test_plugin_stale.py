@@ -89,9 +89,9 @@ def test_another_measurement_spec(gate: Gate, option: str, old: str, new: str) -
 def test_another_schema(gate: Gate) -> None:
     file = gate.baselines / "ioi.json"
     content = file.read_bytes()
-    assert content.count(b'\n "schema": 1,\n') == 1
-    file.write_bytes(content.replace(b'\n "schema": 1,\n', b'\n "schema": 0,\n'))
-    assert_stale(gate, "*ioi.json has schema 0, and this version of circuitcheck writes schema 1; accept it anew.")
+    assert content.count(b'\n "schema": 2,\n') == 1
+    file.write_bytes(content.replace(b'\n "schema": 2,\n', b'\n "schema": 0,\n'))
+    assert_stale(gate, "*ioi.json has schema 0, and this version of circuitcheck writes schema 2; accept it anew.")
 
 
 def test_everything_that_differs_is_said_at_once(gate: Gate) -> None:

@@ -1,0 +1,137 @@
+"""Measuring and judging the cases of a run, and what is asked for beside the verdicts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from circuitcheck.errors import CircuitcheckError
+from circuitcheck.plugin.cases import Case
+from circuitcheck.plugin.models import Models
+from circuitcheck.plugin.references import References
+from circuitcheck.plugin.settings import Settings
+from circuitcheck.plugin.store import Store
+from circuitcheck.report.fields import Entry
+
+if TYPE_CHECKING:
+    from circuitcheck.baseline.baseline import Baseline
+    from circuitcheck.measurement.data import Measurement
+    from circuitcheck.models.hooked import HookedModel
+    from circuitcheck.spec import MeasurementSpec
+    from circuitcheck.sweep.progress import Advance
+    from circuitcheck.verdict.judge import Verdict
+
+
+class Judge:
+    """Verdicts on the cases of one pytest process.
+
+    Args:
+        settings: what the run is to do.
+        cases: all cases of the run.
+        models: loads candidates and the reference.
+        references: gives golden circuits.
+        store: what the processes of the run share.
+        progress: how long work shows how far it is.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        cases: Sequence[Case],
+        models: Models,
+        references: References,
+        store: Store,
+        progress: Callable[[str], AbstractContextManager[Advance]],
+    ) -> None:
+        self._settings = settings
+        self._cases = cases
+        self._models = models
+        self._references = references
+        self._store = store
+        self._progress = progress
+
+    def verdict(self, case: Case, baseline: Baseline) -> Verdict:
+        """The verdict on one case.
+
+        Raises:
+            CircuitcheckError: the baseline is stale, or the candidate cannot be loaded or measured.
+        """
+        from circuitcheck.baseline.stale import environment_notes
+        from circuitcheck.environment import environment
+
+        candidate = self._models.candidate(case.candidate)
+        self._references.require_fresh(case, baseline, candidate)
+        reference = self._models.reference() if self._settings.against_base else None
+        measurement = self._measure(str(case), candidate, baseline, reference=reference)
+        notes = environment_notes(baseline, environment(candidate.device))
+        return self._judged(replace(measurement, candidate=case.candidate_name, notes=(*measurement.notes, *notes)))
+
+    def additions(self, case: Case, baseline: Baseline, verdict: Verdict) -> Entry:
+        """What a report's entry holds beside the verdict: the noise floor, and what options ask for.
+
+        Raises:
+            CircuitcheckError: the reference cannot be loaded or measured.
+        """
+        from circuitcheck.baseline.noise import listed
+
+        sources = listed(baseline.noise)
+        noise = {"instruction_set": ", ".join(sorted(baseline.noise)), "sources": sources} if sources else None
+        additions: Entry = {"noise": noise}
+        if self._settings.multiverse and verdict.criteria:
+            from circuitcheck.plugin.multiverse import multiverse
+
+            additions["multiverse"] = multiverse(baseline.spec, verdict.word, lambda spec: self._word_under(case, spec))
+        if self._settings.keep and verdict.word == "FAIL":
+            additions["keep"] = self._kept(case)
+        return additions
+
+    def _word_under(self, case: Case, spec: MeasurementSpec) -> str:
+        baseline = self._references.measured(case, spec, whole=False)
+        description = f"{case}, {spec.ablation}, {spec.metric}, {spec.ablate_at}"
+        candidate = self._models.candidate(case.candidate)
+        return self._judged(self._measure(description, candidate, baseline, curves=False)).word
+
+    def _kept(self, case: Case) -> Entry:
+        """The candidate's keep list over all its tasks, searched for by the first process that asks."""
+        number = next(other.number for other in self._cases if other.candidate == case.candidate)
+        with self._store.lock(f"keep-{number:04d}"):
+            file = self._store.directory / f"keep-{number:04d}.json"
+            if not file.exists():
+                file.write_text(json.dumps(self._searched(case)), encoding="utf-8")
+        entry: Entry = json.loads(file.read_text(encoding="utf-8"))
+        return entry
+
+    def _searched(self, case: Case) -> Entry:
+        from circuitcheck.measurement.keep import find_keep_list
+        from circuitcheck.report.document import failed_keep_entry, keep_entry
+
+        siblings = [other for other in self._cases if other.candidate == case.candidate]
+        baselines = [self._references.of(other) for other in siblings]
+
+        def judge_candidate(model: HookedModel) -> list[Verdict]:
+            return [
+                self._judged(self._measure(f"keep list, {other}", model, baseline, curves=False))
+                for other, baseline in zip(siblings, baselines, strict=True)
+            ]
+
+        candidate = self._models.candidate(case.candidate)
+        try:
+            return keep_entry(find_keep_list(self._models.reference(), candidate, judge_candidate))
+        except CircuitcheckError as error:
+            return failed_keep_entry(str(error))
+
+    def _measure(self, description: str, candidate: HookedModel, baseline: Baseline, **options: Any) -> Measurement:
+        from circuitcheck.measurement.measure import measure
+
+        with self._progress(description) as advance:
+            return measure(candidate, baseline, advance=advance, memory=self._references.memory, **options)
+
+    def _judged(self, measurement: Measurement) -> Verdict:
+        from circuitcheck.verdict.judge import judge
+        from circuitcheck.verdict.limits import limits_for
+
+        limits = limits_for(measurement.precision, measurement.task, self._settings.limits)
+        return judge(measurement, limits)

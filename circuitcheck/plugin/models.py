@@ -1,0 +1,69 @@
+"""The models of one pytest process: at most one candidate, and the reference where a run needs it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from circuitcheck.models.specs import PRECISIONS, SAVED
+from circuitcheck.plugin.settings import Settings
+
+if TYPE_CHECKING:
+    from circuitcheck.models.hooked import HookedModel
+
+
+@dataclass
+class LoadedCandidate:
+    """The candidate that was loaded last; its tasks follow one another."""
+
+    spec: str
+    model: HookedModel
+
+
+class Models:
+    """Loads what a run's settings name, each once in a row."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._candidate: LoadedCandidate | None = None
+        self._reference: HookedModel | None = None
+
+    def candidate(self, spec: str) -> HookedModel:
+        """A candidate by precision or path; the one before it is freed first.
+
+        Raises:
+            CircuitcheckError: it cannot be loaded.
+        """
+        if self._candidate is None or self._candidate.spec != spec:
+            self._candidate = None
+            self._candidate = LoadedCandidate(spec, self._load(spec))
+        return self._candidate.model
+
+    def reference(self) -> HookedModel:
+        """The float32 reference, kept until the run ends.
+
+        Raises:
+            CircuitcheckError: it cannot be loaded.
+        """
+        if self._reference is None:
+            self._reference = self.reload_reference()
+        return self._reference
+
+    def reload_reference(self) -> HookedModel:
+        """The float32 reference, loaded anew."""
+        from circuitcheck.models.load import load_model
+
+        return load_model(self._settings.model, device=self._settings.device)
+
+    def close(self) -> None:
+        """Frees the models."""
+        self._candidate = self._reference = None
+
+    def _load(self, spec: str) -> HookedModel:
+        from circuitcheck.models.load import load_model
+
+        settings = self._settings
+        if spec in PRECISIONS:
+            return load_model(settings.model, spec, device=settings.device)
+        as_saved = SAVED if settings.dtype == "auto" else settings.dtype
+        return load_model(spec, as_saved, device=settings.device, reference=settings.model)

@@ -1,0 +1,170 @@
+"""Where the golden circuits of a run come from: the stored baselines, or the reference measured in the same run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from circuitcheck.errors import StaleBaselineError
+from circuitcheck.models.specs import GGUF
+from circuitcheck.plugin.cases import Case
+from circuitcheck.plugin.models import Models
+from circuitcheck.plugin.settings import Settings
+from circuitcheck.plugin.sizes import parse_bytes
+from circuitcheck.plugin.store import Store
+
+if TYPE_CHECKING:
+    from circuitcheck.baseline.baseline import Baseline
+    from circuitcheck.models.hooked import HookedModel
+    from circuitcheck.spec import MeasurementSpec
+    from circuitcheck.sweep.progress import Advance
+    from circuitcheck.tasks.pairs import Task
+
+AGAINST_BASE = "The reference was measured in this run (--circuit-against-base), not taken from the stored baseline."
+
+
+class References:
+    """The golden circuits of one pytest process.
+
+    Args:
+        settings: what the run is to do.
+        models: loads the reference where it is needed.
+        store: where all processes of the run keep what they measured of it.
+        progress: how long work shows how far it is.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        models: Models,
+        store: Store,
+        progress: Callable[[str], AbstractContextManager[Advance]],
+    ) -> None:
+        self._settings = settings
+        self._models = models
+        self._store = store
+        self._progress = progress
+
+    @property
+    def folder(self) -> Path:
+        """Where the reference's golden baselines lie."""
+        from circuitcheck.models.load import model_name
+
+        return self._settings.baselines / model_name(self._settings.model)
+
+    def of(self, case: Case) -> Baseline:
+        """The case's golden circuit.
+
+        Raises:
+            CircuitcheckError: the baseline cannot be read, or the reference cannot be measured.
+        """
+        if not self._settings.against_base:
+            return self.stored(case)
+        return self.measured(case, self.spec)
+
+    def stored(self, case: Case) -> Baseline:
+        """The case's baseline on disk.
+
+        Raises:
+            BaselineError: it is missing, unreadable, corrupt or of another schema.
+        """
+        from circuitcheck.baseline.baseline import Baseline, baseline_files
+
+        return Baseline.load(baseline_files(self.folder, case.task_name)[0])
+
+    def measured(self, case: Case, spec: MeasurementSpec, *, whole: bool = True) -> Baseline:
+        """The case's circuit as the reference shows it now; measured by the first process that asks.
+
+        Args:
+            case: whose task.
+            spec: what to measure.
+            whole: every kind of ablation and the noise floor; else only what a verdict under `spec` needs.
+
+        Raises:
+            CircuitcheckError: the reference cannot be measured, or is not the one that was accepted.
+        """
+        from circuitcheck.baseline.baseline import Baseline, baseline_files
+
+        folder = self._store.directory / "references" / f"{spec.fingerprint[:16]}-{'whole' if whole else 'part'}"
+        with self._store.lock(f"reference-{folder.name}-{case.task_name}"):
+            file = baseline_files(folder, case.task_name)[0]
+            if not file.exists():
+                self._record(case, spec, whole).save(folder)
+        return Baseline.load(file)
+
+    def _record(self, case: Case, spec: MeasurementSpec, whole: bool) -> Baseline:
+        from dataclasses import replace
+
+        from circuitcheck.reference.record import record_reference
+
+        reference = self._models.reference()
+        self._require_accepted(case, reference)
+        options: dict[str, Any] = {} if whole else {"kinds": (spec.ablation,), "sources": ()}
+        with self._progress(f"reference on {case.task_name}") as advance:
+            recorded = record_reference(
+                reference, self.task(case, reference), spec, advance=advance, memory=self.memory, **options
+            )
+        return replace(recorded, notes=(*recorded.notes, AGAINST_BASE)) if whole else recorded
+
+    def _require_accepted(self, case: Case, reference: HookedModel) -> None:
+        """A reference that is measured now is still the one that somebody accepted, where anybody did."""
+        from circuitcheck.baseline.baseline import baseline_files
+
+        if not baseline_files(self.folder, case.task_name)[0].exists():
+            return
+        accepted, weights = self.stored(case).fingerprints["weights"], reference.fingerprints["weights"]
+        if accepted != weights:
+            raise StaleBaselineError(
+                f"the reference {reference.name} is not the one that was accepted for {case.task_name!r}: its weights "
+                f"were {accepted[:12]} and are {weights[:12]}, so nothing was compared."
+            )
+
+    def require_fresh(self, case: Case, baseline: Baseline, model: HookedModel, *, is_reference: bool = False) -> None:
+        """Refuses a baseline that speaks of other weights, prompts, tokens or another specification.
+
+        Args:
+            case: the candidate and the task.
+            baseline: what was recorded.
+            model: the candidate, or the reference.
+            is_reference: which of them.
+
+        Raises:
+            StaleBaselineError: says everything that differs.
+        """
+        from circuitcheck.baseline.stale import require_fresh
+
+        # A GGUF file describes its tokenizer in its own way; that the prompts are the same token ids is checked.
+        has_own_tokenizer = case.candidate.endswith(GGUF) and not is_reference
+        require_fresh(
+            baseline,
+            task=self.task(case, model),
+            spec=self.spec,
+            tokenizer=None if has_own_tokenizer else model.fingerprints["tokenizer"],
+            weights=model.fingerprints["weights"] if case.is_precision or is_reference else None,
+        )
+
+    def task(self, case: Case, model: HookedModel) -> Task:
+        """The case's prompts in the model's tokens.
+
+        Raises:
+            TaskError: they cannot be used.
+        """
+        from circuitcheck.tasks.load import load_task
+
+        vocabulary = getattr(getattr(model.module, "config", None), "vocab_size", None)
+        return load_task(case.task, model.tokenizer, prompts=self._settings.prompts, vocabulary=vocabulary)
+
+    @property
+    def spec(self) -> MeasurementSpec:
+        """What this run measures."""
+        from circuitcheck.spec import MeasurementSpec
+
+        keys = ("part", "ablation", "positions", "ablate_at", "metric", "sweep")
+        return MeasurementSpec(**{key: getattr(self._settings, key) for key in keys})
+
+    @property
+    def memory(self) -> int | None:
+        """Byte budget of the sweeps."""
+        return None if self._settings.memory is None else parse_bytes(self._settings.memory)

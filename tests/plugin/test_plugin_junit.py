@@ -1,0 +1,39 @@
+"""`--junitxml`: each test carries what it checked, with and without workers."""
+
+from __future__ import annotations
+
+from xml.etree import ElementTree
+
+import pytest
+from gate_runner import Gate
+
+KEYS = {"verdict", "value", "relation", "limit", "unit", "low", "high"}
+
+
+@pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["serial", "xdist"])
+def test_criteria_are_properties_of_their_tests(gate: Gate, workers: tuple[str, ...]) -> None:
+    gate.run("--junitxml=junit.xml", "--circuit-report-dir=out", *workers)
+    criteria = {row["name"]: row for row in gate.report()["runs"][0]["criteria"]}
+    cases = {case.get("name"): case for case in ElementTree.parse(gate.path / "junit.xml").iter("testcase")}
+    drift = {row.get("name"): row.get("value") for row in cases["test_drift[f16-ioi]"].iter("property")}
+    assert set(drift) == {f"{name}.{key}" for name in ("drift_median", "drift_largest") for key in KEYS}
+    for name in ("drift_median", "drift_largest"):
+        expected = criteria[name]
+        assert drift[f"{name}.verdict"] == "PASS"
+        assert drift[f"{name}.unit"] == "relative norm"
+        assert [float(drift[f"{name}.{key}"]) for key in ("value", "limit", "low", "high")] == [
+            expected["value"],
+            expected["limit"],
+            *expected["interval"],
+        ]
+    others = {row.get("name").split(".")[0] for row in cases["test_behaviour[f16-ioi]"].iter("property")}
+    assert others == {"behaviour_kept", "metric_change"}
+
+
+def test_a_failing_test_carries_them_too(gate: Gate) -> None:
+    gate.configure(limits={"f16": {"drift_median": 1e-5}})
+    gate.run("--junitxml=junit.xml")
+    cases = {case.get("name"): case for case in ElementTree.parse(gate.path / "junit.xml").iter("testcase")}
+    drift = {row.get("name"): row.get("value") for row in cases["test_drift[f16-ioi]"].iter("property")}
+    assert drift["drift_median.verdict"] == "FAIL"
+    assert float(drift["drift_median.limit"]) == 1e-5
