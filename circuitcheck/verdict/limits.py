@@ -34,7 +34,7 @@ class Limits:
     drift_median: float = 0.2
     drift_largest: float = 0.8
     ranking_agreement: float = 0.8
-    profile_distance: float = 0.25
+    profile_distance: float = 0.3
     recovery: float = 0.5
     unrepaired: float = 0.1
 

@@ -165,7 +165,7 @@ def test_head_is_broken_where_its_whole_interval_lies_beyond_the_limit():
 
 
 def test_worst_criterion_decides():
-    undecided = circuit_with("profile_distance", Estimate(0.25, 0.2, 0.3))
+    undecided = circuit_with("profile_distance", Estimate(0.3, 0.25, 0.35))
     both = replace(undecided, metric_change=Estimate(0.9, 0.8, 1.0))
     assert judge(synthetic.make_measurement()).word == "PASS"
     assert judge(synthetic.make_measurement(undecided)).word == "INCONCLUSIVE"
