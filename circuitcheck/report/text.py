@@ -222,13 +222,19 @@ def _searches(entries: list[Entry]) -> list[str]:
         case, other, keep = f"{entry['candidate']}-{entry['task']}", entry["multiverse"], entry["keep"]
         if other is not None:
             flipped = [row for row in other["specifications"] if row["verdict"] != entry["verdict"]]
-            listed = [f"{row['ablation']}/{row['metric']}/{row['ablate_at']}: {row['verdict']}" for row in flipped]
+            listed = [_specification(row) for row in flipped]
             named = f" ({', '.join(listed)})" if listed else ""
             lines.append(f"{case}: the verdict flips under {other['flips']} of {other['of']} specifications{named}")
         if keep is not None and entry["candidate"] not in searched:  # the list is the candidate's, for all its tasks
             searched.add(entry["candidate"])
             lines += _keep_list(entry["candidate"], keep)
     return lines
+
+
+def _specification(row: Mapping[str, Any]) -> str:
+    """A specification's verdict, with the reason of one that could not be measured."""
+    shown = f"{row['ablation']}/{row['metric']}/{row['ablate_at']}: {row['verdict']}"
+    return f"{shown}, not measured: {row['message']}" if row["message"] else shown
 
 
 def _keep_list(candidate: str, keep: Mapping[str, Any]) -> list[str]:

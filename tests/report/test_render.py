@@ -276,6 +276,8 @@ def test_other_specifications_and_modules_to_keep_are_shown_where_they_were_look
     text = render_entries([entry])
     flips = "candidate-synthetic: the verdict flips under 1 of 2 specifications (zero/logit_difference/all: FAIL)"
     assert flips in text
+    rows[1]["message"] = "it overflows"
+    assert "zero/logit_difference/all: FAIL, not measured: it overflows" in render_entries([entry])
     assert "candidate: PASS with 1 module(s) in high precision, re-measured so:" in text
     assert render_entries([entry, entry | {"task": "other"}]).count("in high precision") == 1, "it is the candidate's"
     assert "candidate: no keep list: why" in render_entries([entry | {"keep": failed_keep_entry("why")}])
