@@ -30,8 +30,8 @@ TARGET = 1.1
 def prepare(folder: Path, shape: str = "pythia-70m") -> None:
     """Writes the reference, its releases and its golden baseline."""
     from circuitcheck import load_model, record_reference
-    from circuitcheck.hooks.forward import last_logits
-    from circuitcheck.tasks.pairs import PromptPair, Task
+    from circuitcheck.core.prompts import PromptPair, Task
+    from circuitcheck.runtimes.pytorch.forward import last_logits
 
     module = build(SHAPES[shape])
     module.save_pretrained(folder / "reference")  # type: ignore[operator]
@@ -67,7 +67,7 @@ def save_releases(folder: Path) -> None:
 def work(job: str, folder: Path, form: str, memory: int | None) -> int:
     """Does one job in this process; returns its peak in bytes."""
     from circuitcheck import Baseline, judge, load_model, measure
-    from circuitcheck.sweep.clean import clean_metric
+    from circuitcheck.runtimes.pytorch.engine.clean import clean_metric
 
     baseline = Baseline.load(folder / "baselines" / "random.json")
     reference = load_model(folder / "reference") if job == "both" else None

@@ -21,16 +21,16 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from circuitcheck.baseline.baseline import Baseline
-from circuitcheck.measurement.measure import measure
-from circuitcheck.measures.correlation import associate, permutation_p
-from circuitcheck.measures.drift import drift_sums, relative_drift
-from circuitcheck.models.hooked import HookedModel
-from circuitcheck.models.load import load_model
-from circuitcheck.models.specs import DEFAULT_CANDIDATES, RTN
-from circuitcheck.reference.record import record_reference
-from circuitcheck.sweep.clean import clean_z
-from circuitcheck.tasks.load import BUILT_IN, load_task
-from circuitcheck.tasks.pairs import Task
+from circuitcheck.core.candidates import DEFAULT_CANDIDATES, RTN
+from circuitcheck.core.prompts import Task
+from circuitcheck.diagnostics.association import associate, permutation_p
+from circuitcheck.gate.measure import measure
+from circuitcheck.gate.record import record_reference
+from circuitcheck.runtimes.pytorch.engine.clean import clean_z
+from circuitcheck.runtimes.pytorch.hooked import HookedModel
+from circuitcheck.runtimes.pytorch.loading.load import load_model
+from circuitcheck.stats.drift import drift_sums, relative_drift
+from circuitcheck.tasks.named import BUILT_IN, load_task
 from circuitcheck.tasks.texts import TextPair
 from circuitcheck.tasks.tokens import tokenize
 

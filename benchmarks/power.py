@@ -1,6 +1,6 @@
 """How many faults a gate sees, and how often it cries wolf: `python benchmarks/power.py --json FILE`.
 
-Candidates of known truth are made from the embedded model (`circuitcheck.power`): benign ones, which are only
+Candidates of known truth are made from the embedded model (`detection`): benign ones, which are only
 quantized, and planted faults, most of them healed by distillation until their outputs are as close to the reference's
 as those of the benign ones. Every detector sees the same candidates, the same text and the same prompts.
 
@@ -23,20 +23,20 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
+from detection.benign import benign
+from detection.candidate import LabelledCandidate
+from detection.detectors import OURS
+from detection.evaluate import Judge, Row
+from detection.faults import faults
+from detection.summary import Summary, detectors, of, summarize
+from detection.truth import IN_CIRCUIT
 from tabulate import tabulate
 from tqdm import tqdm
 
 import circuitcheck
 from circuitcheck import load_model, load_task, record_reference
-from circuitcheck.measures.estimate import Estimate
-from circuitcheck.power.benign import benign
-from circuitcheck.power.candidate import LabelledCandidate
-from circuitcheck.power.detectors import OURS
-from circuitcheck.power.evaluate import Judge, Row
-from circuitcheck.power.faults import faults
-from circuitcheck.power.summary import Summary, detectors, of, summarize
-from circuitcheck.power.truth import IN_CIRCUIT
-from circuitcheck.tasks.load import BUILT_IN
+from circuitcheck.stats.estimate import Estimate
+from circuitcheck.tasks.named import BUILT_IN
 
 TARGETS = {
     "auc_matched.circuitcheck": (">=", 0.99),

@@ -18,14 +18,14 @@ import numpy as np
 import torch
 from shapes import SEQ, SHAPES, build, tokens
 
-from circuitcheck.measures.drift import drift_sums, relative_drift
-from circuitcheck.models.hooked import HookedModel
-from circuitcheck.models.int8_sim import simulate_int8
-from circuitcheck.models.load import hook_module
-from circuitcheck.sweep.ablate import ablated_metric
-from circuitcheck.sweep.clean import clean_metric, clean_z
-from circuitcheck.sweep.repair import repaired_metric
-from circuitcheck.tasks.pairs import PromptPair, Task
+from circuitcheck.core.prompts import PromptPair, Task
+from circuitcheck.runtimes.pytorch.engine.ablate import ablated_metric
+from circuitcheck.runtimes.pytorch.engine.clean import clean_metric, clean_z
+from circuitcheck.runtimes.pytorch.engine.repair import repaired_metric
+from circuitcheck.runtimes.pytorch.hooked import HookedModel
+from circuitcheck.runtimes.pytorch.loading.load import hook_module
+from circuitcheck.runtimes.pytorch.quantizers.int8_sim import simulate_int8
+from circuitcheck.stats.drift import drift_sums, relative_drift
 
 PROMPTS, MOST_REPAIRED, PUBLISHED_SECONDS, TARGET_SECONDS = 13, 10, 45.0, 4.0
 

@@ -27,8 +27,8 @@ BUDGET = 64 * 2**20
 
 def replayed(shape: Shape, memory: int | None = None, engine: str = "replay") -> Sweep:
     """Ours."""
-    from circuitcheck.models.load import hook_module
-    from circuitcheck.sweep.intervene import intervene
+    from circuitcheck.runtimes.pytorch.engine.intervene import intervene
+    from circuitcheck.runtimes.pytorch.loading.load import hook_module
 
     model = hook_module(build(shape))
     ids, answer, foil = tokens()

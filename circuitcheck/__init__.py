@@ -14,35 +14,35 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from circuitcheck.baseline.baseline import Baseline
-    from circuitcheck.errors import CircuitcheckError
-    from circuitcheck.measurement.data import Measurement
-    from circuitcheck.measurement.measure import measure
-    from circuitcheck.models.hooked import HookedModel
-    from circuitcheck.models.load import hook_module, load_model
-    from circuitcheck.reference.record import record_reference
+    from circuitcheck.core.errors import CircuitcheckError
+    from circuitcheck.core.prompts import PromptPair, Task
+    from circuitcheck.core.results import Measurement
+    from circuitcheck.core.specification import MeasurementSpec
+    from circuitcheck.gate.judge import Verdict, judge
+    from circuitcheck.gate.measure import measure
+    from circuitcheck.gate.record import record_reference
     from circuitcheck.report.text import render
-    from circuitcheck.spec import MeasurementSpec
-    from circuitcheck.tasks.load import load_task
-    from circuitcheck.tasks.pairs import PromptPair, Task
-    from circuitcheck.verdict.judge import Verdict, judge
+    from circuitcheck.runtimes.pytorch.hooked import HookedModel
+    from circuitcheck.runtimes.pytorch.loading.load import hook_module, load_model
+    from circuitcheck.tasks.named import load_task
     from circuitcheck.verdict.limits import Limits
 
 _HOMES = {
     "Baseline": "circuitcheck.baseline.baseline",
-    "CircuitcheckError": "circuitcheck.errors",
-    "HookedModel": "circuitcheck.models.hooked",
+    "CircuitcheckError": "circuitcheck.core.errors",
+    "HookedModel": "circuitcheck.runtimes.pytorch.hooked",
     "Limits": "circuitcheck.verdict.limits",
-    "Measurement": "circuitcheck.measurement.data",
-    "MeasurementSpec": "circuitcheck.spec",
-    "PromptPair": "circuitcheck.tasks.pairs",
-    "Task": "circuitcheck.tasks.pairs",
-    "Verdict": "circuitcheck.verdict.judge",
-    "hook_module": "circuitcheck.models.load",
-    "judge": "circuitcheck.verdict.judge",
-    "load_model": "circuitcheck.models.load",
-    "load_task": "circuitcheck.tasks.load",
-    "measure": "circuitcheck.measurement.measure",
-    "record_reference": "circuitcheck.reference.record",
+    "Measurement": "circuitcheck.core.results",
+    "MeasurementSpec": "circuitcheck.core.specification",
+    "PromptPair": "circuitcheck.core.prompts",
+    "Task": "circuitcheck.core.prompts",
+    "Verdict": "circuitcheck.gate.judge",
+    "hook_module": "circuitcheck.runtimes.pytorch.loading.load",
+    "judge": "circuitcheck.gate.judge",
+    "load_model": "circuitcheck.runtimes.pytorch.loading.load",
+    "load_task": "circuitcheck.tasks.named",
+    "measure": "circuitcheck.gate.measure",
+    "record_reference": "circuitcheck.gate.record",
     "render": "circuitcheck.report.text",
 }
 

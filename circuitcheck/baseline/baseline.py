@@ -7,7 +7,7 @@ from pathlib import Path
 from circuitcheck.baseline.atomic import write_atomically
 from circuitcheck.baseline.encoding import decode, encode
 from circuitcheck.baseline.recording import Recording
-from circuitcheck.errors import BaselineError
+from circuitcheck.core.errors import BaselineError
 
 
 class Baseline(Recording):

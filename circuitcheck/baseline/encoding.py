@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from circuitcheck.baseline.recording import Recording
-from circuitcheck.baseline.summary import summary
-from circuitcheck.errors import BaselineError, CircuitcheckError, StaleBaselineError
-from circuitcheck.spec import MeasurementSpec
-from circuitcheck.sweep.cache import ZCache
-from circuitcheck.tasks.pairs import PromptPair, Task
+from circuitcheck.baseline.reviewer_summary import summary
+from circuitcheck.core.activations import ZCache
+from circuitcheck.core.errors import BaselineError, CircuitcheckError, StaleBaselineError
+from circuitcheck.core.prompts import PromptPair, Task
+from circuitcheck.core.specification import MeasurementSpec
 
 SCHEMA = 2
 Arrays = dict[str, NDArray[Any]]

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from circuitcheck.baseline.noise import Change, Noise, floor_of
-from circuitcheck.sites.structure import Head
-from circuitcheck.spec import METRICS, MeasurementSpec
-from circuitcheck.sweep.cache import ZCache
-from circuitcheck.tasks.pairs import Task
+from circuitcheck.baseline.noise_floor import Change, Noise, floor_of
+from circuitcheck.core.activations import ZCache
+from circuitcheck.core.prompts import Task
+from circuitcheck.core.specification import METRICS, MeasurementSpec
+from circuitcheck.runtimes.pytorch.ports.structure import Head
 
 FloatArray = NDArray[np.float32]
 

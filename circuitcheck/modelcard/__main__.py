@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from circuitcheck.errors import CircuitcheckError
+from circuitcheck.core.errors import CircuitcheckError
 from circuitcheck.modelcard.card import update_card
 
 

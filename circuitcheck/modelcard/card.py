@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from circuitcheck.baseline.atomic import write_atomically
-from circuitcheck.errors import ConfigurationError
+from circuitcheck.core.errors import ConfigurationError
 from circuitcheck.modelcard.block import END, START, render_block
 from circuitcheck.modelcard.front_matter import FrontMatter
 from circuitcheck.modelcard.model_index import merge_results

@@ -8,7 +8,7 @@ from typing import Any
 from huggingface_hub import EvalResult
 from huggingface_hub.repocard_data import eval_results_to_model_index
 
-from circuitcheck.errors import ConfigurationError
+from circuitcheck.core.errors import ConfigurationError
 from circuitcheck.report.fields import Entry
 
 DATASET = "circuitcheck/"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from circuitcheck.models.specs import PRECISIONS
+from circuitcheck.core.candidates import PRECISIONS
 from circuitcheck.plugin.settings import Settings
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from circuitcheck.errors import ConfigurationError
+from circuitcheck.core.errors import ConfigurationError
 from circuitcheck.plugin.settings import Settings
 from circuitcheck.report.fields import Entry
 
@@ -22,9 +22,9 @@ def run_document(settings: Settings, entries: Sequence[Entry], expected: int) ->
     Raises:
         ConfigurationError: the report to compare with cannot be read.
     """
-    from circuitcheck.environment import environment
     from circuitcheck.report.compare import load_report
     from circuitcheck.report.document import document
+    from circuitcheck.runtimes.pytorch.environment import environment
 
     old = None if settings.compare is None else load_report(settings.compare)
     return document(entries, environment(), expected, command=settings.report_command, old=old)

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from circuitcheck.errors import CircuitcheckError
+from circuitcheck.core.errors import CircuitcheckError
 from circuitcheck.plugin.cases import Case
 from circuitcheck.plugin.models import Models
 from circuitcheck.plugin.references import References
@@ -18,11 +18,11 @@ from circuitcheck.report.fields import Entry
 
 if TYPE_CHECKING:
     from circuitcheck.baseline.baseline import Baseline
-    from circuitcheck.measurement.data import Measurement
-    from circuitcheck.models.hooked import HookedModel
-    from circuitcheck.spec import MeasurementSpec
-    from circuitcheck.sweep.progress import Advance
-    from circuitcheck.verdict.judge import Verdict
+    from circuitcheck.core.progress import Advance
+    from circuitcheck.core.results import Measurement
+    from circuitcheck.core.specification import MeasurementSpec
+    from circuitcheck.gate.judge import Verdict
+    from circuitcheck.runtimes.pytorch.hooked import HookedModel
 
 
 class Judge:
@@ -59,8 +59,8 @@ class Judge:
         Raises:
             CircuitcheckError: the baseline is stale, or the candidate cannot be loaded or measured.
         """
-        from circuitcheck.baseline.stale import environment_notes
-        from circuitcheck.environment import environment
+        from circuitcheck.baseline.freshness import environment_notes
+        from circuitcheck.runtimes.pytorch.environment import environment
 
         candidate = self._models.candidate(case.candidate)
         self._references.require_fresh(case, baseline, candidate)
@@ -75,13 +75,13 @@ class Judge:
         Raises:
             CircuitcheckError: the reference cannot be loaded or measured.
         """
-        from circuitcheck.baseline.noise import listed
+        from circuitcheck.baseline.noise_floor import listed
 
         sources = listed(baseline.noise)
         noise = {"instruction_set": ", ".join(sorted(baseline.noise)), "sources": sources} if sources else None
         additions: Entry = {"noise": noise}
         if self._settings.multiverse and verdict.criteria:
-            from circuitcheck.plugin.multiverse import multiverse
+            from circuitcheck.diagnostics.multiverse import multiverse
 
             additions["multiverse"] = multiverse(baseline.spec, verdict.word, lambda spec: self._word_under(case, spec))
         if self._settings.keep and verdict.word == "FAIL":
@@ -105,7 +105,7 @@ class Judge:
         return entry
 
     def _searched(self, case: Case) -> Entry:
-        from circuitcheck.measurement.keep import find_keep_list
+        from circuitcheck.diagnostics.keep_list import find_keep_list
         from circuitcheck.report.document import failed_keep_entry, keep_entry
 
         siblings = [other for other in self._cases if other.candidate == case.candidate]
@@ -124,13 +124,13 @@ class Judge:
             return failed_keep_entry(str(error))
 
     def _measure(self, description: str, candidate: HookedModel, baseline: Baseline, **options: Any) -> Measurement:
-        from circuitcheck.measurement.measure import measure
+        from circuitcheck.gate.measure import measure
 
         with self._progress(description) as advance:
             return measure(candidate, baseline, advance=advance, memory=self._references.memory, **options)
 
     def _judged(self, measurement: Measurement) -> Verdict:
-        from circuitcheck.verdict.judge import judge
+        from circuitcheck.gate.judge import judge
         from circuitcheck.verdict.limits import limits_for
 
         limits = limits_for(measurement.precision, measurement.task, self._settings.limits)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from circuitcheck.models.specs import PRECISIONS, SAVED
+from circuitcheck.core.candidates import PRECISIONS, SAVED
 from circuitcheck.plugin.settings import Settings
 
 if TYPE_CHECKING:
-    from circuitcheck.models.hooked import HookedModel
+    from circuitcheck.runtimes.pytorch.hooked import HookedModel
 
 
 @dataclass
@@ -51,7 +51,7 @@ class Models:
 
     def reload_reference(self) -> HookedModel:
         """The float32 reference, loaded anew."""
-        from circuitcheck.models.load import load_model
+        from circuitcheck.runtimes.pytorch.loading.load import load_model
 
         return load_model(self._settings.model, device=self._settings.device)
 
@@ -60,7 +60,7 @@ class Models:
         self._candidate = self._reference = None
 
     def _load(self, spec: str) -> HookedModel:
-        from circuitcheck.models.load import load_model
+        from circuitcheck.runtimes.pytorch.loading.load import load_model
 
         settings = self._settings
         if spec in PRECISIONS:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from circuitcheck.errors import ConfigurationError
+from circuitcheck.core.errors import ConfigurationError
 from circuitcheck.plugin.options import add_options
 
 if TYPE_CHECKING:
-    from circuitcheck.plugin.check import CircuitCase
+    from circuitcheck.plugin.circuit_case import CircuitCase
     from circuitcheck.plugin.session import GateSession
     from circuitcheck.plugin.store import Store
 
@@ -40,10 +40,10 @@ def gate_session(config: pytest.Config) -> GateSession:
         pytest.UsageError: the settings cannot be used.
     """
     if SESSION not in config.stash:
-        from circuitcheck.plugin.checks import check
         from circuitcheck.plugin.progress import TerminalProgress
         from circuitcheck.plugin.session import GateSession
         from circuitcheck.plugin.settings import read_settings
+        from circuitcheck.plugin.settings_checks import check
 
         try:
             settings = read_settings(config)
@@ -88,7 +88,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture(scope="session")
 def circuit(request: pytest.FixtureRequest) -> CircuitCase:
     """One candidate on one task; see `circuitcheck.suite`."""
-    from circuitcheck.plugin.check import CircuitCase
+    from circuitcheck.plugin.circuit_case import CircuitCase
 
     return CircuitCase(gate_session(request.config), request.param)
 
@@ -112,7 +112,7 @@ def pytest_configure_node(node: Any) -> None:
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """With --circuit-report the verdicts decide: nothing compared, or anything but PASS, is never exit code 0."""
     if decides(session.config):
-        from circuitcheck.plugin.summary import finish
+        from circuitcheck.plugin.closing import finish
 
         session.exitstatus = finish(gate_session(session.config), session.exitstatus)
 
@@ -122,6 +122,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatu
     """Prints the tables."""
     yield
     if decides(terminalreporter.config):
-        from circuitcheck.plugin.summary import show
+        from circuitcheck.plugin.closing import show
 
         show(gate_session(terminalreporter.config), terminalreporter, exitstatus)

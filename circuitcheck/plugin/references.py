@@ -7,8 +7,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from circuitcheck.errors import StaleBaselineError
-from circuitcheck.models.specs import GGUF
+from circuitcheck.core.candidates import GGUF
+from circuitcheck.core.errors import StaleBaselineError
 from circuitcheck.plugin.cases import Case
 from circuitcheck.plugin.models import Models
 from circuitcheck.plugin.settings import Settings
@@ -17,10 +17,10 @@ from circuitcheck.plugin.store import Store
 
 if TYPE_CHECKING:
     from circuitcheck.baseline.baseline import Baseline
-    from circuitcheck.models.hooked import HookedModel
-    from circuitcheck.spec import MeasurementSpec
-    from circuitcheck.sweep.progress import Advance
-    from circuitcheck.tasks.pairs import Task
+    from circuitcheck.core.progress import Advance
+    from circuitcheck.core.prompts import Task
+    from circuitcheck.core.specification import MeasurementSpec
+    from circuitcheck.runtimes.pytorch.hooked import HookedModel
 
 AGAINST_BASE = "The reference was measured in this run (--circuit-against-base), not taken from the stored baseline."
 
@@ -50,7 +50,7 @@ class References:
     @property
     def folder(self) -> Path:
         """Where the reference's golden baselines lie."""
-        from circuitcheck.models.load import model_name
+        from circuitcheck.runtimes.pytorch.loading.load import model_name
 
         return self._settings.baselines / model_name(self._settings.model)
 
@@ -97,7 +97,7 @@ class References:
     def _record(self, case: Case, spec: MeasurementSpec, whole: bool) -> Baseline:
         from dataclasses import replace
 
-        from circuitcheck.reference.record import record_reference
+        from circuitcheck.gate.record import record_reference
 
         reference = self._models.reference()
         self._require_accepted(case, reference)
@@ -133,7 +133,7 @@ class References:
         Raises:
             StaleBaselineError: says everything that differs.
         """
-        from circuitcheck.baseline.stale import require_fresh
+        from circuitcheck.baseline.freshness import require_fresh
 
         # A GGUF file describes its tokenizer in its own way; that the prompts are the same token ids is checked.
         has_own_tokenizer = case.candidate.endswith(GGUF) and not is_reference
@@ -151,7 +151,7 @@ class References:
         Raises:
             TaskError: they cannot be used.
         """
-        from circuitcheck.tasks.load import load_task
+        from circuitcheck.tasks.named import load_task
 
         vocabulary = getattr(getattr(model.module, "config", None), "vocab_size", None)
         return load_task(case.task, model.tokenizer, prompts=self._settings.prompts, vocabulary=vocabulary)
@@ -159,7 +159,7 @@ class References:
     @property
     def spec(self) -> MeasurementSpec:
         """What this run measures."""
-        from circuitcheck.spec import MeasurementSpec
+        from circuitcheck.core.specification import MeasurementSpec
 
         keys = ("part", "ablation", "positions", "ablate_at", "metric", "sweep")
         return MeasurementSpec(**{key: getattr(self._settings, key) for key in keys})

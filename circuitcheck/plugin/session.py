@@ -6,9 +6,9 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from circuitcheck.errors import BaselineError, CircuitcheckError, StaleBaselineError
-from circuitcheck.models.specs import EMBEDDED
-from circuitcheck.plugin.accept import Acceptance, accept_baseline, calibrate_baseline
+from circuitcheck.core.candidates import EMBEDDED
+from circuitcheck.core.errors import BaselineError, CircuitcheckError, StaleBaselineError
+from circuitcheck.gate.accept import Acceptance, accept_baseline, calibrate_baseline
 from circuitcheck.plugin.cases import Case, cases_of
 from circuitcheck.plugin.judging import Judge
 from circuitcheck.plugin.models import Models
@@ -18,7 +18,7 @@ from circuitcheck.plugin.store import Store
 from circuitcheck.report.fields import Entry
 
 if TYPE_CHECKING:
-    from circuitcheck.sweep.progress import Advance
+    from circuitcheck.core.progress import Advance
 
 
 class Progress(Protocol):
@@ -109,9 +109,9 @@ class GateSession:
         self._models.close()
 
     def _measured(self, case: Case) -> Entry:
-        from circuitcheck.models.load import model_name
         from circuitcheck.report.document import failed_entry, run_entry
-        from circuitcheck.sweep.threads import share_of_threads
+        from circuitcheck.runtimes.pytorch.loading.load import model_name
+        from circuitcheck.runtimes.pytorch.threads import share_of_threads
 
         try:
             with share_of_threads(self._processes):

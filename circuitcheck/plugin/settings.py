@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from circuitcheck.errors import ConfigurationError
-from circuitcheck.models.specs import DEFAULT_CANDIDATES, EMBEDDED, PRECISIONS
+from circuitcheck.core.candidates import DEFAULT_CANDIDATES, EMBEDDED, PRECISIONS
+from circuitcheck.core.errors import ConfigurationError
 
 TASKS = ("ioi", "facts", "induction")
 TABLE = "tool.circuitcheck"

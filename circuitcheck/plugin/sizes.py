@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from circuitcheck.errors import ConfigurationError
+from circuitcheck.core.errors import ConfigurationError
 
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 

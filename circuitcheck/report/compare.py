@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from circuitcheck.errors import ConfigurationError
+from circuitcheck.core.errors import ConfigurationError
 from circuitcheck.report.escape import code, prose
 from circuitcheck.report.fields import SCHEMA, Entry
 

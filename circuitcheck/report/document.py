@@ -10,16 +10,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from circuitcheck.measurement.data import Circuit, CurvePoint, HeadMeasure, Repair
-from circuitcheck.measurement.keep import KeepList
-from circuitcheck.measures.correlation import Association
-from circuitcheck.measures.damage import BoundAudit
-from circuitcheck.measures.estimate import Estimate
-from circuitcheck.models.census import Census
+from circuitcheck.core.results import Circuit, CurvePoint, HeadMeasure, Repair
+from circuitcheck.diagnostics.association import Association
+from circuitcheck.diagnostics.keep_list import KeepList
+from circuitcheck.gate.judge import Criterion, Verdict
 from circuitcheck.report.compare import compare
 from circuitcheck.report.fields import SCHEMA, Entry
-from circuitcheck.sites.structure import Head
-from circuitcheck.verdict.judge import Criterion, Verdict
+from circuitcheck.runtimes.pytorch.loading.find_weights import Census
+from circuitcheck.runtimes.pytorch.ports.structure import Head
+from circuitcheck.stats.estimate import Estimate
+from circuitcheck.stats.first_order import BoundAudit
 
 
 def document(

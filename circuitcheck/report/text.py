@@ -8,9 +8,9 @@ from typing import Any
 
 from tabulate import tabulate
 
+from circuitcheck.gate.judge import Verdict
 from circuitcheck.report.document import run_entry
 from circuitcheck.report.fields import CRITERIA, Entry
-from circuitcheck.verdict.judge import Verdict
 
 WIDTH = 160
 """No line is longer."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from circuitcheck.plugin.check import CircuitCase
+from circuitcheck.plugin.circuit_case import CircuitCase
 
 
 def test_drift(circuit: CircuitCase) -> None:

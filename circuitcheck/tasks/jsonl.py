@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from circuitcheck.errors import TaskError
-from circuitcheck.tasks.pairs import PromptPair, Task
+from circuitcheck.core.errors import TaskError
+from circuitcheck.core.prompts import PromptPair, Task
 from circuitcheck.tasks.texts import TextPair
 from circuitcheck.tasks.tokens import pair_problems, tokenize
 

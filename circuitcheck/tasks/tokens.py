@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from circuitcheck.tasks.pairs import PromptPair
+from circuitcheck.core.prompts import PromptPair
 from circuitcheck.tasks.texts import TextPair
 
 

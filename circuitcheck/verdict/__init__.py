@@ -1,1 +1,1 @@
-"""From measures to PASS, FAIL or INCONCLUSIVE. No model, no file."""
+"""Criteria and limits: what a candidate must keep. No model, no file."""

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from circuitcheck.errors import ConfigurationError
+from circuitcheck.core.errors import ConfigurationError
 
 
 @dataclass(frozen=True)

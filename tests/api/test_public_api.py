@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import circuitcheck
-from circuitcheck.verdict.judge import Verdict
+from circuitcheck.gate.judge import Verdict
 
 
 def modules_after(statement: str) -> set[str]:
@@ -24,7 +24,7 @@ def modules_after(statement: str) -> set[str]:
 HEAVY = {"torch", "transformers", "numpy", "scipy", "safetensors", "tokenizers"}
 
 
-@pytest.mark.parametrize("module", ["circuitcheck", "circuitcheck.errors", "circuitcheck.plugin.plugin"])
+@pytest.mark.parametrize("module", ["circuitcheck", "circuitcheck.core.errors", "circuitcheck.plugin.plugin"])
 def test_importing_loads_nothing_heavy(module):
     loaded = modules_after(f"import {module}")
     assert module in loaded

@@ -10,7 +10,7 @@ import synthetic
 
 from circuitcheck.baseline.atomic import write_atomically
 from circuitcheck.baseline.baseline import Baseline
-from circuitcheck.errors import BaselineError
+from circuitcheck.core.errors import BaselineError
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -9,8 +9,8 @@ import synthetic
 import torch
 
 from circuitcheck.baseline.diff import describe_change, describe_new
-from circuitcheck.spec import MeasurementSpec
-from circuitcheck.sweep.cache import ZCache
+from circuitcheck.core.activations import ZCache
+from circuitcheck.core.specification import MeasurementSpec
 
 COMPETENT = MeasurementSpec(minimum_clusters=2)
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from circuitcheck.baseline.baseline import Baseline, baseline_files
 from circuitcheck.baseline.encoding import decode, encode
-from circuitcheck.errors import BaselineError, StaleBaselineError
+from circuitcheck.core.errors import BaselineError, StaleBaselineError
 
 JSON, ARRAYS = encode(synthetic.make_baseline())
 FILES = st.sampled_from(["json", "arrays"])

@@ -19,9 +19,9 @@ from hypothesis import given, settings
 from circuitcheck.baseline.baseline import Baseline, baseline_files
 from circuitcheck.baseline.encoding import decode, encode
 from circuitcheck.baseline.recording import Recording
-from circuitcheck.reference.record import record_reference
-from circuitcheck.spec import MeasurementSpec
-from circuitcheck.sweep.cache import ZCache
+from circuitcheck.core.activations import ZCache
+from circuitcheck.core.specification import MeasurementSpec
+from circuitcheck.gate.record import record_reference
 
 
 def assert_same(one: Recording, other: Recording) -> None:

@@ -9,9 +9,9 @@ import pytest
 import synthetic
 from hypothesis import given, settings
 
-from circuitcheck.baseline.stale import environment_notes, require_fresh
-from circuitcheck.errors import StaleBaselineError
-from circuitcheck.spec import MeasurementSpec
+from circuitcheck.baseline.freshness import environment_notes, require_fresh
+from circuitcheck.core.errors import StaleBaselineError
+from circuitcheck.core.specification import MeasurementSpec
 
 BASELINE = synthetic.make_baseline()
 NOW = {"task": BASELINE.task, "spec": BASELINE.spec, "tokenizer": "b" * 64, "weights": "a" * 64}

@@ -8,10 +8,10 @@ import pytest
 
 from circuitcheck.baseline.baseline import Baseline, baseline_files
 from circuitcheck.baseline.encoding import encode
-from circuitcheck.baseline.stale import require_fresh
-from circuitcheck.models.load import load_model
-from circuitcheck.spec import MeasurementSpec
-from circuitcheck.tasks.load import BUILT_IN, load_task
+from circuitcheck.baseline.freshness import require_fresh
+from circuitcheck.core.specification import MeasurementSpec
+from circuitcheck.runtimes.pytorch.loading.load import load_model
+from circuitcheck.tasks.named import BUILT_IN, load_task
 
 FOLDER = Path(__file__).parents[2] / "baselines" / "embedded"
 MEGABYTE = 2**20

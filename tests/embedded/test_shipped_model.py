@@ -7,14 +7,14 @@ from itertools import count
 import pytest
 import torch
 
+from circuitcheck.core.prompts import Task
 from circuitcheck.embedded.corpus import build_tokenizer
 from circuitcheck.embedded.train import build_model
-from circuitcheck.hooks.forward import last_logits
-from circuitcheck.models.load import load_model, resolve_directory
-from circuitcheck.sites.prove import prove
-from circuitcheck.sweep.clean import clean_metric, counterfactual_metric
-from circuitcheck.tasks.load import BUILT_IN, load_task
-from circuitcheck.tasks.pairs import Task
+from circuitcheck.runtimes.pytorch.engine.clean import clean_metric, counterfactual_metric
+from circuitcheck.runtimes.pytorch.forward import last_logits
+from circuitcheck.runtimes.pytorch.loading.load import load_model, resolve_directory
+from circuitcheck.runtimes.pytorch.ports.proofs import prove
+from circuitcheck.tasks.named import BUILT_IN, load_task
 
 WEIGHTS = "18697c84d43b0a715550ccce4b822ad2cb2c4d7c99d050523503a0c39eaa24f9"
 TOKENIZER = "5c146f4d7c7d61e6f825d86646d5ea528cb462e8cdda5130c3097fe60e72bfd1"

@@ -11,10 +11,10 @@ import torch
 
 from circuitcheck.embedded import train as training
 from circuitcheck.embedded.corpus import END, UNKNOWN, build_tokenizer, sentences
-from circuitcheck.models.load import load_model
-from circuitcheck.sites.prove import prove
+from circuitcheck.runtimes.pytorch.loading.load import load_model
+from circuitcheck.runtimes.pytorch.ports.proofs import prove
 from circuitcheck.tasks import facts, induction, ioi
-from circuitcheck.tasks.load import BUILT_IN, load_task
+from circuitcheck.tasks.named import BUILT_IN, load_task
 from circuitcheck.tasks.words import COMMON, COUNTRIES
 
 

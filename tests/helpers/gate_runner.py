@@ -22,7 +22,7 @@ import pytest
 
 @pytest.fixture(scope="session", autouse=True)
 def counted():
-    from circuitcheck.measurement import measure as module
+    from circuitcheck.gate import measure as module
 
     real = module.measure
 

@@ -14,10 +14,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from circuitcheck.models.hooked import HookedModel
-from circuitcheck.models.load import hook_module
-from circuitcheck.sites.structure import LayerSite, Structure
-from circuitcheck.tasks.pairs import PromptPair, Task
+from circuitcheck.core.prompts import PromptPair, Task
+from circuitcheck.runtimes.pytorch.hooked import HookedModel
+from circuitcheck.runtimes.pytorch.loading.load import hook_module
+from circuitcheck.runtimes.pytorch.ports.structure import LayerSite, Structure
 
 EMBEDDING = ((1.0, 0.0), (0.0, 1.0), (2.0, 1.0), (-1.0, 2.0))
 UNEMBEDDING = ((1.0, 0.0), (0.0, 1.0), (1.0, 1.0), (0.0, -1.0))

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TorchAoConfig
 
-from circuitcheck.models.quiet import quiet, quiet_quantizers
+from circuitcheck.runtimes.pytorch.quiet import quiet, quiet_quantizers
 
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from circuitcheck.sweep.threads import computing_threads
+from circuitcheck.runtimes.pytorch.threads import computing_threads
 
 
 @pytest.fixture(scope="module", autouse=True)

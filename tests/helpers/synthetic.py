@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from circuitcheck.baseline.baseline import Baseline
-from circuitcheck.baseline.noise import MEASURES
-from circuitcheck.measurement.data import Circuit, HeadMeasure, Measurement, Ranking, Repair
-from circuitcheck.measures.correlation import Association
-from circuitcheck.measures.damage import BoundAudit, PerPrompt
-from circuitcheck.measures.estimate import Estimate
-from circuitcheck.spec import MeasurementSpec
-from circuitcheck.sweep.cache import ZCache
-from circuitcheck.tasks.pairs import PromptPair, Task
+from circuitcheck.baseline.noise_floor import MEASURES
+from circuitcheck.core.activations import ZCache
+from circuitcheck.core.prompts import PromptPair, Task
+from circuitcheck.core.results import Circuit, HeadMeasure, Measurement, Ranking, Repair
+from circuitcheck.core.specification import MeasurementSpec
+from circuitcheck.diagnostics.association import Association
+from circuitcheck.stats.estimate import Estimate
+from circuitcheck.stats.first_order import BoundAudit, PerPrompt
 
 LAYERS, HEADS, D_HEAD = 2, 2, 3
 KINDS = ("resample", "mean", "zero")

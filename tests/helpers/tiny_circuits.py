@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from circuitcheck.hooks.forward import last_logits
-from circuitcheck.models.hooked import HookedModel
-from circuitcheck.tasks.pairs import PromptPair, Task
+from circuitcheck.core.prompts import PromptPair, Task
+from circuitcheck.runtimes.pytorch.forward import last_logits
+from circuitcheck.runtimes.pytorch.hooked import HookedModel
 
 CLUSTERS = 6
 

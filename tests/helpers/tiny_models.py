@@ -9,8 +9,8 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
-from circuitcheck.models.hooked import HookedModel
-from circuitcheck.models.load import hook_module
+from circuitcheck.runtimes.pytorch.hooked import HookedModel
+from circuitcheck.runtimes.pytorch.loading.load import hook_module
 
 VOCABULARY = 50
 

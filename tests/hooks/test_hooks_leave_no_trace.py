@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from circuitcheck.hooks.forward import final_hidden, last_logits
-from circuitcheck.hooks.z import edit_z, pre_hook, record_input, record_z
-from circuitcheck.sites.prove import measuring
-from circuitcheck.sweep.gradient import z_gradient
-from circuitcheck.sweep.intervene import intervene
+from circuitcheck.runtimes.pytorch.engine.gradient import z_gradient
+from circuitcheck.runtimes.pytorch.engine.intervene import intervene
+from circuitcheck.runtimes.pytorch.forward import final_hidden, last_logits
+from circuitcheck.runtimes.pytorch.ports.hooks import edit_z, pre_hook, record_input, record_z
+from circuitcheck.runtimes.pytorch.ports.proofs import measuring
 
 IDS = torch.tensor([[2, 0], [1, 3]])
 

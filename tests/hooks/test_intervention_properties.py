@@ -10,15 +10,15 @@ import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from circuitcheck.hooks.forward import final_hidden
-from circuitcheck.hooks.z import edit_z, record_z, split_heads
-from circuitcheck.models.hooked import HookedModel
-from circuitcheck.sites.structure import LayerSite
-from circuitcheck.sweep.cache import join
-from circuitcheck.sweep.clean import clean_metric, clean_z
-from circuitcheck.sweep.intervene import intervene
-from circuitcheck.sweep.repair import repaired_metric
-from circuitcheck.tasks.pairs import PromptPair, Task
+from circuitcheck.core.activations import join
+from circuitcheck.core.prompts import PromptPair, Task
+from circuitcheck.runtimes.pytorch.engine.clean import clean_metric, clean_z
+from circuitcheck.runtimes.pytorch.engine.intervene import intervene
+from circuitcheck.runtimes.pytorch.engine.repair import repaired_metric
+from circuitcheck.runtimes.pytorch.forward import final_hidden
+from circuitcheck.runtimes.pytorch.hooked import HookedModel
+from circuitcheck.runtimes.pytorch.ports.hooks import edit_z, record_z, split_heads
+from circuitcheck.runtimes.pytorch.ports.structure import LayerSite
 
 seeds = st.integers(0, 2**16)
 # A pass takes as long as it takes on the machine at hand, and a shrunken seed of random weights says no more.

@@ -14,13 +14,19 @@ import tiny_models
 import torch
 from torch import nn
 
-from circuitcheck.errors import ConfigurationError
-from circuitcheck.hooks import forward
-from circuitcheck.hooks.forward import final_hidden, last_logits, log_probability, logit_difference, metric_of
-from circuitcheck.hooks.metric import LOG_PROBABILITY, LOGIT_DIFFERENCE, Metric, as_metric, named_metric
-from circuitcheck.models.hooked import HookedModel
-from circuitcheck.models.load import hook_module
-from circuitcheck.spec import MeasurementSpec
+from circuitcheck.core.errors import ConfigurationError
+from circuitcheck.core.metric import LOG_PROBABILITY, LOGIT_DIFFERENCE, Metric, as_metric, named_metric
+from circuitcheck.core.specification import MeasurementSpec
+from circuitcheck.runtimes.pytorch import forward
+from circuitcheck.runtimes.pytorch.forward import (
+    final_hidden,
+    last_logits,
+    log_probability,
+    logit_difference,
+    metric_of,
+)
+from circuitcheck.runtimes.pytorch.hooked import HookedModel
+from circuitcheck.runtimes.pytorch.loading.load import hook_module
 
 IDS = tiny_models.token_ids(3, 6)
 ANSWER, FOIL = torch.tensor([4, 5, 6]), torch.tensor([7, 8, 9])

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from circuitcheck.hooks.forward import final_hidden, last_logits, logit_difference
+from circuitcheck.runtimes.pytorch.forward import final_hidden, last_logits, logit_difference
 
 HALVES = [torch.float16, torch.bfloat16]
 

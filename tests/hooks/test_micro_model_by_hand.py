@@ -26,15 +26,15 @@ import numpy as np
 import pytest
 import torch
 
-from circuitcheck.hooks.forward import last_logits
-from circuitcheck.hooks.z import record_z
-from circuitcheck.measures.damage import audit, first_order, fragility
-from circuitcheck.measures.drift import cosine, drift_sums, relative_drift
-from circuitcheck.sites.prove import prove
-from circuitcheck.sweep.ablate import ablated_metric
-from circuitcheck.sweep.clean import clean_metric, clean_z, counterfactual_metric
-from circuitcheck.sweep.gradient import z_gradient
-from circuitcheck.sweep.repair import repaired_metric
+from circuitcheck.runtimes.pytorch.engine.ablate import ablated_metric
+from circuitcheck.runtimes.pytorch.engine.clean import clean_metric, clean_z, counterfactual_metric
+from circuitcheck.runtimes.pytorch.engine.gradient import z_gradient
+from circuitcheck.runtimes.pytorch.engine.repair import repaired_metric
+from circuitcheck.runtimes.pytorch.forward import last_logits
+from circuitcheck.runtimes.pytorch.ports.hooks import record_z
+from circuitcheck.runtimes.pytorch.ports.proofs import prove
+from circuitcheck.stats.drift import cosine, drift_sums, relative_drift
+from circuitcheck.stats.first_order import audit, first_order, fragility
 
 TASK = micro_model.micro_task()
 BOTH = (0, 1)

@@ -13,7 +13,7 @@ import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from circuitcheck.hooks.readout import logit_transform
+from circuitcheck.runtimes.pytorch.logit_transform import logit_transform
 
 CAPPED = {"final_logit_softcapping": 2.0}
 

@@ -13,16 +13,16 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TorchAoConfig
 
-from circuitcheck.errors import CandidateError, ConfigurationError
-from circuitcheck.measurement.keep import KeepList, find_keep_list, kept_modules, replaceable_modules
-from circuitcheck.measurement.measure import measure
-from circuitcheck.measures.estimate import Estimate
-from circuitcheck.models.fingerprint import fingerprint_module
-from circuitcheck.models.quiet import quiet_quantizers
-from circuitcheck.models.rtn import quantize_rtn
-from circuitcheck.reference.record import record_reference
-from circuitcheck.spec import MeasurementSpec
-from circuitcheck.verdict.judge import Criterion, Verdict, judge
+from circuitcheck.core.errors import CandidateError, ConfigurationError
+from circuitcheck.core.specification import MeasurementSpec
+from circuitcheck.diagnostics.keep_list import KeepList, find_keep_list, kept_modules, replaceable_modules
+from circuitcheck.gate.judge import Criterion, Verdict, judge
+from circuitcheck.gate.measure import measure
+from circuitcheck.gate.record import record_reference
+from circuitcheck.runtimes.pytorch.loading.fingerprint import fingerprint_module
+from circuitcheck.runtimes.pytorch.quantizers.rtn import quantize_rtn
+from circuitcheck.runtimes.pytorch.quiet import quiet_quantizers
+from circuitcheck.stats.estimate import Estimate
 from circuitcheck.verdict.limits import Limits
 
 DENSE = "gpt_neox.layers.{}.attention.dense"

@@ -13,14 +13,14 @@ import torch
 from scipy.stats import spearmanr
 
 from circuitcheck.baseline.baseline import Baseline
-from circuitcheck.measurement.data import Measurement
-from circuitcheck.measurement.measure import measure
-from circuitcheck.models.census import Census
-from circuitcheck.models.fingerprint import fingerprint_module
-from circuitcheck.models.hooked import HookedModel
-from circuitcheck.reference.record import record_reference
-from circuitcheck.spec import MeasurementSpec
-from circuitcheck.verdict.judge import judge
+from circuitcheck.core.results import Measurement
+from circuitcheck.core.specification import MeasurementSpec
+from circuitcheck.gate.judge import judge
+from circuitcheck.gate.measure import measure
+from circuitcheck.gate.record import record_reference
+from circuitcheck.runtimes.pytorch.hooked import HookedModel
+from circuitcheck.runtimes.pytorch.loading.find_weights import Census
+from circuitcheck.runtimes.pytorch.loading.fingerprint import fingerprint_module
 
 SPEC = MeasurementSpec(draws=200)
 LAST = 1

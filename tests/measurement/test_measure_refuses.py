@@ -8,10 +8,10 @@ import pytest
 import tiny_circuits
 import tiny_models
 
-from circuitcheck.errors import CandidateError, CircuitcheckError, SiteError
-from circuitcheck.measurement.measure import measure, require_comparable
-from circuitcheck.reference.record import record_reference
-from circuitcheck.spec import MeasurementSpec
+from circuitcheck.core.errors import CandidateError, CircuitcheckError, SiteError
+from circuitcheck.core.specification import MeasurementSpec
+from circuitcheck.gate.measure import measure, require_comparable
+from circuitcheck.gate.record import record_reference
 
 
 @pytest.fixture(scope="module")

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from circuitcheck.hooks.forward import last_logits
-from circuitcheck.measurement.measure import measure
-from circuitcheck.models.hooked import HookedModel
-from circuitcheck.reference.record import record_reference
-from circuitcheck.spec import MeasurementSpec
-from circuitcheck.tasks.pairs import PromptPair, Task
+from circuitcheck.core.prompts import PromptPair, Task
+from circuitcheck.core.specification import MeasurementSpec
+from circuitcheck.gate.measure import measure
+from circuitcheck.gate.record import record_reference
+from circuitcheck.runtimes.pytorch.forward import last_logits
+from circuitcheck.runtimes.pytorch.hooked import HookedModel
 
 SPEC = MeasurementSpec(draws=200, minimum_clusters=4)
 

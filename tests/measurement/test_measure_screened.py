@@ -9,11 +9,11 @@ import pytest
 import tiny_circuits
 import tiny_models
 
-from circuitcheck.measurement.measure import measure
-from circuitcheck.reference.record import record_reference
+from circuitcheck.core.specification import MeasurementSpec
+from circuitcheck.gate.judge import judge
+from circuitcheck.gate.measure import measure
+from circuitcheck.gate.record import record_reference
 from circuitcheck.report.text import render
-from circuitcheck.spec import MeasurementSpec
-from circuitcheck.verdict.judge import judge
 
 
 @pytest.fixture(scope="module")

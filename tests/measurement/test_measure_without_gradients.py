@@ -10,10 +10,10 @@ import tiny_models
 import torch
 from torch import Tensor, nn
 
-from circuitcheck.measurement.measure import measure
-from circuitcheck.models.hooked import HookedModel
-from circuitcheck.reference.record import record_reference
-from circuitcheck.spec import MeasurementSpec
+from circuitcheck.core.specification import MeasurementSpec
+from circuitcheck.gate.measure import measure
+from circuitcheck.gate.record import record_reference
+from circuitcheck.runtimes.pytorch.hooked import HookedModel
 
 
 class BackwardRanError(RuntimeError):

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from circuitcheck.measurement.orders import RANDOM_ORDERS, plan_repair, repair_grid
+from circuitcheck.gate.repair_plan import RANDOM_ORDERS, plan_repair, repair_grid
 
 IMPORTANCE = np.array([1.0, -3.0, 0.5, 2.0])
 DRIFT = np.array([0.1, 0.1, 0.9, 0.4])

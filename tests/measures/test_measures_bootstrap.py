@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import bootstrap
 
-from circuitcheck.measures.bootstrap import (
+from circuitcheck.stats.bootstrap import (
     cluster_weights,
     drawn_units,
     mean_estimate,

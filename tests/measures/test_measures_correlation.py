@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 from scipy.special import ndtri
 from scipy.stats import spearmanr
 
-from circuitcheck.measures.correlation import associate, between_share, permutation_p
+from circuitcheck.diagnostics.association import associate, between_share, permutation_p
 
 # Sums of a few halves of integers are exact; one square root and one division round.
 ROUNDING = 1e-14

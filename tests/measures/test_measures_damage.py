@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from circuitcheck.errors import BaselineError, CandidateError
-from circuitcheck.measures.damage import FirstOrder, Integrated, audit, first_order, fragility
-from circuitcheck.sweep.cache import ZCache
+from circuitcheck.core.activations import ZCache
+from circuitcheck.core.errors import BaselineError, CandidateError
+from circuitcheck.stats.first_order import FirstOrder, Integrated, audit, first_order, fragility
 
 LENGTHS = (2, 1)
 # Small integers: every product and sum of the signed estimates is exact in float64.

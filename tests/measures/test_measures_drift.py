@@ -8,9 +8,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from circuitcheck.errors import BaselineError, CandidateError
-from circuitcheck.measures.drift import DriftSums, cosine, drift_draws, drift_sums, relative_drift
-from circuitcheck.sweep.cache import ZCache
+from circuitcheck.core.activations import ZCache
+from circuitcheck.core.errors import BaselineError, CandidateError
+from circuitcheck.stats.drift import DriftSums, cosine, drift_draws, drift_sums, relative_drift
 
 # Small integers, and factors that are small multiples of 1/16: float32 and the float64 sums hold them exactly.
 WHOLE = st.integers(-8, 8).map(float)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from circuitcheck.measures.estimate import Estimate, estimate
+from circuitcheck.stats.estimate import Estimate, estimate
 
 FINITE = st.floats(-1e6, 1e6)
 

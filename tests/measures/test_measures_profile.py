@@ -4,7 +4,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from circuitcheck.measures.profile import profile_distance, profile_distance_draws
+from circuitcheck.stats.profile import profile_distance, profile_distance_draws
 
 IMPORTANCES = arrays(np.float64, 5, elements=st.integers(-20, 20).map(float))
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from circuitcheck.measures.ranking import (
+from circuitcheck.stats.ranking import (
     indistinct_from_zero,
     kendall_tau_b,
     rank_biased_overlap,

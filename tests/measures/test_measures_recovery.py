@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from circuitcheck.errors import CandidateError
-from circuitcheck.measures.bootstrap import cluster_weights
-from circuitcheck.measures.estimate import Estimate
-from circuitcheck.measures.recovery import (
+from circuitcheck.core.errors import CandidateError
+from circuitcheck.stats.bootstrap import cluster_weights
+from circuitcheck.stats.estimate import Estimate
+from circuitcheck.stats.recovery import (
     Area,
     area_under,
     areas_over_random,

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import t as student
 
-from circuitcheck.measures.bootstrap import cluster_weights, drawn_units, weighted_means
-from circuitcheck.measures.estimate import Estimate
-from circuitcheck.measures.simultaneous import largest_magnitude, magnitude, simultaneous
+from circuitcheck.stats.bootstrap import cluster_weights, drawn_units, weighted_means
+from circuitcheck.stats.estimate import Estimate
+from circuitcheck.stats.simultaneous import largest_magnitude, magnitude, simultaneous
 
 
 def test_single_head_by_hand():

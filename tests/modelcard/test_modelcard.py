@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up_reports import made_up_report
 
-from circuitcheck.errors import ConfigurationError
+from circuitcheck.core.errors import ConfigurationError
 from circuitcheck.modelcard import card as module
 from circuitcheck.modelcard.__main__ import main
 from circuitcheck.modelcard.block import END, START

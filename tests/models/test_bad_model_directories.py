@@ -14,8 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from circuitcheck.errors import CircuitcheckError, ConfigurationError, ModelError
-from circuitcheck.models.load import load_model, model_name, resolve_directory
+from circuitcheck.core.errors import CircuitcheckError, ConfigurationError, ModelError
+from circuitcheck.runtimes.pytorch.loading.load import load_model, model_name, resolve_directory
 
 
 def refusal(source) -> str:

@@ -7,8 +7,8 @@ import tiny_models
 import torch
 from torch import Tensor, nn
 
-from circuitcheck.models.batching import with_batching
-from circuitcheck.models.hooked import HookedModel
+from circuitcheck.runtimes.pytorch.batching import with_batching
+from circuitcheck.runtimes.pytorch.hooked import HookedModel
 
 
 @pytest.fixture

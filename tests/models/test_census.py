@@ -7,13 +7,13 @@ import pytest
 import tiny_models
 from torch import nn
 
-from circuitcheck.errors import ModelError
-from circuitcheck.models.census import Census, WeightKind, find_weights, take_census
-from circuitcheck.models.load import hook_module, load_model
-from circuitcheck.models.proof import claimed_bits
-from circuitcheck.models.rtn import quantize_rtn
-from circuitcheck.models.specs import BITSANDBYTES, RTN, TORCHAO
-from circuitcheck.sites.structure import resolve
+from circuitcheck.core.candidates import BITSANDBYTES, RTN, TORCHAO
+from circuitcheck.core.errors import ModelError
+from circuitcheck.runtimes.pytorch.loading.claims import claimed_bits
+from circuitcheck.runtimes.pytorch.loading.find_weights import Census, WeightKind, find_weights, take_census
+from circuitcheck.runtimes.pytorch.loading.load import hook_module, load_model
+from circuitcheck.runtimes.pytorch.ports.structure import resolve
+from circuitcheck.runtimes.pytorch.quantizers.rtn import quantize_rtn
 
 LAYER = 2 * 32 * 32 + 2 * 16 * 32 + 3 * 64 * 32
 """Weights of the tiny Llama's layer: query and output, key and value of half the heads, and the MLP's three maps."""

@@ -7,7 +7,7 @@ import pytest
 import tiny_models
 import torch
 
-from circuitcheck.models.load import load_model
+from circuitcheck.runtimes.pytorch.loading.load import load_model
 
 
 @pytest.mark.parametrize("name", ["bert", "bert-classifier", "roberta", "distilbert", "gpt_neox", "llama"])

@@ -14,8 +14,12 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
-from circuitcheck.models.fingerprint import fingerprint_directory, fingerprint_module, fingerprint_tokenizer
-from circuitcheck.models.load import hook_module, load_model
+from circuitcheck.runtimes.pytorch.loading.fingerprint import (
+    fingerprint_directory,
+    fingerprint_module,
+    fingerprint_tokenizer,
+)
+from circuitcheck.runtimes.pytorch.loading.load import hook_module, load_model
 
 
 @pytest.fixture

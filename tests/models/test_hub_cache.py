@@ -10,7 +10,7 @@ import word_tokenizers
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from circuitcheck import Baseline, load_task
-from circuitcheck.tasks.load import BUILT_IN
+from circuitcheck.tasks.named import BUILT_IN
 
 HUB_ID, COMMIT = "EleutherAI/pythia-70m", "0123456789abcdef0123456789abcdef01234567"
 MERGES = 1500

@@ -8,11 +8,11 @@ import pytest
 import tiny_models
 import torch
 
-from circuitcheck.errors import SiteError
-from circuitcheck.hooks.forward import last_logits
-from circuitcheck.models.int8_sim import LEVELS, NOTE, fake_quantize, simulate_int8
-from circuitcheck.models.load import load_model
-from circuitcheck.sites.prove import prove
+from circuitcheck.core.errors import SiteError
+from circuitcheck.runtimes.pytorch.forward import last_logits
+from circuitcheck.runtimes.pytorch.loading.load import load_model
+from circuitcheck.runtimes.pytorch.ports.proofs import prove
+from circuitcheck.runtimes.pytorch.quantizers.int8_sim import LEVELS, NOTE, fake_quantize, simulate_int8
 
 NAMES = ["gpt_neox", "gpt2", "llama", "opt", "bloom"]
 """OPT's MLP sees all tokens behind one another, `[batch * seq, d_model]`, the others' `[batch, seq, d_model]`."""

@@ -10,8 +10,8 @@ import pytest
 import transformers
 from transformers.utils import logging
 
-from circuitcheck.errors import ModelError
-from circuitcheck.models.load import load_model
+from circuitcheck.core.errors import ModelError
+from circuitcheck.runtimes.pytorch.loading.load import load_model
 
 hub_bars = importlib.import_module("huggingface_hub.utils.tqdm")
 

@@ -10,14 +10,14 @@ import tiny_models
 import torch
 from torch import nn
 
-from circuitcheck.errors import ModelError
-from circuitcheck.hooks.forward import last_logits
-from circuitcheck.hooks.z import gradient_probe, pre_hook
-from circuitcheck.models.fingerprint import fingerprint_module
-from circuitcheck.models.load import hook_module
-from circuitcheck.models.native import PACKS, PORTABLE_NOTE, settle
-from circuitcheck.models.recipes import RECIPES, bits_of, quantize
-from circuitcheck.sites.prove import float_matrix, measuring, prove
+from circuitcheck.core.errors import ModelError
+from circuitcheck.runtimes.pytorch.forward import last_logits
+from circuitcheck.runtimes.pytorch.loading.fingerprint import fingerprint_module
+from circuitcheck.runtimes.pytorch.loading.load import hook_module
+from circuitcheck.runtimes.pytorch.ports.hooks import gradient_probe, pre_hook
+from circuitcheck.runtimes.pytorch.ports.proofs import float_matrix, measuring, prove
+from circuitcheck.runtimes.pytorch.quantizers.native import PACKS, PORTABLE_NOTE, settle
+from circuitcheck.runtimes.pytorch.quantizers.recipes import RECIPES, bits_of, quantize
 
 TORCHAO = ["int8", "int8-weight", "int4-weight", "float8-weight"]
 BITSANDBYTES = ["bnb-int8", "bnb-nf4"]

@@ -10,10 +10,10 @@ import tiny_models
 import torch
 from torch import nn
 
-from circuitcheck.errors import ConfigurationError
-from circuitcheck.hooks.forward import last_logits
-from circuitcheck.models.load import hook_module, load_model
-from circuitcheck.models.precision import precision_of
+from circuitcheck.core.errors import ConfigurationError
+from circuitcheck.runtimes.pytorch.forward import last_logits
+from circuitcheck.runtimes.pytorch.loading.load import hook_module, load_model
+from circuitcheck.runtimes.pytorch.loading.precision import precision_of
 
 TYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 

@@ -12,12 +12,18 @@ from hypothesis import strategies as st
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from circuitcheck.errors import ConfigurationError, ModelError
-from circuitcheck.hooks.forward import last_logits
-from circuitcheck.models.recipes import RECIPES, bits_of, dtype_of, quantize
-from circuitcheck.models.rtn import RoundedWeight, dequantize, linear_weights, quantize_rtn, round_weight
-from circuitcheck.sites.prove import prove
-from circuitcheck.sites.structure import LayerSite, Structure
+from circuitcheck.core.errors import ConfigurationError, ModelError
+from circuitcheck.runtimes.pytorch.forward import last_logits
+from circuitcheck.runtimes.pytorch.ports.proofs import prove
+from circuitcheck.runtimes.pytorch.ports.structure import LayerSite, Structure
+from circuitcheck.runtimes.pytorch.quantizers.recipes import RECIPES, bits_of, dtype_of, quantize
+from circuitcheck.runtimes.pytorch.quantizers.rtn import (
+    RoundedWeight,
+    dequantize,
+    linear_weights,
+    quantize_rtn,
+    round_weight,
+)
 
 EPS = torch.finfo(torch.float32).eps
 BITS = st.integers(2, 8)

@@ -14,7 +14,7 @@ from gate_folder import build
 from gate_runner import Gate
 
 import circuitcheck
-from circuitcheck.sweep.threads import computing_threads
+from circuitcheck.runtimes.pytorch.threads import computing_threads
 
 
 @pytest.fixture(scope="session", autouse=True)

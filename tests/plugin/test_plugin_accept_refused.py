@@ -112,12 +112,12 @@ def test_a_task_that_cannot_be_accepted_is_recorded_once(gate: Gate, monkeypatch
     calls = []
 
     def record(model: object, task: object, *arguments: object, **options: object) -> None:
-        from circuitcheck.errors import ModelError
+        from circuitcheck.core.errors import ModelError
 
         calls.append(task)
         raise ModelError("broken")
 
-    monkeypatch.setattr("circuitcheck.reference.record.record_reference", record)
+    monkeypatch.setattr("circuitcheck.gate.record.record_reference", record)
     gate.run(*ACCEPT).assert_outcomes(failed=8)
     assert len(calls) == 2
 

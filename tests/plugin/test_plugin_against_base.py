@@ -45,7 +45,7 @@ def test_workers_share_what_one_of_them_measured_of_the_reference(gate: Gate) ->
         "from pathlib import Path\nimport pytest\n\n"
         "@pytest.fixture(scope='session', autouse=True)\n"
         "def counted():\n"
-        "    from circuitcheck.reference import record as module\n"
+        "    from circuitcheck.gate import record as module\n"
         "    real = module.record_reference\n"
         "    def record(model, task, *arguments, **options):\n"
         "        with Path('recorded.txt').open('a') as log:\n"

@@ -8,7 +8,7 @@ import pytest
 from gate_folder import random_model, save_model
 from gate_runner import Gate
 
-from circuitcheck.environment import environment
+from circuitcheck.runtimes.pytorch.environment import environment
 
 
 def noise_of(gate: Gate) -> dict:
@@ -91,7 +91,7 @@ def test_limits_below_the_calibrated_floor_are_refused(gate: Gate) -> None:
 
 
 def test_another_instruction_set_is_said_with_the_ways_out(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("circuitcheck.environment._instruction_set", lambda: "AVX9")
+    monkeypatch.setattr("circuitcheck.runtimes.pytorch.environment._instruction_set", lambda: "AVX9")
     result = gate.run("--circuit-report-dir", "out")
     (note,) = [note for note in gate.report()["runs"][0]["notes"] if "AVX9" in note]
     assert "--circuit-against-base" in note

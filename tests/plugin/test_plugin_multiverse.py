@@ -7,9 +7,9 @@ from itertools import product
 import pytest
 from gate_runner import Gate
 
-from circuitcheck.errors import CandidateError
-from circuitcheck.plugin.multiverse import multiverse, specifications
-from circuitcheck.spec import MeasurementSpec
+from circuitcheck.core.errors import CandidateError
+from circuitcheck.core.specification import MeasurementSpec
+from circuitcheck.diagnostics.multiverse import multiverse, specifications
 
 ALL = set(product(("resample", "mean", "zero"), ("logit_difference", "log_probability"), ("answer", "all")))
 

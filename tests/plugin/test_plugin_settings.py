@@ -8,7 +8,7 @@ import pytest
 from gate_folder import random_model, save_model
 from gate_runner import Gate
 
-from circuitcheck.errors import ModelError, TaskError
+from circuitcheck.core.errors import ModelError, TaskError
 
 
 def compared(gate: Gate, *arguments: str) -> list[tuple[str, str]]:
@@ -55,7 +55,7 @@ class TestFoldersCalledLikeSomethingKnown:
             asked.append(source)
             raise ModelError("far enough")
 
-        monkeypatch.setattr("circuitcheck.models.load.load_model", load_model)
+        monkeypatch.setattr("circuitcheck.runtimes.pytorch.loading.load.load_model", load_model)
         gate.configure(model=None, tasks=None)
         gate.run("-k", "facts", "--circuit-accept=new", "--circuit-reason=why").assert_outcomes(failed=4)
         assert asked == ["embedded"]
@@ -105,7 +105,7 @@ def test_prompts_is_the_number_of_pairs_of_built_in_tasks(gate: Gate, monkeypatc
         asked.append(prompts)
         raise TaskError("far enough")
 
-    monkeypatch.setattr("circuitcheck.tasks.load.load_task", load_task)
+    monkeypatch.setattr("circuitcheck.tasks.named.load_task", load_task)
     gate.run()
     gate.configure(prompts=7)
     gate.run()

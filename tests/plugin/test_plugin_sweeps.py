@@ -6,7 +6,7 @@ import pytest
 import torch
 from gate_runner import Gate
 
-from circuitcheck.errors import ConfigurationError
+from circuitcheck.core.errors import ConfigurationError
 from circuitcheck.plugin.sizes import parse_bytes
 
 

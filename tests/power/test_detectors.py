@@ -3,11 +3,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from detection.detectors import OURS, Outputs, criterion_score, our_scores, output_scores, outputs, word
+from detection.texts import evaluation_text
 
-from circuitcheck.measures.estimate import Estimate
-from circuitcheck.power.detectors import OURS, Outputs, criterion_score, our_scores, output_scores, outputs, word
-from circuitcheck.power.texts import evaluation_text
-from circuitcheck.verdict.judge import Criterion
+from circuitcheck.gate.judge import Criterion
+from circuitcheck.stats.estimate import Estimate
 
 
 def criterion(low, high, relation, limit, verdict, name="a"):

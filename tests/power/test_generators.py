@@ -3,13 +3,11 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-
-from circuitcheck.models.fingerprint import fingerprint_module
-from circuitcheck.power.benign import benign, rounded
-from circuitcheck.power.evaluate import reordered
-from circuitcheck.power.faults import Planter, faults, renumber_where
-from circuitcheck.power.texts import evaluation_text
-from circuitcheck.power.truth import (
+from detection.benign import benign, rounded
+from detection.evaluate import reordered
+from detection.faults import Planter, faults, renumber_where
+from detection.texts import evaluation_text
+from detection.truth import (
     attention_moved,
     circuit_heads,
     importance_shares,
@@ -20,6 +18,8 @@ from circuitcheck.power.truth import (
     truth_of,
     unused_heads,
 )
+
+from circuitcheck.runtimes.pytorch.loading.fingerprint import fingerprint_module
 
 SHARES = {"a": {(0, 0): 1.0, (0, 1): 0.2, (1, 0): 0.01}, "b": {(0, 0): 0.1, (0, 1): 1.0, (1, 0): 0.04}}
 

@@ -2,10 +2,9 @@ from functools import partial
 
 import pytest
 import torch
-
-from circuitcheck.power import surgery
-from circuitcheck.power.healing import Healing, distil, divergence, healed
-from circuitcheck.power.texts import evaluation_text
+from detection import surgery
+from detection.healing import Healing, distil, divergence, healed
+from detection.texts import evaluation_text
 
 HEADS = ((2, 7), (1, 0))
 
@@ -57,7 +56,7 @@ def test_weights_are_trained_once(reference, tmp_path, monkeypatch):
     key = pruning().key(reference.module)
     assert {file.name for file in tmp_path.glob("*.safetensors")} == {f"{key}-{stop}.safetensors" for stop in (5, 15)}
     assert key != pruning(seed=1).key(reference.module)
-    monkeypatch.setattr("circuitcheck.power.healing.distil", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr("detection.healing.distil", lambda *_: pytest.fail("trained again"))
     again = healed(pruning(), reference.module, 15, tmp_path)
     assert all(torch.equal(first[name], again[name]) for name in first)
     with pytest.raises(ValueError, match=r"kept at steps \(5, 15\), not at 7"):

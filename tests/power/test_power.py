@@ -5,13 +5,12 @@ from functools import partial
 
 import numpy as np
 import pytest
-
-from circuitcheck.power import surgery
-from circuitcheck.power.benign import benign
-from circuitcheck.power.evaluate import Judge
-from circuitcheck.power.faults import Planter, averaged, rotary, scaled, swapped, unused
-from circuitcheck.power.healing import Healing
-from circuitcheck.power.roc import roc_area
+from detection import surgery
+from detection.benign import benign
+from detection.evaluate import Judge
+from detection.faults import Planter, averaged, rotary, scaled, swapped, unused
+from detection.healing import Healing
+from detection.roc import roc_area
 
 BENIGN = [
     "reference, batches of 1",

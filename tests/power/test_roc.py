@@ -2,10 +2,9 @@ import math
 
 import numpy as np
 import pytest
+from detection.roc import CALIPER, matched_pairs, roc_area
 from hypothesis import given
 from hypothesis import strategies as st
-
-from circuitcheck.power.roc import CALIPER, matched_pairs, roc_area
 
 
 def test_area_by_hand():

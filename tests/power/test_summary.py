@@ -1,9 +1,8 @@
 import math
 
 import pytest
-
-from circuitcheck.power.evaluate import Row
-from circuitcheck.power.summary import bits, summarize
+from detection.evaluate import Row
+from detection.summary import bits, summarize
 
 
 def row(name, truth, ours, kl, precision="int4-rtn", word=None, family="family"):

@@ -3,10 +3,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from detection import surgery
+from detection.texts import evaluation_text
 
-from circuitcheck.hooks.z import record_z
-from circuitcheck.power import surgery
-from circuitcheck.power.texts import evaluation_text
+from circuitcheck.runtimes.pytorch.ports.hooks import record_z
 
 
 @pytest.fixture

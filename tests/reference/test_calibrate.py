@@ -10,16 +10,16 @@ import tiny_circuits
 import tiny_models
 import torch
 
-from circuitcheck.baseline.noise import MEASURES, floor_of, largest, listed
-from circuitcheck.environment import environment
-from circuitcheck.models.hooked import HookedModel
-from circuitcheck.reference.calibrate import calibrate
-from circuitcheck.reference.noise import _in_order
-from circuitcheck.reference.record import record_reference
-from circuitcheck.reference.sources import all_sources, usual_sources
-from circuitcheck.spec import MeasurementSpec
-from circuitcheck.sweep.clean import clean_z
-from circuitcheck.tasks.pairs import Task
+from circuitcheck.baseline.noise_floor import MEASURES, floor_of, largest, listed
+from circuitcheck.core.prompts import Task
+from circuitcheck.core.specification import MeasurementSpec
+from circuitcheck.gate.calibrate import calibrate
+from circuitcheck.gate.record import record_reference
+from circuitcheck.gate.repeat import _in_order
+from circuitcheck.runtimes.pytorch.engine.clean import clean_z
+from circuitcheck.runtimes.pytorch.environment import environment
+from circuitcheck.runtimes.pytorch.hooked import HookedModel
+from circuitcheck.runtimes.pytorch.variations import all_sources, usual_sources
 
 HERE = environment()["instruction_set"]
 

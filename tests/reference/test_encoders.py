@@ -16,14 +16,14 @@ from metric_functions import MASK
 from torch import Tensor
 
 from circuitcheck.baseline.baseline import Baseline
-from circuitcheck.errors import ConfigurationError
-from circuitcheck.measurement.measure import measure
-from circuitcheck.models.hooked import HookedModel
-from circuitcheck.models.load import hook_module
-from circuitcheck.reference.record import record_reference
-from circuitcheck.spec import MeasurementSpec
-from circuitcheck.tasks.pairs import PromptPair, Task
-from circuitcheck.verdict.judge import judge
+from circuitcheck.core.errors import ConfigurationError
+from circuitcheck.core.prompts import PromptPair, Task
+from circuitcheck.core.specification import MeasurementSpec
+from circuitcheck.gate.judge import judge
+from circuitcheck.gate.measure import measure
+from circuitcheck.gate.record import record_reference
+from circuitcheck.runtimes.pytorch.hooked import HookedModel
+from circuitcheck.runtimes.pytorch.loading.load import hook_module
 
 SPEC = MeasurementSpec(draws=200, margin=0.1)
 PROMPTS, CLUSTERS = 48, 6

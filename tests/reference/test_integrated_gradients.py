@@ -11,14 +11,14 @@ import tiny_circuits
 import tiny_models
 import torch
 
-from circuitcheck.measurement.measure import measure
-from circuitcheck.measures.damage import first_order
-from circuitcheck.reference.integrated import integrated_damage
-from circuitcheck.reference.record import record_reference
-from circuitcheck.spec import MeasurementSpec
-from circuitcheck.sweep.clean import clean_metric, clean_z
-from circuitcheck.sweep.gradient import z_gradient
-from circuitcheck.sweep.repair import repaired_metric
+from circuitcheck.core.specification import MeasurementSpec
+from circuitcheck.diagnostics.integrated_gradients import integrated_damage
+from circuitcheck.gate.measure import measure
+from circuitcheck.gate.record import record_reference
+from circuitcheck.runtimes.pytorch.engine.clean import clean_metric, clean_z
+from circuitcheck.runtimes.pytorch.engine.gradient import z_gradient
+from circuitcheck.runtimes.pytorch.engine.repair import repaired_metric
+from circuitcheck.stats.first_order import first_order
 
 SPEC = MeasurementSpec(draws=100)
 

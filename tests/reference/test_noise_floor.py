@@ -8,13 +8,13 @@ import tiny_circuits
 import tiny_models
 import torch
 
-from circuitcheck.models.hooked import HookedModel
-from circuitcheck.reference import noise
-from circuitcheck.reference.record import record_reference
-from circuitcheck.reference.sources import other_attention
-from circuitcheck.spec import MeasurementSpec
-from circuitcheck.sweep.threads import computing_threads, share_of_threads
-from circuitcheck.tasks.pairs import PromptPair, Task
+from circuitcheck.core.prompts import PromptPair, Task
+from circuitcheck.core.specification import MeasurementSpec
+from circuitcheck.gate import repeat as noise
+from circuitcheck.gate.record import record_reference
+from circuitcheck.runtimes.pytorch.hooked import HookedModel
+from circuitcheck.runtimes.pytorch.threads import computing_threads, share_of_threads
+from circuitcheck.runtimes.pytorch.variations import other_attention
 
 KEYS = ["drift", "metric_change", "profile_distance", "ranking_change"]
 

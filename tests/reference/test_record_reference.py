@@ -13,13 +13,13 @@ import torch
 from torch import nn
 
 from circuitcheck.baseline.baseline import Baseline
-from circuitcheck.errors import ModelError
-from circuitcheck.measurement.measure import measure
-from circuitcheck.models.fingerprint import fingerprint_module
-from circuitcheck.models.hooked import HookedModel
-from circuitcheck.reference.record import record_reference
-from circuitcheck.spec import MeasurementSpec
-from circuitcheck.tasks.pairs import PromptPair, Task
+from circuitcheck.core.errors import ModelError
+from circuitcheck.core.prompts import PromptPair, Task
+from circuitcheck.core.specification import MeasurementSpec
+from circuitcheck.gate.measure import measure
+from circuitcheck.gate.record import record_reference
+from circuitcheck.runtimes.pytorch.hooked import HookedModel
+from circuitcheck.runtimes.pytorch.loading.fingerprint import fingerprint_module
 
 
 @pytest.fixture(scope="module")
@@ -249,7 +249,7 @@ def test_nan_under_ablation_is_refused(monkeypatch):
     model = micro_model.one_layer()
     model.module.layers[0].attention.project = DividesByItsHeads(model.module.layers[0].attention.project, 1)
     # The proofs zero whole layers on their own prompts, and would refuse it already; here they are to miss it.
-    monkeypatch.setattr("circuitcheck.reference.record.prove", lambda *_: None)
+    monkeypatch.setattr("circuitcheck.gate.record.prove", lambda *_: None)
     pairs = tuple(PromptPair((2, token), (1, token), 0, 3, f"c{token}") for token in range(4))
     with pytest.raises(ModelError, match="reference micro: its logits under zero ablation on task"):
         record_reference(model, Task("micro", pairs), MeasurementSpec(margin=0))

@@ -12,9 +12,9 @@ import pytest
 import tiny_models
 import torch
 
-from circuitcheck.errors import ModelError
-from circuitcheck.models.gguf import read_gguf
-from circuitcheck.models.load import load_model, model_name
+from circuitcheck.core.errors import ModelError
+from circuitcheck.runtimes.pytorch.loading.gguf import read_gguf
+from circuitcheck.runtimes.pytorch.loading.load import load_model, model_name
 
 WORDS = ["<unk>", "<eos>", *(f"w{number}" for number in range(2, tiny_models.VOCABULARY))]
 """Those of the tokenizer in model_directories."""

@@ -14,9 +14,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from circuitcheck.errors import ModelError
-from circuitcheck.models.load import load_model
-from circuitcheck.models.quiet import quiet_quantizers
+from circuitcheck.core.errors import ModelError
+from circuitcheck.runtimes.pytorch.loading.load import load_model
+from circuitcheck.runtimes.pytorch.quiet import quiet_quantizers
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +205,7 @@ def test_a_quantized_release_is_not_quantized_again(saved, tmp_path, precision):
 def test_a_missing_loader_is_named_with_its_extra(saved, tmp_path, monkeypatch, form, package, extra):
     directory = saved(form, tmp_path / "release")
     found = __import__("importlib.util").util.find_spec
-    module = "circuitcheck.models.transformers_loader.find_spec"
+    module = "circuitcheck.runtimes.pytorch.loading.transformers_loader.find_spec"
     monkeypatch.setattr(module, lambda name: None if name == package else found(name))
     assert refusal(directory).endswith(f'needs {extra}: pip install "circuitcheck[{extra}]".')
 

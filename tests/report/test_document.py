@@ -12,14 +12,14 @@ import synthetic
 import tiny_circuits
 import tiny_models
 
-from circuitcheck.environment import environment
-from circuitcheck.measurement.keep import KeepList
-from circuitcheck.measurement.measure import measure
-from circuitcheck.measures.estimate import Estimate
-from circuitcheck.reference.record import record_reference
+from circuitcheck.core.specification import MeasurementSpec
+from circuitcheck.diagnostics.keep_list import KeepList
+from circuitcheck.gate.judge import judge
+from circuitcheck.gate.measure import measure
+from circuitcheck.gate.record import record_reference
 from circuitcheck.report.document import document, failed_entry, keep_entry, run_entry
-from circuitcheck.spec import MeasurementSpec
-from circuitcheck.verdict.judge import judge
+from circuitcheck.runtimes.pytorch.environment import environment
+from circuitcheck.stats.estimate import Estimate
 from circuitcheck.verdict.limits import Limits
 
 DOCUMENTATION = Path(__file__).parents[2] / "docs" / "report.md"

@@ -11,13 +11,13 @@ import synthetic
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from circuitcheck.measurement.keep import KeepList
-from circuitcheck.measures.correlation import Association
-from circuitcheck.measures.damage import Integrated
-from circuitcheck.measures.estimate import Estimate
+from circuitcheck.diagnostics.association import Association
+from circuitcheck.diagnostics.keep_list import KeepList
+from circuitcheck.gate.judge import Verdict, judge
 from circuitcheck.report.document import failed_entry, failed_keep_entry, keep_entry, run_entry
 from circuitcheck.report.text import BROKEN_HEADS, FRAGILE_HEADS, WIDTH, render, render_entries
-from circuitcheck.verdict.judge import Verdict, judge
+from circuitcheck.stats.estimate import Estimate
+from circuitcheck.stats.first_order import Integrated
 
 COLUMNS = (
     "candidate",

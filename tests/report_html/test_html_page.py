@@ -17,7 +17,7 @@ from circuitcheck.report.document import document as plain_document
 from circuitcheck.report.document import failed_entry
 from circuitcheck.report.html.charts import bound_chart, drift_chart, drift_chart_places, repair_chart
 from circuitcheck.report.html.colors import DARK, LIGHT, SIGNED_STEPS, UNSIGNED_STEPS, map_colors
-from circuitcheck.report.html.heads import columns
+from circuitcheck.report.html.columns import columns
 from circuitcheck.report.html.numbers import estimate, interval, percent, short, thousands
 from circuitcheck.report.html.page import render_html
 from circuitcheck.report.html.wording import MEASURES, what_broke

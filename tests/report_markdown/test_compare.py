@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from made_up_reports import made_up_report, unmeasured_run
 
-from circuitcheck.errors import ConfigurationError
+from circuitcheck.core.errors import ConfigurationError
 from circuitcheck.report.compare import compare, comparison_rows, load_report, render_comparison
 
 

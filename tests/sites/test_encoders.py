@@ -9,13 +9,13 @@ import tiny_models
 import torch
 from torch import Tensor
 
-from circuitcheck.errors import SiteError
-from circuitcheck.hooks.metric import Function
-from circuitcheck.models.hooked import HookedModel
-from circuitcheck.models.load import hook_module
-from circuitcheck.sites.prove import measuring, prove
-from circuitcheck.sweep.ablate import ablated_metric
-from circuitcheck.tasks.pairs import PromptPair, Task
+from circuitcheck.core.errors import SiteError
+from circuitcheck.core.metric import Function
+from circuitcheck.core.prompts import PromptPair, Task
+from circuitcheck.runtimes.pytorch.engine.ablate import ablated_metric
+from circuitcheck.runtimes.pytorch.hooked import HookedModel
+from circuitcheck.runtimes.pytorch.loading.load import hook_module
+from circuitcheck.runtimes.pytorch.ports.proofs import measuring, prove
 
 MASK = 4
 """The token that stands for the word to be told."""

@@ -13,14 +13,14 @@ import torch
 from tiny_sites import EXPECTED
 from torch import Tensor, nn
 
-from circuitcheck.hooks.forward import final_hidden, metric_of
-from circuitcheck.hooks.z import record_z
-from circuitcheck.models.hooked import HookedModel
-from circuitcheck.models.load import hook_module
-from circuitcheck.sites.architectures import ARCHITECTURES
-from circuitcheck.sites.prove import measuring, prove
-from circuitcheck.sweep.ablate import AblationKind, ablated_metric
-from circuitcheck.sweep.intervene import intervene
+from circuitcheck.runtimes.pytorch.engine.ablate import AblationKind, ablated_metric
+from circuitcheck.runtimes.pytorch.engine.intervene import intervene
+from circuitcheck.runtimes.pytorch.forward import final_hidden, metric_of
+from circuitcheck.runtimes.pytorch.hooked import HookedModel
+from circuitcheck.runtimes.pytorch.loading.load import hook_module
+from circuitcheck.runtimes.pytorch.ports.architectures import ARCHITECTURES
+from circuitcheck.runtimes.pytorch.ports.hooks import record_z
+from circuitcheck.runtimes.pytorch.ports.proofs import measuring, prove
 
 EVERY = sorted(EXPECTED)
 """Tiny models, at least one of every entry of the table."""

@@ -10,8 +10,8 @@ import tiny_models
 import torch
 from torch import nn
 
-from circuitcheck.errors import ModelChangedError
-from circuitcheck.sites.prove import measuring
+from circuitcheck.core.errors import ModelChangedError
+from circuitcheck.runtimes.pytorch.ports.proofs import measuring
 
 IDS = torch.tensor([[2, 0], [1, 3]])
 

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from circuitcheck.errors import SiteError
-from circuitcheck.models.load import hook_module
-from circuitcheck.sites.prove import measuring, prove
-from circuitcheck.sites.structure import LayerSite, Structure
+from circuitcheck.core.errors import SiteError
+from circuitcheck.runtimes.pytorch.loading.load import hook_module
+from circuitcheck.runtimes.pytorch.ports.proofs import measuring, prove
+from circuitcheck.runtimes.pytorch.ports.structure import LayerSite, Structure
 
 IDS = torch.tensor([[2, 0], [1, 3]])
 

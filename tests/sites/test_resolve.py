@@ -11,13 +11,13 @@ import transformers
 from tiny_sites import EXPECTED
 from torch import nn
 
-from circuitcheck.errors import SiteError
-from circuitcheck.hooks.forward import last_logits
-from circuitcheck.hooks.z import edit_z, record_z
-from circuitcheck.models.load import hook_module
-from circuitcheck.sites.architectures import ARCHITECTURES
-from circuitcheck.sites.prove import prove
-from circuitcheck.sites.structure import resolve
+from circuitcheck.core.errors import SiteError
+from circuitcheck.runtimes.pytorch.forward import last_logits
+from circuitcheck.runtimes.pytorch.loading.load import hook_module
+from circuitcheck.runtimes.pytorch.ports.architectures import ARCHITECTURES
+from circuitcheck.runtimes.pytorch.ports.hooks import edit_z, record_z
+from circuitcheck.runtimes.pytorch.ports.proofs import prove
+from circuitcheck.runtimes.pytorch.ports.structure import resolve
 
 
 @pytest.mark.parametrize("name", EXPECTED)

@@ -8,11 +8,11 @@ import tiny_circuits
 import tiny_models
 import torch
 
-from circuitcheck.errors import ModelError
-from circuitcheck.measurement.measure import measure
-from circuitcheck.reference.record import record_reference
-from circuitcheck.sites.limits import require_room, room_of
-from circuitcheck.spec import MeasurementSpec
+from circuitcheck.core.errors import ModelError
+from circuitcheck.core.specification import MeasurementSpec
+from circuitcheck.gate.measure import measure
+from circuitcheck.gate.record import record_reference
+from circuitcheck.runtimes.pytorch.ports.room import require_room, room_of
 
 POSITIONS = 24
 

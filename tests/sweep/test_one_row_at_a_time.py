@@ -13,22 +13,22 @@ import tiny_models
 import torch
 from torch import Tensor, nn
 
-from circuitcheck.hooks.forward import final_hidden, logit_difference
-from circuitcheck.hooks.z import edit_z, record_z
-from circuitcheck.measurement.measure import measure
-from circuitcheck.models.hooked import HookedModel
-from circuitcheck.reference.record import record_reference
-from circuitcheck.sites.structure import Head
-from circuitcheck.spec import MeasurementSpec
-from circuitcheck.sweep.ablate import ablated_metric
-from circuitcheck.sweep.clean import clean_metric, clean_z
-from circuitcheck.sweep.gradient import z_gradient
-from circuitcheck.sweep.intervene import intervene
-from circuitcheck.sweep.proof import NO_SAVINGS, prove_replay
-from circuitcheck.sweep.record import record_clean_pass
-from circuitcheck.sweep.repair import repaired_metric
-from circuitcheck.sweep.screen import estimate_importance
-from circuitcheck.tasks.pairs import PromptPair, Task
+from circuitcheck.core.prompts import PromptPair, Task
+from circuitcheck.core.specification import MeasurementSpec
+from circuitcheck.gate.measure import measure
+from circuitcheck.gate.record import record_reference
+from circuitcheck.gate.screen import estimate_importance
+from circuitcheck.runtimes.pytorch.engine.ablate import ablated_metric
+from circuitcheck.runtimes.pytorch.engine.clean import clean_metric, clean_z
+from circuitcheck.runtimes.pytorch.engine.clean_pass import record_clean_pass
+from circuitcheck.runtimes.pytorch.engine.gradient import z_gradient
+from circuitcheck.runtimes.pytorch.engine.intervene import intervene
+from circuitcheck.runtimes.pytorch.engine.repair import repaired_metric
+from circuitcheck.runtimes.pytorch.engine.replay_proof import NO_SAVINGS, prove_replay
+from circuitcheck.runtimes.pytorch.forward import final_hidden, logit_difference
+from circuitcheck.runtimes.pytorch.hooked import HookedModel
+from circuitcheck.runtimes.pytorch.ports.hooks import edit_z, record_z
+from circuitcheck.runtimes.pytorch.ports.structure import Head
 
 ARCHITECTURES = ["gpt_neox", "llama", "gpt2"]
 

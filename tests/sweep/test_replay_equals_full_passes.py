@@ -9,15 +9,15 @@ import tiny_models
 import torch
 from torch import Tensor, nn
 
-from circuitcheck.hooks.forward import final_hidden
-from circuitcheck.hooks.z import record_z
-from circuitcheck.models.hooked import HookedModel
-from circuitcheck.models.int8_sim import simulate_int8
-from circuitcheck.models.load import hook_module
-from circuitcheck.sweep.intervene import intervene
-from circuitcheck.sweep.proof import prove_replay
-from circuitcheck.sweep.record import record_clean_pass
-from circuitcheck.sweep.replay import Savings
+from circuitcheck.runtimes.pytorch.engine.clean_pass import record_clean_pass
+from circuitcheck.runtimes.pytorch.engine.intervene import intervene
+from circuitcheck.runtimes.pytorch.engine.replay import Savings
+from circuitcheck.runtimes.pytorch.engine.replay_proof import prove_replay
+from circuitcheck.runtimes.pytorch.forward import final_hidden
+from circuitcheck.runtimes.pytorch.hooked import HookedModel
+from circuitcheck.runtimes.pytorch.loading.load import hook_module
+from circuitcheck.runtimes.pytorch.ports.hooks import record_z
+from circuitcheck.runtimes.pytorch.quantizers.int8_sim import simulate_int8
 
 BATCH, SEQ = 5, 9
 THREE: dict[str, Any] = {"num_hidden_layers": 3}

@@ -11,10 +11,10 @@ import tiny_models
 import torch
 from torch import Tensor, nn
 
-from circuitcheck.models.hooked import HookedModel
-from circuitcheck.models.load import hook_module
-from circuitcheck.sweep.intervene import intervene
-from circuitcheck.sweep.proof import relative_error, rounding
+from circuitcheck.runtimes.pytorch.engine.intervene import intervene
+from circuitcheck.runtimes.pytorch.engine.replay_proof import relative_error, rounding
+from circuitcheck.runtimes.pytorch.hooked import HookedModel
+from circuitcheck.runtimes.pytorch.loading.load import hook_module
 
 BATCH, SEQ = 4, 6
 

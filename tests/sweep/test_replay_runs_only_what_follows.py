@@ -11,10 +11,10 @@ import tiny_models
 import torch
 from torch import Tensor, nn
 
-from circuitcheck.models.hooked import HookedModel
-from circuitcheck.sweep.proof import prove_replay
-from circuitcheck.sweep.record import record_clean_pass
-from circuitcheck.sweep.replay import Replay, block_edits
+from circuitcheck.runtimes.pytorch.engine.clean_pass import record_clean_pass
+from circuitcheck.runtimes.pytorch.engine.replay import Replay, block_edits
+from circuitcheck.runtimes.pytorch.engine.replay_proof import prove_replay
+from circuitcheck.runtimes.pytorch.hooked import HookedModel
 
 BATCH, SEQ, LAYERS = 3, 7, 4
 QUERIES = {"gpt_neox": "query_key_value", "llama": "q_proj", "gpt2": "c_attn", "opt": "q_proj"}

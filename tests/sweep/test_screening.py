@@ -8,12 +8,9 @@ import pytest
 import tiny_models
 import torch
 
-from circuitcheck.errors import ConfigurationError
-from circuitcheck.models.hooked import HookedModel
-from circuitcheck.sweep.ablate import KINDS, AblationKind, ablated_metric
-from circuitcheck.sweep.clean import clean_metric
-from circuitcheck.sweep.packing import row_bytes
-from circuitcheck.sweep.screen import (
+from circuitcheck.core.errors import ConfigurationError
+from circuitcheck.core.prompts import PromptPair, Task
+from circuitcheck.gate.screen import (
     CONFIDENCE,
     LEAST_SAMPLE,
     choose,
@@ -21,7 +18,10 @@ from circuitcheck.sweep.screen import (
     missed_heads,
     screened_metric,
 )
-from circuitcheck.tasks.pairs import PromptPair, Task
+from circuitcheck.runtimes.pytorch.engine.ablate import KINDS, AblationKind, ablated_metric
+from circuitcheck.runtimes.pytorch.engine.clean import clean_metric
+from circuitcheck.runtimes.pytorch.engine.packing import row_bytes
+from circuitcheck.runtimes.pytorch.hooked import HookedModel
 
 PROMPTS, SEQ = 6, 7
 
@@ -57,9 +57,9 @@ def test_where_the_model_is_linear_both_estimates_are_exact(kind: AblationKind) 
 
 def test_the_first_order_is_the_slope_of_the_metric() -> None:
     """Held against a small step towards the counterfactual in one head at a time."""
-    from circuitcheck.sweep.ablate import replacements
-    from circuitcheck.sweep.clean import clean_z
-    from circuitcheck.sweep.intervene import intervene
+    from circuitcheck.runtimes.pytorch.engine.ablate import replacements
+    from circuitcheck.runtimes.pytorch.engine.clean import clean_z
+    from circuitcheck.runtimes.pytorch.engine.intervene import intervene
 
     model, pairs = tiny_models.tiny_model("llama"), task()
     model.module.double()

@@ -7,8 +7,8 @@ import tiny_models
 import torch
 from torch import nn
 
-from circuitcheck.models.hooked import HookedModel
-from circuitcheck.sweep.intervene import Engine, intervene
+from circuitcheck.runtimes.pytorch.engine.intervene import Engine, intervene
+from circuitcheck.runtimes.pytorch.hooked import HookedModel
 
 BATCH, SEQ = 3, 5
 

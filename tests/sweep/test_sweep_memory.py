@@ -15,13 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from circuitcheck.errors import MemoryBudgetError
-from circuitcheck.hooks import forward
-from circuitcheck.hooks.metric import LOG_PROBABILITY, LOGIT_DIFFERENCE, named_metric
-from circuitcheck.models.hooked import HookedModel
-from circuitcheck.sweep import packing
-from circuitcheck.sweep.intervene import intervene
-from circuitcheck.sweep.packing import (
+from circuitcheck.core.errors import MemoryBudgetError
+from circuitcheck.core.metric import LOG_PROBABILITY, LOGIT_DIFFERENCE, named_metric
+from circuitcheck.runtimes.pytorch import forward
+from circuitcheck.runtimes.pytorch.engine import packing
+from circuitcheck.runtimes.pytorch.engine.intervene import intervene
+from circuitcheck.runtimes.pytorch.engine.packing import (
     Block,
     blocks,
     is_out_of_memory,
@@ -31,6 +30,7 @@ from circuitcheck.sweep.packing import (
     row_bytes,
     run_blocks,
 )
+from circuitcheck.runtimes.pytorch.hooked import HookedModel
 
 BATCH, SEQ = 6, 8
 

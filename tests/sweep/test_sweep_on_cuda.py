@@ -6,9 +6,9 @@ import pytest
 import tiny_models
 import torch
 
-from circuitcheck.models.load import hook_module
-from circuitcheck.sweep.intervene import intervene
-from circuitcheck.sweep.packing import free_memory
+from circuitcheck.runtimes.pytorch.engine.intervene import intervene
+from circuitcheck.runtimes.pytorch.engine.packing import free_memory
+from circuitcheck.runtimes.pytorch.loading.load import hook_module
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, and none is present")
 

@@ -7,13 +7,13 @@ import pytest
 import tiny_models
 import torch
 
-from circuitcheck.models.hooked import HookedModel
-from circuitcheck.sweep import ablate
-from circuitcheck.sweep.ablate import KINDS, AblationKind, ablated_metric
-from circuitcheck.sweep.clean import clean_metric, clean_z
-from circuitcheck.sweep.packing import record_bytes, row_bytes
-from circuitcheck.sweep.repair import repaired_metric
-from circuitcheck.tasks.pairs import PromptPair, Task
+from circuitcheck.core.prompts import PromptPair, Task
+from circuitcheck.runtimes.pytorch.engine import ablate
+from circuitcheck.runtimes.pytorch.engine.ablate import KINDS, AblationKind, ablated_metric
+from circuitcheck.runtimes.pytorch.engine.clean import clean_metric, clean_z
+from circuitcheck.runtimes.pytorch.engine.packing import record_bytes, row_bytes
+from circuitcheck.runtimes.pytorch.engine.repair import repaired_metric
+from circuitcheck.runtimes.pytorch.hooked import HookedModel
 
 LENGTHS = (7, 4, 7, 5, 4)
 

@@ -8,8 +8,8 @@ import word_tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from circuitcheck.tasks.load import BUILT_IN, load_task
-from circuitcheck.tasks.pairs import PromptPair, Task
+from circuitcheck.core.prompts import PromptPair, Task
+from circuitcheck.tasks.named import BUILT_IN, load_task
 
 tokens = st.integers(0, 9)
 

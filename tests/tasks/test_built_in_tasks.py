@@ -10,10 +10,10 @@ from itertools import islice
 import pytest
 import word_tokenizers
 
+from circuitcheck.core.errors import TaskError
 from circuitcheck.embedded.corpus import sentences
-from circuitcheck.errors import TaskError
 from circuitcheck.tasks import facts, induction, ioi
-from circuitcheck.tasks.load import BUILT_IN, load_task
+from circuitcheck.tasks.named import BUILT_IN, load_task
 from circuitcheck.tasks.words import COMMON, COUNTRIES, NAMES, OBJECTS, PLACES
 
 FINGERPRINTS = {

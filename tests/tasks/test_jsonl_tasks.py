@@ -7,10 +7,10 @@ import json
 import pytest
 import word_tokenizers
 
-from circuitcheck.errors import TaskError
+from circuitcheck.core.errors import TaskError
+from circuitcheck.core.prompts import PromptPair
 from circuitcheck.tasks.jsonl import load_jsonl
-from circuitcheck.tasks.load import load_task
-from circuitcheck.tasks.pairs import PromptPair
+from circuitcheck.tasks.named import load_task
 
 TEXT = {
     "clean": "The capital of France is",

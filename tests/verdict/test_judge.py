@@ -10,10 +10,10 @@ import synthetic
 from hypothesis import given
 from hypothesis import strategies as st
 
-from circuitcheck.errors import ConfigurationError
-from circuitcheck.measurement.data import Circuit
-from circuitcheck.measures.estimate import Estimate
-from circuitcheck.verdict.judge import Criterion, Verdict, judge
+from circuitcheck.core.errors import ConfigurationError
+from circuitcheck.core.results import Circuit
+from circuitcheck.gate.judge import Criterion, Verdict, judge
+from circuitcheck.stats.estimate import Estimate
 from circuitcheck.verdict.limits import Limits
 
 UPPER = ("metric_change", "drift_median", "drift_largest", "profile_distance", "unrepaired")

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from circuitcheck.baseline.baseline import Baseline, baseline_files
-from circuitcheck.errors import ConfigurationError
-from circuitcheck.models.recipes import RECIPES
-from circuitcheck.models.specs import PRECISIONS
-from circuitcheck.tasks.load import BUILT_IN
-from circuitcheck.verdict.judge import NOISE
+from circuitcheck.core.candidates import PRECISIONS
+from circuitcheck.core.errors import ConfigurationError
+from circuitcheck.gate.judge import NOISE
+from circuitcheck.runtimes.pytorch.quantizers.recipes import RECIPES
+from circuitcheck.tasks.named import BUILT_IN
 from circuitcheck.verdict.limits import DRIFT_LIMITS, NAMES, SAME_BITS, Limits, check_overrides, limits_for
 
 BASELINES = Path(__file__).parents[2] / "baselines" / "embedded"

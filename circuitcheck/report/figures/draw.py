@@ -61,7 +61,8 @@ def drawing() -> Iterator[None]:
 
 def figures(document: Mapping[str, Any]) -> Iterator[tuple[str, Figure]]:
     """File names without their endings, and figures; to be drawn inside `drawing`."""
-    from circuitcheck.report.figures import heads, tasks
+    from circuitcheck.report.figures import head_figures as heads
+    from circuitcheck.report.figures import task_figures as tasks
 
     measured = [run for run in document["runs"] if run["heads"]]
     if not measured:

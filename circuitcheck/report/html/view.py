@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from circuitcheck.report.html.charts import bound_chart, drift_chart, drift_chart_places, repair_chart
-from circuitcheck.report.html.heads import columns
+from circuitcheck.report.html.columns import columns
 from circuitcheck.report.html.wording import what_broke
 
 ORDER = ("FAIL", "INCONCLUSIVE", "PASS")

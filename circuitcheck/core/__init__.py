@@ -1,0 +1,1 @@
+"""Words as types: units, prompts, patches, activations, specifications and results. Needs numpy only."""

@@ -1,0 +1,95 @@
+"""What exactly is measured. Two measurements are comparable only under the same specification."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from circuitcheck.core.errors import ConfigurationError
+
+Positions = Literal["all", "answer"]
+Sweep = Literal["exact", "screened"]
+METRICS = ("logit_difference", "log_probability")
+"""Metrics that have a name; others are Python functions, `package.module:function`."""
+
+_NAME = r"(?:[^\W\d]\w*|<locals>|<lambda>)"
+FUNCTION = re.compile(rf"[^\W\d]\w*(?:\.[^\W\d]\w*)*:{_NAME}(?:\.{_NAME})*")
+"""`package.module:function`; a function inside another cannot be imported, but it has a name."""
+
+
+@dataclass(frozen=True)
+class MeasurementSpec:
+    """The choices that change what a number means; their hash is part of every golden baseline.
+
+    Attributes:
+        ablation: kind of ablation whose importances the gate compares.
+        positions: positions at which z and gradients are kept: `all`, or only the `answer` position (for models whose
+            baselines would be too large; drift and repair then say nothing about earlier positions).
+        part: how many solved prompts drift, gradients and repair use.
+        margin: a prompt is solved where the reference's preference exceeds this: the logit difference of answer and
+            foil in logits, or where the metric is a Python function, that function's value.
+        minimum_solved: below this share of solved prompts a task is INCONCLUSIVE.
+        minimum_clusters: below this number of template clusters among the solved prompts, likewise.
+        draws: bootstrap draws over clusters.
+        persistence: of rank-biased overlap; the first 1 / (1 - persistence) heads carry most of the weight.
+        sweep: `exact` measures every head; `screened` measures those that the reference's gradients point to and a
+            random sample of the rest, for models with many heads, and says what it may have missed.
+        metric: what is measured of a prompt: `logit_difference` of answer and foil, `log_probability` of the answer, or
+            `package.module:function` for a Python function of the model's output.
+        ablate_at: positions whose z an ablation replaces: `all`, or only the `answer` position.
+        attention: attention implementation of both sides.
+        seed: of the bootstrap and of the random repair orders.
+    """
+
+    ablation: Literal["resample", "mean", "zero"] = "resample"
+    positions: Positions = "all"
+    part: int = 32
+    margin: float = 0.5
+    minimum_solved: float = 0.5
+    minimum_clusters: int = 5
+    draws: int = 1000
+    persistence: float = 0.9
+    sweep: Sweep = "exact"
+    metric: str = "logit_difference"
+    ablate_at: Positions = "all"
+    attention: str = "eager"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuses values that no measurement can use."""
+        if self.ablation not in ("resample", "mean", "zero"):
+            raise ConfigurationError(f"ablation is {self.ablation!r}, but must be resample, mean or zero.")
+        if self.positions not in ("all", "answer"):
+            raise ConfigurationError(f"positions is {self.positions!r}, but must be all or answer.")
+        if self.sweep not in ("exact", "screened"):
+            raise ConfigurationError(f"sweep is {self.sweep!r}, but must be exact or screened.")
+        if self.metric not in METRICS and not FUNCTION.fullmatch(self.metric):
+            raise ConfigurationError(
+                f"metric is {self.metric!r}, but must be {', '.join(METRICS)}, or package.module:function."
+            )
+        if self.ablate_at not in ("all", "answer"):
+            raise ConfigurationError(f"ablate_at is {self.ablate_at!r}, but must be all or answer.")
+        if self.metric not in METRICS and "answer" in (self.positions, self.ablate_at):
+            raise ConfigurationError(
+                f"metric {self.metric} is a function of the whole output, so that the answer position is not known to "
+                "be the last one; measure it with positions and ablate_at all."
+            )
+        if self.part < 1 or self.draws < 100:
+            raise ConfigurationError("part must be at least 1 prompt, and draws at least 100.")
+        if not 0 < self.minimum_solved <= 1 or self.minimum_clusters < 1:
+            raise ConfigurationError("minimum_solved must be above 0 and at most 1, and minimum_clusters at least 1.")
+        if not 0 < self.persistence < 1 or not (math.isfinite(self.margin) and self.margin >= 0):
+            raise ConfigurationError("persistence must lie between 0 and 1, and margin must be a number from 0 up.")
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of all choices."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
+
+    def to_json(self) -> dict[str, Any]:
+        """All choices by name."""
+        return asdict(self)

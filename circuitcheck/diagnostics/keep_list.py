@@ -1,0 +1,248 @@
+"""The keep list: the fewest projection modules that must stay in high precision for a candidate to pass."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from circuitcheck.core.errors import CandidateError, ConfigurationError
+from circuitcheck.gate.judge import Criterion, Verdict, Word
+from circuitcheck.runtimes.pytorch.hooked import HookedModel
+from circuitcheck.runtimes.pytorch.quantizers.rtn import linear_weights
+
+JudgeCandidate = Callable[[HookedModel], Sequence[Verdict]]
+"""Measures and judges a candidate on all tasks."""
+
+BUDGET = 200
+"""The most measurements, if not told otherwise."""
+
+HOPELESS = 1e6
+"""The shortfall of what is not finite: more than any number of limits missed."""
+
+
+@dataclass(frozen=True)
+class KeepList:
+    """Modules to keep, and what the candidate is then.
+
+    Attributes:
+        modules: paths of the linear maps inside the layers to keep; none where the candidate passes as it is, all of
+            them where not even that makes it pass.
+        verdict: measured with exactly these kept.
+        measured: how many measurements that took.
+        output_layer: path of the unembedding; a list of modules to skip replaces the libraries' own, which spares it.
+    """
+
+    modules: tuple[str, ...]
+    verdict: Word
+    measured: int
+    output_layer: str | None = None
+
+    @property
+    def torchao(self) -> str:
+        """The argument of transformers' `TorchAoConfig`."""
+        return f"modules_to_not_convert={self._skipped}"
+
+    @property
+    def compressed_tensors(self) -> str:
+        """The argument of `QuantizationConfig`, and of llm-compressor's `QuantizationModifier`."""
+        return f"ignore={self._skipped}"
+
+    @property
+    def bitsandbytes(self) -> str:
+        """The argument of transformers' `BitsAndBytesConfig`, at 8 and at 4 bits."""
+        return f"llm_int8_skip_modules={self._skipped}"
+
+    @property
+    def _skipped(self) -> str:
+        return json.dumps([*([self.output_layer] if self.output_layer else []), *self.modules])
+
+
+class _OutOfBudgetError(Exception):
+    """No measurement is left; caught here."""
+
+
+class _Trials:
+    """Measurements of a candidate with some modules kept, each made once."""
+
+    def __init__(self, reference: HookedModel, candidate: HookedModel, judge_candidate: JudgeCandidate, most: int):
+        self._models, self._judge, self._most = (reference, candidate), judge_candidate, most
+        self._known: dict[frozenset[str], tuple[Word, float]] = {}
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def word(self, kept: Sequence[str]) -> Word:
+        """FAIL if any task fails, else INCONCLUSIVE if any is, else PASS."""
+        return self._outcome(kept)[0]
+
+    def shortfall(self, kept: Sequence[str]) -> float:
+        """By how much limits are missed, 0 where none are."""
+        return self._outcome(kept)[1]
+
+    def _outcome(self, kept: Sequence[str]) -> tuple[Word, float]:
+        key = frozenset(kept)
+        if key not in self._known:
+            if len(self._known) >= self._most:
+                raise _OutOfBudgetError
+            reference, candidate = self._models
+            with kept_modules(reference, candidate, kept):
+                try:
+                    self._known[key] = _outcome(self._judge(candidate))
+                except CandidateError:  # with so little kept, values are not finite
+                    self._known[key] = ("FAIL", HOPELESS)
+        return self._known[key]
+
+
+def find_keep_list(
+    reference: HookedModel, candidate: HookedModel, judge_candidate: JudgeCandidate, *, budget: int = BUDGET
+) -> KeepList:
+    """Searches greedily for the fewest modules that must be kept.
+
+    Each module is kept alone once, and they are ordered by how much of what is missing that mends; the shortest
+    beginning of this order that passes is found by bisection; then each of its modules is given up, the least helpful
+    first, where the candidate passes without it. Where there are too many modules for the budget, they are ordered by
+    layers. What is returned was measured exactly so. It is a short list, not provably the shortest.
+
+    Args:
+        reference: the float32 reference, whose modules are put into the candidate.
+        candidate: the quantized model; it is left as it was found.
+        judge_candidate: measures and judges it on all tasks.
+        budget: the most measurements.
+
+    Returns:
+        The list; all modules, with the verdict on that, where not even keeping all of them makes the candidate pass.
+
+    Raises:
+        ConfigurationError: a budget below 2 measurements, or no task that says anything about the candidate.
+        CandidateError: the candidate has no linear map inside its layers that differs from the reference's.
+    """
+    if budget < 2:
+        raise ConfigurationError(f"a keep list needs at least 2 measurements, not {budget}.")
+    everything = replaceable_modules(reference, candidate)
+    trials = _Trials(reference, candidate, judge_candidate, budget)
+    kept: tuple[str, ...] = ()
+    if trials.word(kept) != "PASS":
+        kept = everything
+        if trials.word(kept) == "PASS":
+            kept = _search(everything, trials, candidate, budget)
+    return KeepList(kept, trials.word(kept), len(trials), candidate.structure.output_layer)
+
+
+def replaceable_modules(reference: HookedModel, candidate: HookedModel) -> tuple[str, ...]:
+    """Paths of the reference's linear maps inside layers that the candidate has too, but with other weights.
+
+    Raises:
+        CandidateError: there are none.
+    """
+    theirs = dict(candidate.module.named_modules())
+    paths = dict.fromkeys(part.path for part in linear_weights(reference.module, reference.structure))
+    found = tuple(
+        path for path in paths if path in theirs and not _are_equal(reference.module.get_submodule(path), theirs[path])
+    )
+    if not found:
+        raise CandidateError(
+            f"candidate {candidate.name}: no linear map inside its layers differs from the reference's, so there is "
+            "none that could be kept in high precision. Its fault lies elsewhere."
+        )
+    return found
+
+
+@contextmanager
+def kept_modules(reference: HookedModel, candidate: HookedModel, paths: Sequence[str]) -> Iterator[None]:
+    """The candidate with the reference's modules in some places, in its own dtype, for as long as the block runs.
+
+    Args:
+        reference: whose modules are copied.
+        candidate: is changed, and has its own modules back after the block, also when the block raises.
+        paths: module paths.
+    """
+    dtype, device = _dtype(candidate.module), candidate.device
+    originals: list[tuple[nn.Module, str, nn.Module]] = []
+    try:
+        for path in paths:
+            parent, _, name = path.rpartition(".")
+            holder = candidate.module.get_submodule(parent)
+            originals.append((holder, name, holder.get_submodule(name)))
+            copy = deepcopy(reference.module.get_submodule(path)).to(device=device, dtype=dtype)
+            setattr(holder, name, copy.train(originals[-1][2].training))
+        yield
+    finally:
+        for holder, name, module in originals:
+            setattr(holder, name, module)
+
+
+def _search(everything: tuple[str, ...], trials: _Trials, candidate: HookedModel, budget: int) -> tuple[str, ...]:
+    """A small set that passes, given that `everything` does."""
+    groups = [[path] for path in everything]
+    if len(groups) > budget // 2:
+        layers = [f"{site.path}." for site in candidate.structure.layers]
+        groups = [[path for path in everything if path.startswith(layer)] for layer in layers]
+    kept = everything
+    try:
+        groups.sort(key=trials.shortfall)
+        kept = _shortest_beginning(groups, trials)
+        for path in reversed(kept):
+            fewer = tuple(other for other in kept if other != path)
+            kept = fewer if trials.word(fewer) == "PASS" else kept
+    except _OutOfBudgetError:
+        pass
+    return kept
+
+
+def _shortest_beginning(groups: Sequence[Sequence[str]], trials: _Trials) -> tuple[str, ...]:
+    """By bisection, which assumes that keeping more is never worse; all groups together pass."""
+    passes, fails = len(groups), 0
+    while passes - fails > 1:
+        middle = (passes + fails) // 2
+        if trials.word(_joined(groups[:middle])) == "PASS":
+            passes = middle
+        else:
+            fails = middle
+    return _joined(groups[:passes])
+
+
+def _joined(groups: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    return tuple(path for group in groups for path in group)
+
+
+def _outcome(verdicts: Sequence[Verdict]) -> tuple[Word, float]:
+    judged = [verdict for verdict in verdicts if verdict.criteria]
+    if not judged:
+        raise ConfigurationError("the reference solves none of these tasks, so no list of modules could be judged.")
+    words = {verdict.word for verdict in judged}
+    word: Word = "FAIL" if "FAIL" in words else "INCONCLUSIVE" if "INCONCLUSIVE" in words else "PASS"
+    return word, sum(_miss(criterion) for verdict in judged for criterion in verdict.criteria)
+
+
+def _miss(criterion: Criterion) -> float:
+    """How far the interval reaches beyond the limit, as a logarithm, so that no one criterion outweighs the others."""
+    if criterion.verdict == "PASS":
+        return 0.0
+    limit = criterion.limit
+    beyond = criterion.value.high - limit if criterion.relation == "<=" else limit - criterion.value.low
+    return math.log1p(beyond / max(abs(limit), 1e-9)) if math.isfinite(beyond) else HOPELESS
+
+
+def _are_equal(ours: nn.Module, theirs: nn.Module) -> bool:
+    if type(ours) is not type(theirs):
+        return False
+    mine, other = ours.state_dict(), theirs.state_dict()
+    return mine.keys() == other.keys() and all(_same(value, other[key]) for key, value in mine.items())
+
+
+def _same(ours: Tensor, theirs: Tensor) -> bool:
+    plain = type(theirs) in (Tensor, nn.Parameter)
+    return plain and ours.dtype == theirs.dtype and torch.equal(ours, theirs.to(ours.device))
+
+
+def _dtype(module: nn.Module) -> torch.dtype:
+    """What the model computes in: the type of its first float weight, the embedding's, which is seldom quantized."""
+    floats = (parameter.dtype for parameter in module.parameters() if parameter.is_floating_point())
+    return next(floats, torch.float32)

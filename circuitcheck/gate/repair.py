@@ -1,0 +1,85 @@
+"""From the metrics of a repaired candidate to curves, areas and a diagnosis."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from circuitcheck.core.results import CurvePoint, Repair
+from circuitcheck.gate.observe import Observation
+from circuitcheck.gate.sample import Sample
+from circuitcheck.stats.bootstrap import mean_estimate, weighted_means
+from circuitcheck.stats.estimate import Estimate, estimate
+from circuitcheck.stats.recovery import areas_over_random, diagnose, recovery
+from circuitcheck.stats.simultaneous import magnitude
+
+Array = NDArray[Any]
+
+DAMAGE_ORDERS = ("importance", "drift", "importance x drift", "fragility")
+"""Orders that look for the damage; the others are controls."""
+
+
+def summarize_repair(observed: Observation, reference: Array, candidate: Array, part: Sample, seed: int) -> Repair:
+    """What putting the reference's z back gives.
+
+    Args:
+        observed: the candidate's side.
+        reference: m of the reference in logits, `[part]`.
+        candidate: m of the candidate in logits, `[part]`.
+        part: the prompts.
+        seed: of drawing from the random orders.
+    """
+    plan = observed.plan
+    repaired = observed.repaired.astype(np.float64)
+    known: dict[str, Any] = {
+        "damage": mean_estimate(reference - candidate, part.weights, part.level),
+        "unrepaired": relative_change(reference, repaired[plan.everything], part),
+    }
+    if observed.damage != "damage":
+        return Repair(**known, recovery=None, curves={}, diagnosis=observed.damage)
+    recoveries = recovery(reference, candidate, repaired, part.weights, part.level)
+    if not plan.orders:
+        return Repair(**known, recovery=recoveries[plan.everything], curves={}, diagnosis=observed.damage)
+    curves = {
+        order: tuple(CurvePoint(k, recoveries[place]) for k, place in zip(plan.grid, plan.curve(heads), strict=True))
+        for order, heads in plan.orders.items()
+    }
+    places = np.array([plan.curve(heads) for heads in plan.random])
+    areas = {}
+    if len(plan.grid) > 1:
+        areas = areas_over_random(
+            reference,
+            candidate,
+            {order: repaired[plan.curve(heads)] for order, heads in plan.orders.items()},
+            repaired[places],
+            plan.grid,
+            part.weights,
+            level=part.level,
+            seed=seed,
+        )
+    return Repair(
+        **known,
+        recovery=recoveries[plan.everything],
+        curves=curves,
+        random=_band(places, recoveries, plan.grid),
+        areas=areas,
+        diagnosis=diagnose(
+            {order: [point.recovery.value for point in curves[order]] for order in DAMAGE_ORDERS}, areas, plan.grid
+        ),
+    )
+
+
+def relative_change(reference: Array, candidate: Array, sample: Sample) -> Estimate:
+    """|mean candidate / mean reference - 1| over the prompts of a sample, `[prompts]` each, dimensionless."""
+    change = weighted_means(sample.weights, candidate) / weighted_means(sample.weights, reference) - 1
+    return magnitude(estimate(float(candidate.mean() / reference.mean() - 1), change, sample.level))
+
+
+def _band(places: Array, recoveries: list[Estimate], grid: tuple[int, ...]) -> tuple[CurvePoint, ...]:
+    """Mean over the random orders, and where 95 % of them lie, which of twenty are all; `places` `[orders, counts]`."""
+    values = np.array([recovered.value for recovered in recoveries])[places]
+    return tuple(
+        CurvePoint(k, estimate(float(column.mean()), column)) for k, column in zip(grid, values.T, strict=True)
+    )

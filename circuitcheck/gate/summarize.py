@@ -1,0 +1,201 @@
+"""From what a reference and a candidate did to the measures and their intervals. No model runs here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from circuitcheck.baseline.recording import Recording
+from circuitcheck.core.results import Circuit, HeadMeasure, Ranking
+from circuitcheck.diagnostics.association import Association, associate
+from circuitcheck.gate.observe import Observation
+from circuitcheck.gate.repair import relative_change, summarize_repair
+from circuitcheck.gate.sample import Sample, of_part, part_sample, solved_sample
+from circuitcheck.runtimes.pytorch.ports.structure import Head
+from circuitcheck.stats.bootstrap import mean_estimate, share_estimate, weighted_means
+from circuitcheck.stats.drift import DriftSums, cosine, drift_draws, drift_sums, relative_drift
+from circuitcheck.stats.estimate import Estimate, estimate
+from circuitcheck.stats.first_order import audit, fragility
+from circuitcheck.stats.ranking import (
+    indistinct_from_zero,
+    kendall_tau_b,
+    rank_biased_overlap,
+    rank_biased_overlap_draws,
+    ranks,
+    top_k_overlap,
+)
+from circuitcheck.stats.simultaneous import largest_magnitude, simultaneous
+
+Array = NDArray[Any]
+UNKNOWN = Estimate(float("nan"), float("nan"), float("nan"))
+UNMEASURED: dict[str, Any] = {
+    "importance_ref": UNKNOWN,
+    "importance_cand": UNKNOWN,
+    "importance_change": UNKNOWN,
+    "rank_ref": None,
+    "rank_cand": None,
+}
+"""What is known of the importance of a head that a screened sweep left out."""
+
+
+@dataclass(frozen=True)
+class Importances:
+    """Importances of both sides of the measured heads, on the same prompts and the same bootstrap draws.
+
+    Attributes:
+        reference: in logits, `[measured]`.
+        candidate: in logits, `[measured]`.
+        reference_draws: `[draws, measured]`.
+        candidate_draws: `[draws, measured]`.
+        change: candidate minus reference, in logits, with intervals that hold together.
+    """
+
+    reference: Array
+    candidate: Array
+    reference_draws: Array
+    candidate_draws: Array
+    change: list[Estimate]
+
+
+def summarize(baseline: Recording, observed: Observation, integrated: Array | None = None) -> Circuit:
+    """All measures of one candidate, each with an interval from the same clustered, paired bootstrap.
+
+    Args:
+        baseline: the reference's side.
+        observed: the candidate's side.
+        integrated: integrated gradients times the way of z, in logits, `[heads, part]`, where they are known.
+    """
+    sample, part = solved_sample(baseline), part_sample(baseline)
+    # Means of float32 are float32: without this a candidate that equals the reference would differ from it.
+    metric_ref = baseline.metric[list(baseline.solved)].astype(np.float64)
+    metric_cand = observed.metric.astype(np.float64)
+    importances = _importances(baseline, observed, sample)
+    sums = drift_sums(baseline.z, observed.z)
+    drift, moved = relative_drift(sums), drift_draws(sums, part.weights)
+    part_ref, part_cand = of_part(baseline, metric_ref), of_part(baseline, metric_cand)
+    return Circuit(
+        behaviour_kept=share_estimate(observed.preference > 0, sample.weights, sample.level),
+        metric_change=relative_change(metric_ref, metric_cand, sample),
+        metric_ref=mean_estimate(metric_ref, sample.weights, sample.level),
+        metric_cand=mean_estimate(metric_cand, sample.weights, sample.level),
+        drift_median=estimate(float(np.median(drift)), np.median(moved, axis=1), part.level),
+        drift_largest=estimate(float(drift.max()), moved.max(axis=1), part.level),
+        profile_distance=largest_magnitude(importances.change, float(np.abs(importances.reference).max())),
+        ranking=_ranking(baseline, importances, sample),
+        repair=summarize_repair(observed, part_ref, part_cand, part, baseline.spec.seed),
+        bound=audit(observed.first_order, part_ref, part_cand, integrated),
+        associations=_associations(baseline, drift, moved, part),
+        heads=_heads(baseline, observed, importances, sums, part_cand, sample),
+    )
+
+
+def _importances(baseline: Recording, observed: Observation, sample: Sample) -> Importances:
+    reference = baseline.effects(baseline.spec.ablation)
+    candidate = observed.metric[None].astype(np.float64) - observed.ablated
+    ours, theirs = (weighted_means(sample.weights, effects) for effects in (reference, candidate))
+    change = simultaneous(candidate.mean(axis=1) - reference.mean(axis=1), theirs - ours, sample.units)
+    return Importances(reference.mean(axis=1), candidate.mean(axis=1), ours, theirs, change)
+
+
+def _ranking(baseline: Recording, importances: Importances, sample: Sample) -> Ranking:
+    reference, candidate = importances.reference, importances.candidate
+    options: dict[str, Any] = {
+        "persistence": baseline.spec.persistence,
+        "tied_a": indistinct_from_zero(reference, importances.reference_draws, sample.level),
+        "tied_b": indistinct_from_zero(candidate, importances.candidate_draws, sample.level),
+    }
+    draws = rank_biased_overlap_draws(importances.reference_draws, importances.candidate_draws, **options)
+    return Ranking(
+        agreement=estimate(rank_biased_overlap(reference, candidate, **options), draws, sample.level),
+        ceiling=float("nan") if baseline.ceiling is None else baseline.ceiling,
+        top_k=top_k_overlap(reference, candidate),
+        kendall=kendall_tau_b(reference, candidate),
+    )
+
+
+def _associations(baseline: Recording, drift: Array, moved: Array, part: Sample) -> dict[str, Association]:
+    """Kind to importance against drift, of the measured heads; `moved` holds drift's draws, `[draws, heads]`."""
+    measured = set(baseline.measured)
+    places = [place for place, head in enumerate(baseline.heads) if head in measured]
+    layers = np.array([layer for layer, _ in baseline.measured])
+    return {
+        kind: associate(
+            baseline.importance(kind),
+            drift[places],
+            layers,
+            # Drift is known of the part alone, so its draws are paired with importances of the part.
+            weighted_means(part.weights, of_part(baseline, baseline.effects(kind))),
+            moved[:, places],
+            level=part.level,
+            seed=baseline.spec.seed,
+        )
+        for kind in baseline.ablated
+    }
+
+
+def _heads(
+    baseline: Recording,
+    observed: Observation,
+    importances: Importances,
+    sums: DriftSums,
+    part_cand: Array,
+    sample: Sample,
+) -> tuple[HeadMeasure, ...]:
+    drift, cosines = relative_drift(sums), cosine(sums)
+    last = drift_sums(baseline.z.answer_position(), observed.z.answer_position())
+    at_answer, cosines_at_answer = relative_drift(last), cosine(last)
+    fragilities = fragility(observed.first_order)
+    # The plan's first sets are the single heads, in order.
+    gains = (observed.repaired[: len(baseline.heads)] - part_cand).mean(axis=1)
+    importance = _importance_of_heads(baseline, importances, sample)
+    return tuple(
+        HeadMeasure(
+            layer=head[0],
+            head=head[1],
+            **importance.get(head, UNMEASURED),
+            drift=float(drift[place]),
+            drift_answer=float(at_answer[place]),
+            cosine=float(cosines[place]),
+            cosine_answer=float(cosines_at_answer[place]),
+            fragility=float(fragilities[place]),
+            repair_gain=float(gains[place]),
+        )
+        for place, head in enumerate(baseline.heads)
+    )
+
+
+def _importance_under(baseline: Recording, kind: str, sample: Sample) -> list[Estimate]:
+    """The reference's importance of each measured head by one kind of ablation."""
+    effects = baseline.effects(kind)
+    draws = weighted_means(sample.weights, effects)
+    return [
+        estimate(float(value), column, sample.level)
+        for value, column in zip(effects.mean(axis=1), draws.T, strict=True)
+    ]
+
+
+def _importance_of_heads(baseline: Recording, importances: Importances, sample: Sample) -> dict[Head, dict[str, Any]]:
+    """What is known of each measured head's importance, by the names of `HeadMeasure`."""
+    rank_ref, rank_cand = ranks(importances.reference), ranks(importances.candidate)
+    ours, theirs = (
+        [estimate(float(value), column, sample.level) for value, column in zip(values, draws.T, strict=True)]
+        for values, draws in (
+            (importances.reference, importances.reference_draws),
+            (importances.candidate, importances.candidate_draws),
+        )
+    )
+    by_kind = {kind: _importance_under(baseline, kind, sample) for kind in baseline.ablated}
+    return {
+        head: {
+            "importance_ref": ours[place],
+            "importance_ref_by_kind": {kind: found[place] for kind, found in by_kind.items()},
+            "importance_cand": theirs[place],
+            "importance_change": importances.change[place],
+            "rank_ref": int(rank_ref[place]),
+            "rank_cand": int(rank_cand[place]),
+        }
+        for place, head in enumerate(baseline.measured)
+    }

@@ -1,1 +1,0 @@
-"""Reading and replacing `z`, the input of the attention output projection, with plain PyTorch hooks."""

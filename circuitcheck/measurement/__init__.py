@@ -1,1 +1,0 @@
-"""Measuring a candidate against a golden baseline."""

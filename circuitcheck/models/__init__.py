@@ -1,1 +1,0 @@
-"""Loading references and candidates, and telling one model from another."""

@@ -1,0 +1,154 @@
+"""The end of a run: tables, report files and the exit code."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from circuitcheck.core.errors import CircuitcheckError, ConfigurationError
+from circuitcheck.plugin.session import GateSession
+from circuitcheck.report.fields import Entry
+
+NOTHING_COMPARED = (
+    "No candidate was compared with its golden baseline, so this run says nothing. The gate's tests were not selected: "
+    "run `pytest --pyargs circuitcheck.suite --circuit-report`, or leave out -k, -m, --lf or the path."
+)
+NOTHING_TO_COMPARE = (
+    "The reference does not solve any of these tasks, so no candidate was compared and this run says nothing. "
+    "Give prompts that it solves."
+)
+NOT_SELECTED = (
+    "the gate's tests were not selected. Run `pytest --pyargs circuitcheck.suite`, or leave out "
+    "-k, -m, --lf or the path."
+)
+
+
+def finish(session: GateSession, code: int | pytest.ExitCode) -> int | pytest.ExitCode:
+    """Writes the report where that was asked for, and decides the exit code.
+
+    Args:
+        session: the run's.
+        code: what pytest would exit with.
+
+    Returns:
+        Exit codes of pytest's own, but never 0 when the report is not green or cannot be written.
+    """
+    settings = session.settings
+    if settings.writes_baselines:
+        return pytest.ExitCode.NO_TESTS_COLLECTED if code == pytest.ExitCode.OK and not session.accepted else code
+    if not settings.report:
+        return code
+    entries = session.entries()
+    is_written = _write(session)
+    if code != pytest.ExitCode.OK:
+        return code
+    allowed = {"PASS", "INCONCLUSIVE"} if settings.allow_inconclusive else {"PASS"}
+    if not is_written or not {entry["verdict"] for entry in entries} <= allowed:
+        return pytest.ExitCode.TESTS_FAILED
+    return code if any(entry["criteria"] for entry in entries) else pytest.ExitCode.NO_TESTS_COLLECTED
+
+
+def show(session: GateSession, terminal: pytest.TerminalReporter, code: int | pytest.ExitCode) -> None:
+    """Prints what the run found."""
+    if session.settings.writes_baselines:
+        _show_accepted(session, terminal)
+    elif session.settings.report:
+        _show_report(session, terminal, code)
+
+
+def _show_accepted(session: GateSession, terminal: pytest.TerminalReporter) -> None:
+    done = "calibrated" if session.settings.calibrate else "accepted"
+    terminal.section("golden baselines", "=")
+    if not session.accepted:
+        terminal.write_line(f"Nothing was {done}: {NOT_SELECTED}", red=True)
+    for task, acceptance in session.accepted.items():
+        if isinstance(acceptance, CircuitcheckError):
+            terminal.write_line(f"{Path(task).stem}: could not be {done}, nothing was written", red=True)
+            continue
+        terminal.write_line(f"{acceptance.task}: {acceptance.outcome}", bold=True)
+        for line in acceptance.details:
+            terminal.write_line(f"  {line}")
+    terminal.write_line("Nothing was compared in this run.")
+
+
+def _show_report(session: GateSession, terminal: pytest.TerminalReporter, code: int | pytest.ExitCode) -> None:
+    entries = session.entries()
+    terminal.section("circuit report", "=")
+    if not entries:
+        terminal.write_line(NOTHING_COMPARED, red=True)
+    else:
+        from circuitcheck.report.text import render_entries
+
+        terminal.write_line(render_entries(entries))
+        for line in unused_limits(session.settings.limits, entries, len(session.cases)):
+            terminal.write_line(line, yellow=True)
+        if session.document and session.document["compare"]:
+            from circuitcheck.report.compare import render_comparison
+
+            terminal.write_line("\n" + render_comparison(session.document["compare"]))
+        terminal.write_line("")
+        was_stopped = code in (pytest.ExitCode.INTERRUPTED, pytest.ExitCode.INTERNAL_ERROR)
+        line, colour = gate_line(entries, len(session.cases), was_stopped=was_stopped)
+        terminal.write_line(line, bold=True, **{colour: True})
+        if not any(entry["criteria"] or entry["verdict"] == "FAIL" for entry in entries):
+            terminal.write_line(NOTHING_TO_COMPARE, red=True)
+    for line, is_good in session.written:
+        terminal.write_line(line, red=not is_good)
+    for line in session.commands:  # in columns of their own: a workflow reads whole lines
+        terminal.write_line(line)
+
+
+def _write(session: GateSession) -> bool:
+    """Whether everything could be written; what to say of it is left in `session.written`."""
+    from circuitcheck.plugin.files import run_document, workflow_commands, write_files
+
+    try:
+        document = run_document(session.settings, session.entries(), len(session.cases))
+    except ConfigurationError as error:
+        session.written.append((str(error), False))
+        return False
+    session.document = document
+    session.written += write_files(session.settings, document)
+    session.commands += workflow_commands(session.settings, document)
+    return all(is_good for _, is_good in session.written)
+
+
+def gate_line(entries: Sequence[Entry], expected: int, *, was_stopped: bool = False) -> tuple[str, str]:
+    """The gate in one line, and its colour. Green only if everything was compared and passes, in a run that ended."""
+    counts = {word: sum(entry["verdict"] == word for entry in entries) for word in ("PASS", "FAIL", "INCONCLUSIVE")}
+    listed = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
+    if counts["FAIL"]:
+        word, colour = "FAIL", "red"
+    elif was_stopped:
+        word, colour = "INTERRUPTED", "yellow"
+    elif len(entries) < expected:
+        word, colour = "INCOMPLETE", "yellow"
+    elif counts["INCONCLUSIVE"]:
+        word, colour = "INCONCLUSIVE", "yellow"
+    else:
+        word, colour = "PASS", "green"
+    missing = expected - len(entries)
+    return f"circuit gate: {word} ({listed}" + (f", {missing} of {expected} not compared)" if missing else ")"), colour
+
+
+def unused_limits(limits: dict[str, Any], entries: Sequence[Entry], expected: int) -> list[str]:
+    """Tables of limits that nothing in a complete run was held against: a misspelt precision, or a misspelt task."""
+    from circuitcheck.verdict.limits import SAME_BITS
+
+    precisions = {entry["precision"] for entry in entries}
+    precisions |= {SAME_BITS.get(name, name) for name in precisions}
+    if len(entries) < expected or None in precisions:
+        return []
+    tables = {name: table for name, table in limits.items() if isinstance(table, dict)}
+    unused = [f"{name}: no candidate has that precision" for name in tables if name not in precisions]
+    tasks = {entry["task"] for entry in entries}
+    unused += [
+        f"{name}.{task}: no task is called so"
+        for name, table in tables.items()
+        for task in table
+        if isinstance(table[task], dict) and task not in tasks
+    ]
+    return [f"note: limits that nothing in this run was held against: {item}" for item in unused]

@@ -1,1 +1,0 @@
-"""Recording the float32 reference that candidates are compared with."""

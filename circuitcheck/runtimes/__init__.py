@@ -1,0 +1,1 @@
+"""What executes a model. Each runtime alone knows its library."""

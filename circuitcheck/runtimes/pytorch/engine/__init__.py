@@ -1,0 +1,1 @@
+"""Running a patch: by replaying what follows it, or by full passes."""

@@ -1,0 +1,312 @@
+"""How many rows, each one prompt under one head set, run together: as many as a byte budget holds."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from circuitcheck.core.errors import MemoryBudgetError
+from circuitcheck.core.metric import LOG_PROBABILITY
+from circuitcheck.runtimes.pytorch.forward import chunk_size, float_rows
+from circuitcheck.runtimes.pytorch.hooked import HookedModel
+from circuitcheck.runtimes.pytorch.ports.structure import output_width
+
+FREE_SHARE = 0.5
+"""Default budget as a share of what is free: the rest of the process, and other processes, grow too."""
+
+RECORD_SHARE = 0.25
+"""Share of the budget that the record of a clean pass may take; rows take the rest."""
+
+MOST_TOKENS = {"cpu": 1024, "cuda": 65536}
+"""Tokens of one batch beyond which nothing gets faster: on a CPU the activations leave the cache, on a GPU the matrix
+units are full."""
+
+LEARNED = 2**25 - 2**16
+"""Just under the largest allocation from whose release the GNU allocator learns."""
+
+MEMINFO = Path("/proc/meminfo")
+CGROUP = Path("/sys/fs/cgroup")
+UNKNOWN_FREE = 2**31
+"""What is taken to be free, in bytes, where the system does not tell."""
+
+GIVEN_UP = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory")
+"""What allocators that raise a bare RuntimeError say."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows that run together: some prompts, each under the same head sets.
+
+    Attributes:
+        start: first prompt.
+        stop: prompt after the last.
+        sets: numbers of the head sets.
+    """
+
+    start: int
+    stop: int
+    sets: tuple[int, ...]
+
+    @property
+    def prompts(self) -> slice:
+        """The prompts, to index a batch with."""
+        return slice(self.start, self.stop)
+
+    @property
+    def rows(self) -> int:
+        """How many rows run together."""
+        return (self.stop - self.start) * len(self.sets)
+
+    def halves(self) -> list[Block]:
+        """Two blocks with the same rows; none where this is one row."""
+        count = self.stop - self.start
+        if count > 1:
+            middle = self.start + count // 2
+            return [Block(self.start, middle, self.sets), Block(middle, self.stop, self.sets)]
+        if len(self.sets) > 1:
+            middle = len(self.sets) // 2
+            return [Block(self.start, self.stop, part) for part in (self.sets[:middle], self.sets[middle:])]
+        return []
+
+
+def blocks(prompts: int, sets: Sequence[int], rows: int) -> list[Block]:
+    """All rows of `prompts` prompts under each of `sets`, in blocks of at most `rows` and of like sizes.
+
+    A prompt's sets stay together as far as they fit, because they share what the clean pass did.
+    """
+    return [
+        Block(start, stop, tuple(sets[first:last]))
+        for first, last in spans(len(sets), rows)
+        for start, stop in spans(prompts, max(1, rows // (last - first)))
+    ]
+
+
+def spans(count: int, most: int) -> Iterator[tuple[int, int]]:
+    """Cuts `range(count)` into as few pieces of at most `most` as there can be, of sizes that differ by at most one."""
+    pieces = -(-count // most)
+    for piece in range(pieces):
+        yield piece * count // pieces, (piece + 1) * count // pieces
+
+
+def ignored() -> None:
+    """Nobody wants to know."""
+
+
+def run_blocks(waiting: Iterable[Block], run: Callable[[Block], None], halved: Callable[[], None] = ignored) -> None:
+    """Runs every block; one that runs out of memory is halved and retried, and what was computed stays.
+
+    Args:
+        waiting: the blocks.
+        run: computes one block and keeps its result; it is called again with parts of a block that did not fit.
+        halved: called whenever a block is halved.
+
+    Raises:
+        MemoryBudgetError: one row alone runs out of memory.
+    """
+    queue = deque(waiting)
+    most_rows: int | None = None
+    while queue:
+        block = queue.popleft()
+        too_large = most_rows is not None and block.rows > most_rows
+        if not too_large and _fits(run, block):
+            continue
+        halves = block.halves()
+        if not halves:
+            raise MemoryBudgetError(
+                "One prompt under one head set alone runs out of memory. Use shorter prompts, a smaller model, a lower "
+                "precision or a machine with more memory."
+            )
+        halved()
+        if not too_large:
+            most_rows = max(half.rows for half in halves)
+        queue.extendleft(reversed(halves))
+
+
+def _fits(run: Callable[[Block], None], block: Block) -> bool:
+    """Runs the block and tells whether memory was enough; every other error is raised."""
+    try:
+        run(block)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+    else:
+        return True
+    # Only here are the error and the frames that it held, with all their tensors, gone.
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return False
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed, on whatever device."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in GIVEN_UP)
+
+
+def keep_freed_pages(device: torch.device) -> None:
+    """Lets the C library reuse what one operation frees for the next, where it would return it to the system.
+
+    The GNU allocator maps large blocks afresh, and gives them back, until it has seen one of their size released;
+    every page of every activation is then cleared by the kernel first, which takes a tenth of a sweep's time. The
+    block is never written to, so it takes no memory. Other allocators do not mind.
+    """
+    if device.type == "cpu":
+        torch.empty(LEARNED, dtype=torch.uint8)
+
+
+def default_budget(device: torch.device) -> int:
+    """The budget in bytes where none is set: a share of what is free now."""
+    return int(FREE_SHARE * free_memory(device))
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that can still be allocated on `device`."""
+    if device.type == "cuda":
+        # What PyTorch holds in reserve without using it is free as well.
+        reserve = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + reserve
+    known = [value for value in (_system_free(), _cgroup_free()) if value is not None]
+    return min(known, default=UNKNOWN_FREE)
+
+
+def _system_free() -> int | None:
+    try:
+        lines = MEMINFO.read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    kibibytes = next((line.split()[1] for line in lines if line.startswith("MemAvailable:")), None)
+    return None if kibibytes is None else int(kibibytes) * 1024
+
+
+def _cgroup_free() -> int | None:
+    """What a container's own limit leaves, which the system's figure does not know of."""
+    try:
+        limit = (CGROUP / "memory.max").read_text(encoding="ascii").strip()
+        used = int((CGROUP / "memory.current").read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return None
+    return None if limit == "max" else max(0, int(limit) - used)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What fits the budget.
+
+    Attributes:
+        prompts: the most prompts whose clean pass is recorded at once.
+        rows: the most rows that run together.
+        wanted: how many rows would run together if memory were no matter.
+    """
+
+    prompts: int
+    rows: int
+    wanted: int
+
+
+def plan(model: HookedModel, seq: int, batch: int, memory: int | None) -> Plan:
+    """Divides a budget between the record of the clean pass and the rows that run from it.
+
+    Where the budget suffices, the plan is the same whatever the budget: roundings depend on the shapes of batches.
+
+    Args:
+        model: the model.
+        seq: tokens of a prompt.
+        batch: number of prompts.
+        memory: the budget in bytes; by default a share of what is free.
+
+    Raises:
+        MemoryBudgetError: the budget is set, and one prompt under one head set does not fit it.
+    """
+    record, row, once = record_bytes(model, seq), row_bytes(model, seq), readout_bytes(model)
+    if memory is not None and memory < record + row + once:
+        raise MemoryBudgetError(
+            f"{model.name}: one prompt of {seq} tokens needs about {record + row + once:,} bytes beside the model, and "
+            f"the memory budget is {memory:,} bytes. Raise the budget, or use shorter prompts."
+        )
+    budget = (default_budget(model.device) if memory is None else memory) - once
+    prompts = max(1, min(model.at_most(batch) or batch, int(RECORD_SHARE * budget) // record))
+    wanted = rows_by_speed(model, seq)
+    return Plan(prompts, max(1, min(wanted, (budget - prompts * record) // row)), wanted)
+
+
+def rows_by_speed(model: HookedModel, seq: int) -> int:
+    """How many rows of `seq` tokens run together if memory is no matter."""
+    rows = max(1, MOST_TOKENS.get(model.device.type, MOST_TOKENS["cuda"]) // seq)
+    return model.at_most(rows) or rows
+
+
+def backward_prompts(model: HookedModel, seq: int, memory: int | None) -> int:
+    """How many prompts of `seq` tokens a backward pass takes, which keeps what every layer did.
+
+    Args:
+        model: the model.
+        seq: tokens of a prompt.
+        memory: budget in bytes; by default a share of what is free.
+    """
+    kept = row_bytes(model, seq) * len(model.structure.layers)
+    budget = default_budget(model.device) if memory is None else memory
+    return max(1, min(rows_by_speed(model, seq), budget // kept))
+
+
+def record_bytes(model: HookedModel, seq: int) -> int:
+    """Memory that one prompt's clean pass takes: `z`, the hidden state and the MLP's output of every layer."""
+    sites = model.structure.layers
+    widths = sum(site.n_heads * site.d_head + 2 * _stream_width(model, site.projection) for site in sites)
+    return max(1, seq * widths * _element_size(model.module))
+
+
+def row_bytes(model: HookedModel, seq: int) -> int:
+    """Memory that one row of `seq` tokens is estimated to need while it runs.
+
+    What the linear maps of the widest layer put out, twice, since most of it is normalised or activated once more; the
+    scores, weights and mask of its attention; and the residual stream in and out of it. Not all of that is alive at
+    once, so this is rather too much than too little.
+    """
+    widest = scores = stream = 0
+    for site in model.structure.layers:
+        parts = model.module.get_submodule(site.path).modules()
+        widest = max(widest, sum(output_width(part) or 0 for part in parts))
+        scores = max(scores, 3 * site.n_heads * seq)
+        stream = max(stream, 4 * _stream_width(model, site.projection))
+    return seq * (2 * widest + scores + stream) * _element_size(model.module) + _logit_bytes(model, seq)
+
+
+def readout_bytes(model: HookedModel) -> int:
+    """Memory that reading the metric takes whatever the number of rows: a float32 copy of a part of the unembedding."""
+    rows = _unembedding_rows(model)
+    if model.metric != LOG_PROBABILITY or rows is None or rows.dtype == torch.float32:
+        return 0
+    return 4 * min(len(rows), chunk_size(rows)) * rows.shape[1]
+
+
+def _logit_bytes(model: HookedModel, seq: int) -> int:
+    """Memory that the logits of one row take: in the model's own type, in float32, and once more where changed."""
+    path, rows = model.structure.output_layer, _unembedding_rows(model)
+    vocabulary = 0 if path is None else output_width(model.module.get_submodule(path)) or 0
+    if model.metric.function is not None:
+        return 12 * vocabulary * seq
+    if rows is None:
+        return 12 * vocabulary
+    return 12 * min(vocabulary, chunk_size(rows)) if model.metric == LOG_PROBABILITY else 0
+
+
+def _unembedding_rows(model: HookedModel) -> Tensor | None:
+    path = model.structure.output_layer
+    found = None if path is None else float_rows(model.module.get_submodule(path))
+    return None if found is None else found[0]
+
+
+def _stream_width(model: HookedModel, projection: str) -> int:
+    return output_width(model.module.get_submodule(projection)) or 0
+
+
+def _element_size(module: nn.Module) -> int:
+    """Bytes of an activation; those of quantized weights tell nothing, so float parameters only."""
+    sizes = [part.element_size() for part in module.parameters() if part.is_floating_point()]
+    return max(sizes, default=4)

@@ -1,0 +1,237 @@
+"""What a candidate was really loaded as: the types of its modules and weights."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from circuitcheck.runtimes.pytorch.loading.gguf import GGUFContent
+from circuitcheck.runtimes.pytorch.ports.structure import Structure, input_width, output_width
+
+STORED_NAMES = ("weight", "weight_packed", "qweight")
+"""What formats call the tensor that holds a linear map's weight."""
+
+LEVELS = (8, 4, 3, 2)
+"""Bits that limits on drift are given for."""
+
+FLOAT8, FLOAT8_BITS = "float8", 8.0
+"""How PyTorch's types of that kind begin, and the precision that releases with such weights are held to."""
+
+HALVES = {"F16": "f16", "BF16": "bf16"}
+
+
+@dataclass(frozen=True)
+class WeightKind:
+    """Modules of one class whose weights are stored alike.
+
+    Attributes:
+        module: class of the modules.
+        weight: class and type of their weights.
+        bits: bits that a weight takes, or took before it was unpacked, scales not counted; None where that cannot be
+            told.
+        modules: how many there are.
+        parameters: weights in all of them.
+    """
+
+    module: str
+    weight: str
+    bits: float | None
+    modules: int
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Census:
+    """All weights of a model, before and after its first forward pass (some formats are unpacked by it).
+
+    Attributes:
+        before: as loaded; of a GGUF file, as stored.
+        after: after the first pass.
+        projections: linear maps inside the layers.
+        quantized: those of them whose weights are quantized.
+        bits: of a quantized projection's weight, on average over weights; of any projection's where none is quantized.
+        claim: the method by which the release says it was quantized; None where it claims nothing.
+    """
+
+    before: tuple[WeightKind, ...]
+    after: tuple[WeightKind, ...]
+    projections: int
+    quantized: int
+    bits: float | None
+    claim: str | None
+
+    @property
+    def level(self) -> str | None:
+        """`8-bit`, `4-bit`, `3-bit` or `2-bit`: the most of these that its weights reach; None if none is quantized.
+
+        `float8` where they are floats of 8 bits, whose steps are an order coarser than those of integers.
+        """
+        if not self.quantized:
+            return None
+        if self.bits == FLOAT8_BITS and any(FLOAT8 in kind.weight for kind in self.before):
+            return FLOAT8
+        reached = [level for level in LEVELS if self.bits is None or self.bits >= level - 1e-6]
+        return f"{max(reached, default=min(LEVELS))}-bit"
+
+
+@dataclass(frozen=True)
+class FoundWeight:
+    """One weight.
+
+    Attributes:
+        module: class of the module that holds it.
+        weight: class and type of the weight.
+        bits: that one number takes; None where that cannot be told.
+        parameters: how many numbers it stands for.
+        is_projection: whether it is a linear map inside a layer.
+        is_quantized: whether it is.
+    """
+
+    module: str
+    weight: str
+    bits: float | None
+    parameters: int
+    is_projection: bool
+    is_quantized: bool
+
+
+def find_weights(module: nn.Module, structure: Structure) -> list[FoundWeight]:
+    """All weights of a model in memory, each once; biases of linear maps are left out."""
+    return list(_find(module, tuple(f"{site.path}." for site in structure.layers)))
+
+
+def _find(module: nn.Module, layers: tuple[str, ...]) -> Iterator[FoundWeight]:
+    seen: set[int] = set()
+    for path, part in module.named_modules():
+        is_inside = path.startswith(layers)
+        inputs, outputs = input_width(part), output_width(part)
+        if inputs is not None and outputs is not None:
+            stored = _stored(part)
+            if stored is not None and id(stored) not in seen:
+                seen.add(id(stored))
+                yield _linear(part, stored, inputs * outputs, is_inside)
+            continue
+        for name, parameter in part.named_parameters(recurse=False):
+            if id(parameter) not in seen and name != "bias":
+                seen.add(id(parameter))
+                bits, is_quantized = _bits(part, parameter, parameter.numel())
+                is_stack = is_inside and parameter.dim() == 3  # experts hold their linear maps in stacks
+                kind = _described(parameter)
+                yield FoundWeight(type(part).__name__, kind, bits, parameter.numel(), is_stack, is_quantized)
+
+
+def _stored(part: nn.Module) -> Tensor | None:
+    """The tensor that holds a linear map's weight; the largest that is no bias where its name is not known."""
+    for name in STORED_NAMES:
+        found = getattr(part, name, None)
+        if isinstance(found, Tensor):
+            return found
+    own: Iterable[tuple[str, Tensor]] = [
+        *part.named_parameters(recurse=False),
+        *part.named_buffers(recurse=False),
+    ]
+    return max((tensor for name, tensor in own if name != "bias"), key=lambda tensor: tensor.numel(), default=None)
+
+
+def _linear(part: nn.Module, stored: Tensor, parameters: int, is_inside: bool) -> FoundWeight:
+    bits, is_quantized = _bits(part, stored, parameters)
+    return FoundWeight(type(part).__name__, _described(stored), bits, parameters, is_inside, is_quantized)
+
+
+def _described(weight: Tensor) -> str:
+    kind = "" if type(weight) in (Tensor, nn.Parameter, nn.Buffer) else f"{type(weight).__name__} "
+    inner = _inner(weight)
+    return kind + str((weight if inner is None else inner).dtype).removeprefix("torch.")
+
+
+def _inner(weight: Tensor) -> Tensor | None:
+    """The codes inside a tensor that only looks like a float one."""
+    for name in ("qdata", "int_data", "packed_weight", "_data"):
+        found = getattr(weight, name, None)
+        if isinstance(found, Tensor) and found is not weight:
+            return found
+    return None
+
+
+def _bits(part: nn.Module, weight: Tensor, parameters: int) -> tuple[float | None, bool]:
+    """Bits of one number, and whether it is quantized."""
+    said = _said_bits(part, weight)
+    if said is not None:
+        return said, True
+    inner = _inner(weight)
+    codes = weight if inner is None else inner
+    if inner is None and weight.is_floating_point() and weight.element_size() > 1:
+        return 8.0 * weight.element_size(), False
+    if parameters == 0:
+        return None, True
+    return round(8.0 * codes.element_size() * codes.numel() / parameters, 3), True
+
+
+def _said_bits(part: nn.Module, weight: Tensor) -> float | None:
+    """Bits that the format itself tells, which may be fewer than the type that codes are kept in has."""
+    own: Any = getattr(weight, "bits", None)  # of weights that circuitcheck rounded
+    if isinstance(own, int):
+        return float(own)
+    target = re.fullmatch(r"torch\.u?int(\d+)", str(getattr(weight, "target_dtype", "")))
+    if target is not None:
+        return float(target.group(1))
+    if type(part).__name__ == "Linear4bit":
+        return 4.0
+    scheme: Any = getattr(getattr(part, "quantization_scheme", None), "weights", None)
+    return None if scheme is None else float(scheme.num_bits)
+
+
+def gguf_weights(content: GGUFContent) -> list[FoundWeight]:
+    """All weights of a GGUF file, in the types that it stores them in."""
+    return [
+        FoundWeight("GGUF", tensor.kind, tensor.bits, tensor.parameters, tensor.is_projection, tensor.is_quantized)
+        for tensor in content.tensors
+    ]
+
+
+def summarize_census(before: list[FoundWeight], after: list[FoundWeight], claim: str | None) -> Census:
+    """Counts what was found."""
+    projections = [weight for weight in before if weight.is_projection]
+    quantized = [weight for weight in projections if weight.is_quantized]
+    return Census(
+        before=_kinds(before),
+        after=_kinds(after),
+        projections=len(projections),
+        quantized=len(quantized),
+        bits=_mean_bits(quantized or projections),
+        claim=claim,
+    )
+
+
+def take_census(module: nn.Module, structure: Structure, claim: str | None = None) -> Census:
+    """The census of a model in memory that needs no first pass."""
+    found = find_weights(module, structure)
+    return summarize_census(found, found, claim)
+
+
+def stored_precision(content: GGUFContent) -> str:
+    """The precision of a GGUF file that is not quantized: the type of most of its projections' weights."""
+    sizes: dict[str, int] = {}
+    for tensor in content.tensors:
+        if tensor.is_projection:
+            sizes[tensor.kind] = sizes.get(tensor.kind, 0) + tensor.parameters
+    return HALVES.get(max(sizes, key=lambda kind: sizes[kind], default="F32"), "f32")
+
+
+def _mean_bits(weights: list[FoundWeight]) -> float | None:
+    known = [(weight.bits, weight.parameters) for weight in weights if weight.bits is not None]
+    total = sum(parameters for _, parameters in known)
+    return round(sum(bits * parameters for bits, parameters in known) / total, 3) if total else None
+
+
+def _kinds(weights: list[FoundWeight]) -> tuple[WeightKind, ...]:
+    groups: dict[tuple[str, str, float | None], list[int]] = {}
+    for weight in weights:
+        groups.setdefault((weight.module, weight.weight, weight.bits), []).append(weight.parameters)
+    # Most weights first; names decide between equals, so that the same model gives the same census.
+    order = sorted(groups.items(), key=lambda item: (-sum(item[1]), item[0][0], item[0][1], item[0][2] or 0))
+    return tuple(WeightKind(module, kind, bits, len(sizes), sum(sizes)) for (module, kind, bits), sizes in order)

@@ -1,0 +1,204 @@
+"""Loading a reference or a candidate from a directory, a GGUF file or the hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from circuitcheck.core.candidates import SAVED
+from circuitcheck.core.errors import ConfigurationError, ModelError
+from circuitcheck.core.metric import LOGIT_DIFFERENCE, Function, Metric, as_metric
+from circuitcheck.runtimes.pytorch.hooked import HookedModel
+from circuitcheck.runtimes.pytorch.loading.claims import claimed_method, require_claim, require_quantized_files
+from circuitcheck.runtimes.pytorch.loading.find_weights import (
+    Census,
+    find_weights,
+    gguf_weights,
+    stored_precision,
+    summarize_census,
+    take_census,
+)
+from circuitcheck.runtimes.pytorch.loading.fingerprint import (
+    fingerprint_directory,
+    fingerprint_file,
+    fingerprint_module,
+    fingerprint_tokenizer,
+)
+from circuitcheck.runtimes.pytorch.loading.gguf import NOTE as GGUF_NOTE
+from circuitcheck.runtimes.pytorch.loading.gguf import GGUFContent, read_gguf
+from circuitcheck.runtimes.pytorch.loading.precision import NAMES, dtype_for, precision_of
+from circuitcheck.runtimes.pytorch.loading.source import Source, model_name, resolve_directory, resolve_source
+from circuitcheck.runtimes.pytorch.loading.tokenizer import load_tokenizer
+from circuitcheck.runtimes.pytorch.loading.transformers_loader import ATTENTION, first_lines, first_pass, load_module
+from circuitcheck.runtimes.pytorch.ports.structure import Structure, resolve
+from circuitcheck.runtimes.pytorch.quantizers.int8_sim import NOTE as INT8_SIM_NOTE
+from circuitcheck.runtimes.pytorch.quantizers.int8_sim import simulate_int8
+from circuitcheck.runtimes.pytorch.quantizers.recipes import RECIPES, quantize
+from circuitcheck.runtimes.pytorch.quiet import quiet_quantizers
+
+__all__ = ["hook_module", "load_model", "model_name", "resolve_device", "resolve_directory"]
+
+
+def load_model(
+    source: str | Path, precision: str = "f32", *, device: str = "auto", reference: str | Path | None = None
+) -> HookedModel:
+    """Loads a model, finds its attention heads, and proves what was loaded.
+
+    Args:
+        source: `embedded`, a Hugging Face directory, a GGUF file or a directory that holds only one, or a hub id such
+            as `EleutherAI/pythia-70m`.
+        precision: `f32` (a reference), any other name in `circuitcheck.core.candidates.PRECISIONS`, or `saved` for the
+            types that the release holds.
+        device: where the model goes, such as `cpu` or `cuda:1`; `auto` takes a CUDA device where there is one.
+        reference: where configuration and tokenizer come from if a GGUF file has none.
+
+    Returns:
+        The model in evaluation mode, with eager attention on both sides of every comparison.
+
+    Raises:
+        ConfigurationError: an unknown precision, or a device that is not there.
+        ModelError: the model is missing, incomplete, pickled, needs remote code or packages that are not installed, or
+            is not what it claims to be.
+        SiteError: its attention output projections cannot be found.
+    """
+    dtype = dtype_for(precision)
+    found = resolve_source(source)
+    place = resolve_device(device)
+    content = read_gguf(found.directory / found.gguf) if found.gguf else None
+    claim = claimed_method(found, content)
+    if claim and (precision in RECIPES or precision == "int8-sim"):
+        raise ModelError(f"{found} is already quantized ({claim}), so {precision} cannot be made from it.")
+    require_quantized_files(found)
+    module = load_module(found, dtype, place, content=content, reference=reference)
+    tokenizer = load_tokenizer(found, content, reference)
+    structure = resolve(module)
+    notes = _made(module, structure, precision)
+    census, more = _census(found, module, structure, content, claim or (precision if precision in RECIPES else None))
+    require_claim(found, census)
+    return HookedModel(
+        module=module,
+        structure=structure,
+        tokenizer=tokenizer,
+        name=model_name(source),
+        precision=_precision(precision, module, census, content),
+        fingerprints={"weights": _fingerprint(found), "tokenizer": fingerprint_tokenizer(tokenizer)},
+        notes=tuple(dict.fromkeys((*notes, *more, *_release_notes(claim, census, content, module)))),
+        census=census,
+    )
+
+
+def _made(module: nn.Module, structure: Structure, precision: str) -> tuple[str, ...]:
+    if precision == "int8-sim":
+        simulate_int8(module, structure)
+        return (INT8_SIM_NOTE,)
+    if precision not in RECIPES:
+        return ()
+    with quiet_quantizers():
+        return quantize(module, structure, precision)
+
+
+def _census(
+    source: Source, module: nn.Module, structure: Structure, content: GGUFContent | None, claim: str | None
+) -> tuple[Census, tuple[str, ...]]:
+    """The census, and what the first pass had to say; a model that claims nothing cannot be unpacked by one."""
+    if claim is None or content is not None:
+        after = find_weights(module, structure)
+        return summarize_census(after if content is None else gguf_weights(content), after, claim), ()
+    before = find_weights(module, structure)
+    notes = first_pass(source, module)
+    return summarize_census(before, find_weights(module, structure), claim), notes
+
+
+def _precision(asked: str, module: nn.Module, census: Census, content: GGUFContent | None) -> str:
+    """A saved release is called by the bits that were found in it, whatever it is called by its maker."""
+    if asked in RECIPES:
+        return asked
+    if census.level is not None:
+        return census.level
+    if asked != SAVED:
+        return asked
+    return precision_of(module) if content is None else stored_precision(content)
+
+
+def _release_notes(
+    claim: str | None, census: Census, content: GGUFContent | None, module: nn.Module
+) -> tuple[str, ...]:
+    if claim is None and content is None:
+        return ()
+    notes = []
+    if claim is not None:
+        notes.append(
+            f"A saved release ({claim}): limits follow the {census.bits:g} bits that its census found in "
+            f"{census.quantized} of {census.projections} projections."
+        )
+    if content is not None:
+        notes.append(GGUF_NOTE.format(dtype=NAMES.get(next(module.parameters()).dtype, "its own type")))
+    return tuple(notes)
+
+
+def _fingerprint(source: Source) -> str:
+    return fingerprint_file(source.directory / source.gguf) if source.gguf else fingerprint_directory(source.directory)
+
+
+def resolve_device(device: str) -> torch.device:
+    """The device of that name; `auto` is CUDA where there is any, and else the CPU.
+
+    Raises:
+        ConfigurationError: there is no such device here.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError) as error:  # PyTorch asserts that it was built with CUDA
+        raise ConfigurationError(f"device {device!r} cannot be used here: {first_lines(error)}") from error
+    return place
+
+
+def hook_module(
+    module: nn.Module,
+    structure: Structure | None = None,
+    *,
+    tokenizer: Any = None,
+    name: str = "model",
+    precision: str = "f32",
+    metric: str | Function | Metric = LOGIT_DIFFERENCE,
+) -> HookedModel:
+    """Wraps a model in memory, which is neither copied nor changed.
+
+    Args:
+        module: any model whose `forward(input_ids)` returns logits or an object with `logits`.
+        structure: where its heads are; found by itself for Hugging Face models.
+        tokenizer: its Hugging Face tokenizer, if it has one.
+        name: how reports and baseline folders call it.
+        precision: whose limits on drift it is judged by.
+        metric: what is measured of a prompt: a name, or a function of the model's output, for encoders and classifiers.
+
+    Raises:
+        ConfigurationError: a metric that does not exist.
+        SiteError: `structure` is not given and cannot be found.
+    """
+    structure = structure or resolve(module)
+    return HookedModel(
+        module=module,
+        structure=structure,
+        tokenizer=tokenizer,
+        name=name,
+        precision=precision,
+        fingerprints={"weights": fingerprint_module(module), "tokenizer": fingerprint_tokenizer(tokenizer)},
+        notes=_attention_notes(name, module),
+        census=take_census(module, structure),
+        metric=as_metric(metric),
+    )
+
+
+def _attention_notes(name: str, module: nn.Module) -> tuple[str, ...]:
+    """A model in memory is left as it is, so its attention kernel may be another than that of models loaded here."""
+    attention = getattr(getattr(module, "config", None), "_attn_implementation", None)
+    if attention in (None, ATTENTION):
+        return ()
+    return (f"{name} runs {attention} attention, and models that circuitcheck loads run {ATTENTION} attention.",)

@@ -1,0 +1,180 @@
+"""Where a model's files are: a directory, a hub id, or one GGUF file. Nothing is loaded here."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+
+from circuitcheck.core.candidates import EMBEDDED, GGUF
+from circuitcheck.core.errors import ModelError
+from circuitcheck.runtimes.pytorch.loading.fingerprint import weight_files
+
+CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+NEEDED_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "tokenizer.model"]
+PACKED_NAMES = (".weight_packed", ".qweight", "._weight_qdata")
+"""What formats call a packed weight, which takes the place of `.weight`."""
+
+QUANTIZED_TYPES = ("I8", "U8", "I32", "F8_E4M3", "F8_E5M2", "U16", "I16", "U32", "F4")
+"""Types in safetensors files that quantized weights are kept in."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """The files of one model.
+
+    Attributes:
+        directory: where they lie.
+        gguf: name of the GGUF file in it that holds the weights; None where safetensors do.
+    """
+
+    directory: Path
+    gguf: str | None = None
+
+    def __str__(self) -> str:
+        """How messages call it."""
+        return f"model file {self.directory / self.gguf}" if self.gguf else f"model in {self.directory}"
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What config.json says; empty where there is none, or none that can be read."""
+        try:
+            config = json.loads((self.directory / CONFIG).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return config if isinstance(config, dict) else {}
+
+    @property
+    def quantization(self) -> dict[str, Any]:
+        """The `quantization_config` of a release in safetensors; empty where it claims nothing."""
+        found = {} if self.gguf else self.config.get("quantization_config")
+        return found if isinstance(found, dict) else {}
+
+
+def model_name(source: str | Path) -> str:
+    """How reports and baseline folders call a model: the last part of its path or hub id."""
+    path = Path(source)
+    if path.suffix == GGUF:
+        return path.stem
+    return path.resolve().name if path.is_dir() else str(source).rpartition("/")[2]
+
+
+def resolve_source(source: str | Path) -> Source:
+    """Finds a model's files; downloads them where `source` is a hub id.
+
+    Raises:
+        ModelError: there are none, none that may be read, or weights exist twice.
+    """
+    path = Path(source).expanduser()
+    if path.suffix == GGUF and path.is_file():
+        return Source(path.parent, path.name)
+    if path.is_dir() and not weight_files(path):
+        found = sorted(path.glob(f"*{GGUF}"))
+        if len(found) > 1:
+            listed = ", ".join(file.name for file in found)
+            raise ModelError(f"model directory {path} holds several GGUF files ({listed}); name one of them.")
+        if found:
+            return Source(path, found[0].name)
+    return Source(resolve_directory(source))
+
+
+def resolve_directory(source: str | Path) -> Path:
+    """The local directory of a model in safetensors, downloaded from the hub where `source` is a hub id.
+
+    Raises:
+        ModelError: there is no such directory, the hub cannot be reached, there are no safetensors weights, or weights
+            exist twice.
+    """
+    if str(source) == EMBEDDED:
+        return Path(str(files("circuitcheck.embedded") / "model"))
+    directory = Path(source).expanduser()
+    if not directory.is_dir():
+        if directory.exists():
+            raise ModelError(
+                f"model {str(source)!r} is a file; give the directory that holds config.json and the weights."
+            )
+        directory = _download(str(source))
+    if not (directory / CONFIG).is_file():
+        raise ModelError(
+            f"model directory {directory} has no config.json; give a directory saved with save_pretrained."
+        )
+    if not weight_files(directory):
+        pickled = [path.name for path in [*directory.glob("*.bin"), *directory.glob("*.pt*")]]
+        has = f"only pickled weights ({', '.join(pickled)}), and nothing is ever unpickled" if pickled else "no weights"
+        raise ModelError(f"model directory {directory} has {has}; save it with save_pretrained as safetensors.")
+    _refuse_doubled(directory)
+    return directory
+
+
+def _download(source: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    if source.startswith((".", "/", "~")) or source.count("/") > 1 or "\\" in source or source.endswith(GGUF):
+        raise ModelError(f"model {'file' if source.endswith(GGUF) else 'directory'} {source!r} does not exist.")
+    try:
+        return Path(snapshot_download(source, allow_patterns=NEEDED_FILES))
+    except (HFValidationError, ValueError) as error:
+        raise ModelError(f"model {source!r} is neither a directory nor a hub id.") from error
+    except Exception as error:  # the hub client raises its own, HTTP and operating system errors alike
+        raise ModelError(
+            f"model {source!r} is no local directory, and could not be fetched from the hub "
+            f"({type(error).__name__}). Give a directory, or download the model where there is a network."
+        ) from error
+
+
+def _refuse_doubled(directory: Path) -> None:
+    """Refuses weights that exist twice, of which a loader takes one without a word."""
+    ggufs = sorted(file.name for file in directory.glob(f"*{GGUF}"))
+    if ggufs:
+        raise ModelError(
+            f"model directory {directory} holds its weights twice: as safetensors, and as {', '.join(ggufs)}. Move one "
+            "of them elsewhere, or name the GGUF file itself."
+        )
+    owners: dict[str, str] = {}
+    twice = []
+    for name in _loadable(directory):
+        for tensor in _types(directory / name):
+            if tensor in owners:
+                twice.append(f"{tensor} (in {owners[tensor]} and {name})")
+            owners.setdefault(tensor, name)
+    for tensor in owners:
+        packed = next((end for end in PACKED_NAMES if tensor.endswith(end)), None)
+        plain = tensor.removesuffix(packed) + ".weight" if packed else ""
+        if plain in owners:
+            twice.append(f"{plain} (also as {tensor.rpartition('.')[2]})")
+    if twice:
+        listed = ", ".join(twice[:5]) + (f" and {len(twice) - 5} more" if len(twice) > 5 else "")
+        raise ModelError(
+            f"model directory {directory} holds weights twice, and which of them a loader takes is left to chance: "
+            f"{listed}. Save it again into an empty directory."
+        )
+
+
+def _loadable(directory: Path) -> list[str]:
+    """Names of the files that transformers may take: the single one, and the shards that the index names."""
+    names = {SINGLE} if (directory / SINGLE).is_file() else set()
+    try:
+        index = json.loads((directory / INDEX).read_text(encoding="utf-8"))
+        names |= set(index["weight_map"].values())
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        pass  # there is none, or a broken one, of which the loader tells
+    return sorted(name for name in names if isinstance(name, str) and (directory / name).is_file())
+
+
+def stored_types(directory: Path) -> set[str]:
+    """Types of all tensors in the files that a loader may take, in safetensors' words, such as `F16` or `I8`."""
+    return {kind for name in _loadable(directory) for kind in _types(directory / name).values()}
+
+
+def _types(file: Path) -> dict[str, str]:
+    """Name to type of a file's tensors; empty where it cannot be read, of which the loader tells."""
+    try:
+        with safe_open(file, "pt") as content:
+            return {name: content.get_slice(name).get_dtype() for name in content.keys()}  # noqa: SIM118 - no dict
+    except Exception:  # noqa: BLE001 - safetensors raises bare exceptions
+        return {}

@@ -1,0 +1,48 @@
+"""Loading the tokenizer of a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from circuitcheck.core.errors import ModelError
+from circuitcheck.runtimes.pytorch.loading.gguf import GGUFContent, require_same_words
+from circuitcheck.runtimes.pytorch.loading.source import Source, resolve_source
+from circuitcheck.runtimes.pytorch.loading.transformers_loader import first_lines
+from circuitcheck.runtimes.pytorch.quiet import quiet
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tokenizer_config.json")
+
+
+def load_tokenizer(source: Source, content: GGUFContent | None = None, reference: str | Path | None = None) -> Any:
+    """The Hugging Face tokenizer beside the weights, or None.
+
+    A GGUF file is used with the tokenizer beside it, or else the reference's, if it numbers its words like that one;
+    only without either is its own rebuilt from it.
+
+    Raises:
+        ModelError: a tokenizer cannot be loaded, or is not the one of the GGUF file.
+    """
+    if content is None:
+        return _in_directory(source.directory)
+    tokenizer = _in_directory(source.directory)
+    if tokenizer is None and reference is not None:
+        tokenizer = _in_directory(resolve_source(reference).directory)
+    if tokenizer is not None:
+        require_same_words(content.tokens, tokenizer, lambda: str(source))
+        return tokenizer
+    return _load(source.directory, gguf_file=source.gguf) if content.tokens else None
+
+
+def _in_directory(directory: Path) -> Any:
+    return _load(directory) if any((directory / name).is_file() for name in TOKENIZER_FILES) else None
+
+
+def _load(directory: Path, **options: Any) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        with quiet():
+            return AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False, **options)
+    except Exception as error:  # tokenizers raises bare exceptions
+        raise ModelError(f"the tokenizer in {directory} cannot be loaded: {first_lines(error)}") from error

@@ -1,0 +1,215 @@
+"""Loading weights through transformers, as the release says that they are stored; what does not fit is refused."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from circuitcheck.core.errors import ModelError
+from circuitcheck.runtimes.pytorch.loading.gguf import GGUFContent, missing_extra
+from circuitcheck.runtimes.pytorch.loading.source import CONFIG, Source, resolve_source
+from circuitcheck.runtimes.pytorch.quantizers.native import settle
+from circuitcheck.runtimes.pytorch.quiet import quiet, quiet_quantizers
+
+ATTENTION = "eager"
+"""One attention implementation for references and candidates; every architecture has it."""
+
+EXTRAS = {
+    "torchao": ("torchao", ("torchao",)),
+    "bitsandbytes": ("bitsandbytes", ("bitsandbytes", "accelerate")),
+    "compressed-tensors": ("compressed-tensors", ("compressed_tensors", "accelerate")),
+    "gguf": ("gguf", ("gguf", "accelerate")),
+}
+"""Quantization method to the extra that brings its loader, and the packages in it."""
+
+OTHER_CLASSES = ("ForMaskedLM", "ForSequenceClassification", "ForTokenClassification", "ForMultipleChoice")
+"""Endings of classes that are taken from a config's `architectures`; all others are loaded as causal language models.
+"""
+
+
+def load_module(
+    source: Source,
+    dtype: torch.dtype | str,
+    place: torch.device,
+    *,
+    content: GGUFContent | None = None,
+    reference: str | Path | None = None,
+) -> nn.Module:
+    """Loads a model's weights in the types that its files hold them in, or unquantized ones in `dtype`.
+
+    Args:
+        source: its files.
+        dtype: of all weights that are not quantized; `auto` for as they were saved.
+        place: the device it goes to.
+        content: what its GGUF file says of itself.
+        reference: where the configuration comes from if a GGUF file has none.
+
+    Returns:
+        The model in evaluation mode.
+
+    Raises:
+        ModelError: a loader is missing, or the files do not hold exactly the model that they describe.
+    """
+    method = "gguf" if source.gguf else source.quantization.get("quant_method")
+    _require_loader(source, str(method or ""))
+    options: dict[str, Any] = {"dtype": dtype}
+    if content is not None:
+        options = _gguf_options(source, content, dtype, reference)
+    elif method and place.type != "cpu":
+        options["device_map"] = {"": str(place)}  # some quantized models cannot be moved once they are loaded
+    with ExitStack() as stack:
+        if method:
+            stack.enter_context(quiet_quantizers())
+        module, info = _from_pretrained(source, options, str(method or ""))
+        _require_all_keys(source, info)
+        if content is not None:
+            _require_same_size(source, module, content)
+    module.eval()
+    return module if "device_map" in options else module.to(place)
+
+
+def _require_loader(source: Source, method: str) -> None:
+    extra, packages = EXTRAS.get(method, ("", ()))
+    if any(find_spec(package) is None for package in packages):
+        raise missing_extra(str(source), extra)
+
+
+def _gguf_options(
+    source: Source, content: GGUFContent, dtype: torch.dtype | str, reference: str | Path | None
+) -> dict[str, Any]:
+    """Never `auto`, which would be the file's float type for some architectures and float32 for others."""
+    import transformers
+
+    options: dict[str, Any] = {"gguf_file": source.gguf, "dtype": torch.float32 if dtype == "auto" else dtype}
+    unpacked = getattr(transformers, "GgufConfig", None)
+    if unpacked is not None:  # newer releases would otherwise ask the hub for kernels where they can
+        options["quantization_config"] = unpacked(dequantize=True)
+    options["config"] = _gguf_config(source, content, reference)
+    return options
+
+
+def _gguf_config(source: Source, content: GGUFContent, reference: str | Path | None) -> Any:
+    """The one beside the file, or what the file says of itself, or the reference's."""
+    if (source.directory / CONFIG).is_file():
+        return _config_in(source.directory)
+    if content.has_config and not content.has_rope_factors:
+        config = _config_in(source.directory, gguf_file=source.gguf)
+        if content.fits(config):
+            return config
+    if reference is not None:
+        return _config_in(resolve_source(reference).directory)
+    raise ModelError(
+        f"{source} does not tell transformers all of its model's configuration; put the model's config.json beside it, "
+        "or name the reference."
+    )
+
+
+def _config_in(directory: Path, **options: Any) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        with quiet():
+            return AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False, **options)
+    except Exception as error:  # transformers and json each raise their own
+        raise ModelError(f"the configuration in {directory} cannot be used: {first_lines(error)}") from error
+
+
+def _from_pretrained(source: Source, options: dict[str, Any], method: str) -> tuple[nn.Module, dict[str, Any]]:
+    try:
+        with quiet():
+            module, info = _class_for(source).from_pretrained(
+                source.directory,
+                attn_implementation=ATTENTION,
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are refused, by name
+                **options,
+            )
+    except ImportError as error:
+        raise ModelError(f"{source} ({method}) needs a package that is not installed: {first_lines(error)}") from error
+    except Exception as error:  # transformers, safetensors and json each raise their own
+        raise ModelError(f"{source} cannot be loaded: {first_lines(error)}") from error
+    return module, info
+
+
+def _class_for(source: Source) -> Any:
+    """The class that the model was saved from where that is no causal language model, such as BERT's."""
+    import transformers
+
+    architectures = source.config.get("architectures")
+    name = architectures[0] if isinstance(architectures, list) and architectures else None
+    if isinstance(name, str) and name.endswith(OTHER_CLASSES):
+        found = getattr(transformers, name, None)
+        if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel):
+            return found
+    return transformers.AutoModelForCausalLM
+
+
+def _require_all_keys(source: Source, info: dict[str, Any]) -> None:
+    wrong = {
+        kind: keys
+        for kind, keys in info.items()
+        if keys and kind in ("missing_keys", "unexpected_keys", "mismatched_keys")
+    }
+    if wrong or info.get("error_msgs"):
+        listing = "; ".join(f"{kind.replace('_', ' ')}: {_some(keys)}" for kind, keys in wrong.items())
+        what = "the configuration" if source.gguf else "its config.json"
+        raise ModelError(f"{source} does not fit {what}: {listing or info['error_msgs']}")
+
+
+def _require_same_size(source: Source, module: nn.Module, content: GGUFContent) -> None:
+    """Transformers drops tensors of a GGUF file that it has no place for, and tells nobody."""
+    held = sum(parameter.numel() for parameter in module.parameters())
+    if held != content.parameters:
+        raise ModelError(
+            f"{source} does not fit the configuration: its tensors hold {content.parameters} numbers, and the model "
+            f"{held}, so some of them were dropped or read twice."
+        )
+
+
+def first_pass(source: Source, module: nn.Module) -> tuple[str, ...]:
+    """Runs a quantized model once: some formats are unpacked or repacked by their first pass.
+
+    Returns:
+        What a reader of the report must know of the kernels.
+
+    Raises:
+        ModelError: the model does not run here.
+    """
+    config = getattr(module, "config", None)
+    vocabulary = getattr(config, "vocab_size", None) or 1
+    device = next(module.parameters()).device
+    with quiet_quantizers(), quiet():
+        fours = {path: part for path, part in module.named_modules() if type(part).__name__ == "Linear4bit"}
+        notes = settle(fours)
+        try:
+            with torch.no_grad():
+                module(torch.arange(8, device=device)[None] % vocabulary)
+        except Exception as error:  # every kernel raises its own
+            raise ModelError(f"{source} was loaded, but does not run here: {first_lines(error)}") from error
+    return tuple(notes)
+
+
+def _some(keys: Any) -> str:
+    listed = sorted(_named(key) for key in keys)
+    return ", ".join(listed[:5]) + (f" and {len(listed) - 5} more" if len(listed) > 5 else "")
+
+
+def _named(key: Any) -> str:
+    """A key, or a mismatched one with the shape that the file holds and the one that the config asks for."""
+    if isinstance(key, str):
+        return key
+    name, held, asked = key
+    return f"{name} ({list(held)} instead of {list(asked)})"
+
+
+def first_lines(error: BaseException) -> str:
+    """An error's message in one line of bearable length, or its name where it has none."""
+    return " ".join(str(error).split())[:400] or type(error).__name__

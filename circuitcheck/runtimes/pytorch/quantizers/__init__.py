@@ -1,0 +1,1 @@
+"""Candidates that are made from the reference in memory."""

@@ -1,0 +1,101 @@
+"""Sources of noise: everything that may change a number though the model stays the same."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+from circuitcheck.runtimes.pytorch.hooked import HookedModel
+from circuitcheck.runtimes.pytorch.threads import computing_threads
+
+OTHER_ATTENTION = "sdpa"
+ATTENTIONS = ("eager", OTHER_ATTENTION)
+BATCH_SIZES = (1, 2, 8)
+SHUFFLES = (0, 1)
+"""Seeds of the prompt orders that are tried beside the reversed one."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One way to measure the same model differently.
+
+    Attributes:
+        name: what baselines and reports call it.
+        setting: holds while it is measured.
+        batch_size: the most prompts in one batch; None for as many as usual.
+        order: the prompts in another order, as places in the task; None for the usual one.
+        model: gives the same model anew; None for the one at hand.
+    """
+
+    name: str
+    setting: Callable[[], AbstractContextManager[Any]] = nullcontext
+    batch_size: int | None = None
+    order: tuple[int, ...] | None = None
+    model: Callable[[], HookedModel] | None = None
+
+
+def usual_sources(model: HookedModel) -> list[Source]:
+    """One of each kind that needs nothing but the model: what is tried whenever a reference is recorded."""
+    return [_threads(1), _batches(1), *_attentions(model)]
+
+
+def all_sources(model: HookedModel, prompts: int, reload: Callable[[], HookedModel] | None = None) -> list[Source]:
+    """Thread counts, batch sizes, prompt orders, attention implementations and a reload: what a calibration tries.
+
+    Args:
+        model: the reference.
+        prompts: how many its task has.
+        reload: loads it anew.
+    """
+    counts, cores = [1], os.cpu_count() or 1
+    while counts[-1] < cores:
+        counts.append(min(2 * counts[-1], cores))
+    orders = {"reversed": tuple(reversed(range(prompts)))}
+    for seed in SHUFFLES:
+        shuffled = list(range(prompts))
+        random.Random(seed).shuffle(shuffled)
+        orders[f"shuffle {seed}"] = tuple(shuffled)
+    return [
+        *(_threads(count) for count in counts),
+        *(_batches(size) for size in BATCH_SIZES if size < prompts),
+        *(Source(f"prompt order: {name}", order=order) for name, order in orders.items()),
+        *_attentions(model),
+        *([Source("loaded again", model=reload)] if reload else []),
+        Source("as recorded"),
+    ]
+
+
+def _threads(count: int) -> Source:
+    return Source("one thread" if count == 1 else f"{count} threads", lambda: computing_threads(count))
+
+
+def _batches(size: int) -> Source:
+    return Source("one prompt a batch" if size == 1 else f"{size} prompts a batch", batch_size=size)
+
+
+def _attentions(model: HookedModel) -> Sequence[Source]:
+    setter = getattr(model.module, "set_attn_implementation", None)
+    if setter is None or not getattr(model.module, "_supports_sdpa", False):
+        return []
+    usual = getattr(getattr(model.module, "config", None), "_attn_implementation", None)
+    return [
+        Source(f"{name} attention", lambda name=name: other_attention(model, name))  # type: ignore[misc]
+        for name in ATTENTIONS
+        if name != usual
+    ]
+
+
+@contextmanager
+def other_attention(model: HookedModel, name: str = OTHER_ATTENTION) -> Iterator[None]:
+    """Another attention implementation, for as long as the block runs."""
+    module: Any = model.module
+    usual = module.config._attn_implementation
+    module.set_attn_implementation(name)
+    try:
+        yield
+    finally:
+        module.set_attn_implementation(usual)

@@ -1,0 +1,143 @@
+"""Bootstrap over prompts, clustered by template.
+
+Prompts of one template go right or wrong together, so templates are drawn, not prompts (Cameron, Gelbach and Miller
+2008, doi 10.1162/rest.90.3.414). Every measure of one task uses the same weights, which pairs reference and candidate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import sqrt
+
+import numpy as np
+from scipy.special import ndtr, ndtri
+from scipy.stats import t as student
+
+from circuitcheck.stats.estimate import LEVEL, Estimate, estimate
+
+
+def cluster_weights(clusters: Sequence[str], draws: int = 1000, seed: int = 0) -> np.ndarray:
+    """How often each prompt counts in each bootstrap draw.
+
+    As many clusters are drawn as there are, with replacement; all prompts of a cluster count as often as it was drawn.
+    With a single cluster that would always give the same prompts, and intervals without width that claim certainty;
+    then prompts are drawn instead, and the interval says nothing about other templates.
+
+    Args:
+        clusters: cluster of each prompt, `[prompts]`.
+        draws: how many draws.
+        seed: same seed, same weights.
+
+    Returns:
+        int64, `[draws, prompts]`.
+
+    Raises:
+        ValueError: no prompts, or less than one draw.
+    """
+    if not len(clusters) or draws < 1:
+        raise ValueError(f"cannot draw {draws} times from {len(clusters)} prompts.")
+    names, member = np.unique(np.asarray(clusters), return_inverse=True)
+    if len(names) == 1:
+        member = np.arange(len(clusters))
+    n_clusters = int(member.max()) + 1
+    counts = np.random.default_rng(seed).multinomial(n_clusters, np.full(n_clusters, 1 / n_clusters), size=draws)
+    return counts[:, member]
+
+
+def percentile_level(clusters: Sequence[str], level: float = LEVEL) -> float:
+    """The level at which percentiles of draws over so few clusters hold the truth as often as `level` says.
+
+    Percentiles of n clusters are as narrow as a normal interval with the variance divided by n; the expanded
+    percentile interval (Hesterberg 2015, doi 10.1080/00031305.2015.1089789) goes as far out as Student's t with n - 1
+    degrees of freedom and the variance divided by n - 1 does.
+
+    Args:
+        clusters: cluster of each prompt, `[prompts]`; prompts of a single cluster are drawn themselves.
+        level: what is to be reached.
+
+    Returns:
+        At least `level`, below 1; `level` itself for a single prompt, of which nothing can be said.
+    """
+    units = drawn_units(clusters)
+    if units < 2:
+        return level
+    reach = sqrt(units / (units - 1)) * float(student.isf((1 - level) / 2, units - 1))
+    # Two clusters would take it to 1 in floating point, which is no level.
+    return min(1 - 2 * float(ndtr(-reach)), 1 - 1e-12)
+
+
+def drawn_units(clusters: Sequence[str]) -> int:
+    """How many things are drawn from: clusters, or prompts where there is a single cluster."""
+    names = len(set(clusters))
+    return names if names > 1 else len(clusters)
+
+
+def weighted_means(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Mean over the prompts of each draw.
+
+    Args:
+        weights: `[draws, prompts]`.
+        values: `[..., prompts]`.
+
+    Returns:
+        float64, `[draws, ...]`. A value that is NaN or infinite makes it NaN also where its weight is 0, and so does
+        a draw whose weights are all 0.
+    """
+    weights, values = np.asarray(weights, np.float64), np.asarray(values, np.float64)
+    total = weights.sum(-1).reshape(-1, *(1,) * (values.ndim - 1))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        sums = np.tensordot(weights, values, axes=(1, -1))
+        finite = np.isfinite(values).all(-1)
+        return np.where((total > 0) & finite, sums / total, np.nan)
+
+
+def mean_estimate(values: np.ndarray, weights: np.ndarray, level: float = LEVEL) -> Estimate:
+    """Mean over prompts with its bootstrap interval.
+
+    Args:
+        values: `[prompts]`.
+        weights: `[draws, prompts]`.
+        level: of the percentiles, as `percentile_level` gives it.
+
+    Returns:
+        The estimate, in the unit of the values.
+
+    Raises:
+        ValueError: no prompts.
+    """
+    values = _one_per_prompt(values, weights)
+    return estimate(float(values.mean()), weighted_means(weights, values), level)
+
+
+def share_estimate(hits: np.ndarray, weights: np.ndarray, level: float = LEVEL) -> Estimate:
+    """Share of prompts that hit, with the outer ends of two intervals.
+
+    A bootstrap of prompts that all hit has no width and would claim certainty from a handful of prompts; the Wilson
+    interval (1927, doi 10.1080/01621459.1927.10502953) does not. Wilson's in turn takes prompts for independent, and
+    is too narrow where whole clusters miss; the clustered bootstrap is not.
+
+    Args:
+        hits: bool, `[prompts]`.
+        weights: `[draws, prompts]`.
+        level: of the percentiles, as `percentile_level` gives it; Wilson's interval is at `LEVEL`.
+
+    Returns:
+        The share, dimensionless, between 0 and 1.
+
+    Raises:
+        ValueError: no prompts.
+    """
+    hits = _one_per_prompt(hits, weights)
+    share, n = float(hits.mean()), len(hits)
+    drawn = estimate(share, weighted_means(weights, hits), level)
+    z2 = float(ndtri((1 + LEVEL) / 2)) ** 2
+    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = sqrt(z2 * share * (1 - share) / n + z2 * z2 / (4 * n * n)) / (1 + z2 / n)
+    return Estimate(share, min(drawn.low, max(centre - half, 0.0)), max(drawn.high, min(centre + half, 1.0)))
+
+
+def _one_per_prompt(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    values = np.asarray(values, np.float64)
+    if values.ndim != 1 or not values.size or values.shape != weights.shape[1:]:
+        raise ValueError(f"values of shape {values.shape} do not fit weights of shape {weights.shape}.")
+    return values

@@ -1,0 +1,235 @@
+"""What putting the reference's heads back into the candidate gives back, and what that says about the damage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from math import ceil, inf, nan
+from typing import Literal
+
+import numpy as np
+
+from circuitcheck.core.errors import CandidateError
+from circuitcheck.stats.bootstrap import mean_estimate, weighted_means
+from circuitcheck.stats.estimate import LEVEL, Estimate, estimate
+from circuitcheck.stats.rounding import rounding_slack
+
+Damage = Literal["no damage", "unresolved", "damage"]
+Diagnosis = Literal["no damage", "unresolved", "localized", "distributed", "collapse"]
+
+NEGLIGIBLE = 0.05  # damage below this share of the reference's mean metric is no damage
+FEW_HEADS = Fraction(1, 5)  # this share of all heads, rounded up, is few; a fraction, for 0.2 * 35 is above 7
+MOST = 0.8  # damage is localized where few heads recover this much
+ENOUGH = 0.5  # damage is a collapse where all heads recover less than this
+
+
+def recovery(
+    reference: np.ndarray, candidate: np.ndarray, repaired: np.ndarray, weights: np.ndarray, level: float = LEVEL
+) -> list[Estimate]:
+    """`(mean m_rep - mean m_cand) / (mean m_ref - mean m_cand)` of every repair, with its bootstrap interval.
+
+    A ratio of means, not a mean of ratios: prompts that are hardly damaged would dominate it.
+
+    Args:
+        reference: m of the reference in logits, `[prompts]`.
+        candidate: m of the candidate in logits, `[prompts]`.
+        repaired: m of the repaired candidate in logits, `[..., prompts]`.
+        weights: `[draws, prompts]`.
+        level: of the percentiles, as `percentile_level` gives it.
+
+    Returns:
+        One estimate for every repair, the leading axes of `repaired` flattened, dimensionless: 0 for nothing given
+        back, 1 for all. NaN throughout where the damage is not `resolved`.
+    """
+    reference, candidate = np.asarray(reference, np.float64), np.asarray(candidate, np.float64)
+    rows = np.asarray(repaired, np.float64).reshape(-1, len(candidate))
+    if not resolved(reference, candidate, weights, level):
+        return [Estimate(nan, nan, nan)] * len(rows)
+    lost, gains = reference - candidate, rows - candidate
+    gains_drawn = weighted_means(weights, gains)
+    return [_ratio(gain.mean(), drawn, lost, weights, level) for gain, drawn in zip(gains, gains_drawn.T, strict=True)]
+
+
+def resolved(reference: np.ndarray, candidate: np.ndarray, weights: np.ndarray, level: float = LEVEL) -> bool:
+    """Whether there is damage to speak of: the interval of the mean of m_ref - m_cand excludes 0.
+
+    And what float32 rounding can do: two ways to run one model differ by that on every prompt alike.
+
+    Args:
+        reference: m of the reference in logits, `[prompts]`.
+        candidate: m of the candidate in logits, `[prompts]`.
+        weights: `[draws, prompts]`.
+        level: of the percentiles, as `percentile_level` gives it.
+    """
+    return _resolved(_damage(reference, candidate, weights, level), np.asarray(reference, np.float64))
+
+
+def damage(reference: np.ndarray, candidate: np.ndarray, weights: np.ndarray, level: float = LEVEL) -> Damage:
+    """Whether there is anything to repair; needs no repair.
+
+    Args:
+        reference: m of the reference in logits, `[prompts]`.
+        candidate: m of the candidate in logits, `[prompts]`.
+        weights: `[draws, prompts]`.
+        level: of the percentiles, as `percentile_level` gives it.
+
+    Returns:
+        `no damage` where the whole interval of the damage is below 5 % of the reference's mean metric, `unresolved`
+        where it reaches beyond and contains 0, else `damage`.
+
+    Raises:
+        CandidateError: a metric that is NaN or infinite.
+    """
+    metric = np.asarray(reference, np.float64)
+    if not (np.isfinite(metric).all() and np.isfinite(candidate).all()):
+        raise CandidateError("a metric is NaN or infinite, so its damage cannot be placed; look at the candidate's z.")
+    lost = _damage(metric, candidate, weights, level)
+    if max(abs(lost.low), abs(lost.high)) < NEGLIGIBLE * abs(metric.mean()):
+        return "no damage"
+    return "damage" if _resolved(lost, metric) else "unresolved"
+
+
+def area_under(values: Sequence[float] | np.ndarray, counts: Sequence[int] | np.ndarray) -> float:
+    """Mean height of a repair curve, by the trapezoidal rule over the number of repaired heads.
+
+    Args:
+        values: recovery at each count, `[counts]`.
+        counts: how many heads are repaired, increasing.
+
+    Returns:
+        Dimensionless: 1 where the first count already recovers all, 1/2 for a straight line from 0 to 1; NaN if any
+        value is NaN.
+
+    Raises:
+        ValueError: fewer than two counts, counts that do not increase, or another number of values.
+    """
+    heights, grid = np.asarray(values, np.float64), np.asarray(counts, np.float64)
+    if heights.shape != grid.shape or grid.ndim != 1 or len(grid) < 2 or not (np.diff(grid) > 0).all():
+        raise ValueError(f"no curve: {heights.shape} values over counts {grid.tolist()}.")
+    return float(np.trapezoid(heights, grid) / (grid[-1] - grid[0]))
+
+
+@dataclass(frozen=True)
+class Area:
+    """The area under a repair curve.
+
+    Attributes:
+        value: mean recovery from one head to all, as `area_under` gives it.
+        over_random: how much of it the random orders do not have: 0 where the order finds the damage no sooner than
+            chance. Its interval is over prompts and over random orders.
+    """
+
+    value: float
+    over_random: Estimate
+
+
+def areas_over_random(
+    reference: np.ndarray,
+    candidate: np.ndarray,
+    curves: Mapping[str, np.ndarray],
+    random: np.ndarray,
+    counts: Sequence[int],
+    weights: np.ndarray,
+    *,
+    level: float = LEVEL,
+    seed: int = 0,
+) -> dict[str, Area]:
+    """Area under every curve, and its difference from the mean area under the random orders'.
+
+    Args:
+        reference: m of the reference in logits, `[prompts]`.
+        candidate: m of the candidate in logits, `[prompts]`.
+        curves: order to m with each count of its heads repaired, `[counts, prompts]`.
+        random: the same of the random orders, `[orders, counts, prompts]`.
+        counts: how many heads are repaired, increasing, `[counts]`.
+        weights: `[draws, prompts]`.
+        level: of the percentiles, as `percentile_level` gives it.
+        seed: of drawing from the random orders.
+
+    Returns:
+        Order to area; NaN throughout where the damage is not `resolved`.
+
+    Raises:
+        ValueError: as in `area_under`.
+    """
+    reference, candidate = np.asarray(reference, np.float64), np.asarray(candidate, np.float64)
+    # Recovery is linear in the repaired metric, so the area under a curve is the recovery of its mean height.
+    by_chance = _mean_heights(random, counts) - candidate
+    orders, draws = len(by_chance), len(weights)
+    drawn_orders = np.random.default_rng(seed).multinomial(orders, np.full(orders, 1 / orders), size=draws) / orders
+    chance_drawn = (weighted_means(weights, by_chance) * drawn_orders).sum(1)
+    is_resolved = resolved(reference, candidate, weights, level)
+    lost = reference - candidate
+    areas = {}
+    for order, repaired in curves.items():
+        gain = _mean_heights(repaired, counts) - candidate
+        over = _ratio(
+            gain.mean() - by_chance.mean(), weighted_means(weights, gain) - chance_drawn, lost, weights, level
+        )
+        areas[order] = (
+            Area(float(gain.mean() / lost.mean()), over) if is_resolved else Area(nan, Estimate(nan, nan, nan))
+        )
+    return areas
+
+
+def diagnose(curves: Mapping[str, Sequence[float]], areas: Mapping[str, Area], counts: Sequence[int]) -> Diagnosis:
+    """Says in one word where damage is that is there; the first rule that applies decides.
+
+    1. *localized*: in one of the orders, repairing at most a fifth of the heads, rounded up, recovers at least 0.8,
+       and the area under its curve lies above the random orders', with its whole interval;
+    2. *distributed*: repairing all heads recovers at least 0.5;
+    3. *collapse*: it does not.
+
+    Before them come *no damage* and *unresolved*, as `damage` tells them.
+
+    Args:
+        curves: recovery in each order that looks at the damage, the values of the estimates, `[counts]`.
+        areas: of those orders; of a model with a single head there are none, and none are needed.
+        counts: how many heads are repaired, `[counts]`, up to all of them.
+
+    Raises:
+        CandidateError: a recovery that is NaN or infinite.
+        ValueError: counts that do not fit the curves or hold no few heads, or no curves.
+    """
+    grid, heads = np.asarray(counts), counts[-1]
+    few = (grid >= 1) & (grid <= ceil(FEW_HEADS * heads))
+    if not curves or any(len(curve) != len(grid) for curve in curves.values()) or not few.any():
+        raise ValueError(f"counts {grid.tolist()} do not serve for {len(curves)} curves.")
+    if not all(np.isfinite(curve).all() for curve in curves.values()):
+        raise CandidateError("a repair recovers NaN or infinity, so the damage cannot be placed.")
+    for order, curve in curves.items():
+        beats_chance = order not in areas or areas[order].over_random.low > 0
+        if beats_chance and np.asarray(curve)[few].max() >= MOST:
+            return "localized"
+    return "distributed" if max(curve[-1] for curve in curves.values()) >= ENOUGH else "collapse"
+
+
+def _mean_heights(repaired: np.ndarray, counts: Sequence[int]) -> np.ndarray:
+    """Trapezoidal mean over the counts, `[..., prompts]` of `[..., counts, prompts]`."""
+    repaired, grid = np.asarray(repaired, np.float64), np.asarray(counts, np.float64)
+    if len(grid) < 2 or repaired.shape[-2] != len(grid) or not (np.diff(grid) > 0).all():
+        raise ValueError(f"no curve: repaired metrics of shape {repaired.shape} over counts {grid.tolist()}.")
+    return np.asarray(np.trapezoid(repaired, grid, axis=-2) / (grid[-1] - grid[0]))
+
+
+def _ratio(gain: float, gain_drawn: np.ndarray, lost: np.ndarray, weights: np.ndarray, level: float) -> Estimate:
+    """A mean gain over the mean loss, with its interval; `gain_drawn` is `[draws]`."""
+    lost_drawn = weighted_means(weights, lost)
+    # The few draws whose damage vanishes or turns round have no ratio: they count as the worst at both ends.
+    usable = lost_drawn * lost.mean() > 0
+    ratios = gain_drawn / np.where(usable, lost_drawn, 1.0)
+    value = float(gain / lost.mean()) if lost.mean() else nan
+    low = estimate(value, np.where(usable, ratios, -inf), level).low
+    return Estimate(value, low, estimate(value, np.where(usable, ratios, inf), level).high)
+
+
+def _damage(reference: np.ndarray, candidate: np.ndarray, weights: np.ndarray, level: float) -> Estimate:
+    with np.errstate(invalid="ignore"):
+        difference = np.asarray(reference, np.float64) - np.asarray(candidate, np.float64)
+    return mean_estimate(difference, weights, level)
+
+
+def _resolved(damage: Estimate, reference: np.ndarray) -> bool:
+    slack = float(rounding_slack(reference).mean())
+    return damage.low > slack or damage.high < -slack

@@ -1,1 +1,0 @@
-"""Running a model over a task: clean passes, ablations, repairs and gradients."""
