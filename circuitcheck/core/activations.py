@@ -1,68 +1,117 @@
-"""`z` of a whole task, prompts of several lengths behind one another."""
+"""Values of units on some prompts of a task, prompts of several lengths behind one another."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
-from circuitcheck.core.prompts import Batch
-from circuitcheck.runtimes.pytorch.ports.structure import Structure
+from circuitcheck.core.errors import BaselineError, CandidateError
+from circuitcheck.core.units import Layout
+
+FloatArray = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class ZCache:
-    """`z`, or its gradient, of some prompts of a task.
+class Activations:
+    """Values, or their gradients.
 
     Attributes:
         index: place of each prompt in its task, `[prompts]`.
         lengths: positions kept of each prompt, `[prompts]`; 1 where only the answer position is kept.
-        layers: for each layer `[tokens, n_heads, d_head]`, the prompts' positions behind one another; float32.
+        groups: for each group of the layout `[tokens, count, width]`, the prompts' positions behind one another; float32.
     """
 
     index: tuple[int, ...]
     lengths: tuple[int, ...]
-    layers: tuple[Tensor, ...]
+    groups: tuple[FloatArray, ...]
 
-    def rows(self, index: Sequence[int]) -> list[Tensor]:
-        """For each layer `[len(index), seq, n_heads, d_head]`, for prompts of one length."""
-        starts = dict(zip(self.index, self._starts(), strict=True))
+    def rows(self, index: Sequence[int]) -> list[FloatArray]:
+        """For each group `[len(index), seq, count, width]`, for prompts of one length."""
+        ends = dict(zip(self.index, np.cumsum(self.lengths), strict=True))
         lengths = dict(zip(self.index, self.lengths, strict=True))
-        spans = [slice(starts[place], starts[place] + lengths[place]) for place in index]
-        return [torch.stack([layer[span] for span in spans]) for layer in self.layers]
+        spans = [slice(ends[place] - lengths[place], ends[place]) for place in index]
+        return [np.stack([group[span] for span in spans]) for group in self.groups]
 
-    def answer_position(self) -> ZCache:
+    def answer_position(self) -> Activations:
         """The same prompts with only their last position kept."""
-        ends = torch.tensor(self._starts(), dtype=torch.long) + torch.tensor(self.lengths, dtype=torch.long) - 1
-        return ZCache(self.index, (1,) * len(self.index), tuple(layer[ends] for layer in self.layers))
+        last = np.cumsum(self.lengths, dtype=np.int64) - 1
+        return Activations(self.index, (1,) * len(self.index), tuple(group[last] for group in self.groups))
 
-    def _starts(self) -> list[int]:
-        starts, total = [], 0
-        for length in self.lengths:
-            starts.append(total)
-            total += length
-        return starts
+    def in_double(self) -> Iterator[NDArray[np.float64]]:
+        """For each group `[tokens, count, width]` in float64; one at a time, so that only it is in memory."""
+        return (group.astype(np.float64) for group in self.groups)
+
+    def per_prompt(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Sums over the positions of each prompt: `[units, prompts]` of `[tokens, units]`."""
+        starts = np.cumsum((0, *self.lengths[:-1]))
+        return np.add.reduceat(values, starts, axis=0).T
+
+    def first_not_finite(self) -> str:
+        """Group, unit and prompt of the first value that is NaN or infinite, in words; empty where all are finite."""
+        for number, group in enumerate(self.groups):
+            bad = np.argwhere(~np.isfinite(group).all(-1))
+            if len(bad):
+                position, unit = (int(place) for place in bad[0])
+                prompt = int(np.searchsorted(np.cumsum(self.lengths), position, side="right"))
+                return f"group {number}, unit {unit}, prompt {self.index[prompt]} of the task"
+        return ""
 
 
-def join(parts: Sequence[tuple[Batch, Sequence[Tensor]]], structure: Structure) -> ZCache:
-    """One cache from batches, in the order of the task.
+def join(rows: Mapping[int, Sequence[FloatArray]], layout: Layout) -> Activations:
+    """Activations of single prompts, in the order of the task.
 
     Args:
-        parts: each batch with, for each layer, `[batch, seq, n_heads, d_head]`; may be none at all.
-        structure: the model's, which fixes the shapes where there are no prompts.
+        rows: place of a prompt to, for each group, `[seq, count, width]`; may be none at all.
+        layout: the model's, which fixes the shapes where there are no prompts.
     """
-    rows: dict[int, list[Tensor]] = {}
-    for batch, layers in parts:
-        for number, place in enumerate(batch.index):
-            rows[place] = [layer[number].float().cpu() for layer in layers]
     index = tuple(sorted(rows))
-    return ZCache(
+    return Activations(
         index=index,
         lengths=tuple(len(rows[place][0]) for place in index),
-        layers=tuple(
-            torch.cat([torch.empty(0, site.n_heads, site.d_head), *(rows[place][site.layer] for place in index)])
-            for site in structure.layers
+        groups=tuple(
+            np.concatenate([np.empty((0, group.count, group.width), np.float32), *(rows[at][place] for at in index)])
+            for place, group in enumerate(layout.groups)
         ),
     )
+
+
+def require_comparable(reference: Activations, candidate: Activations) -> None:
+    """Nothing, if the candidate's values can be compared with the reference's.
+
+    Raises:
+        CandidateError: other prompts, other lengths, other groups, units or widths, no prompts at all, or a value of
+            the candidate that is NaN or infinite.
+        BaselineError: a value of the reference that is NaN or infinite.
+    """
+    if not reference.index:
+        raise CandidateError("no prompt is left to compare units on; give a task that the reference solves.")
+    if reference.index != candidate.index:
+        raise CandidateError(
+            f"units were read on other prompts: reference {_some(reference.index)}, candidate "
+            f"{_some(candidate.index)}; measure both on one task."
+        )
+    for place, ours, theirs in zip(reference.index, reference.lengths, candidate.lengths, strict=True):
+        if ours != theirs:
+            raise CandidateError(
+                f"prompt {place} has {ours} positions in the reference and {theirs} in the candidate; "
+                "keep the same positions of both."
+            )
+    shapes = [[group.shape[1:] for group in side.groups] for side in (reference, candidate)]
+    if shapes[0] != shapes[1]:
+        raise CandidateError(
+            f"units have the shapes {shapes[0]} in the reference and {shapes[1]} in the candidate ([units, width] of "
+            "each group); give a candidate of the reference's architecture."
+        )
+    bad = candidate.first_not_finite()
+    if bad:
+        raise CandidateError(f"a value of the candidate is NaN or infinite, first in {bad}; quantize in a wider range.")
+    bad = reference.first_not_finite()
+    if bad:
+        raise BaselineError(f"a value of the reference is NaN or infinite, first in {bad}; it cannot serve as such.")
+
+
+def _some(index: tuple[int, ...]) -> str:
+    return f"{list(index[:5])}{' ...' if len(index) > 5 else ''} ({len(index)})"

@@ -1,43 +1,64 @@
-"""What one candidate's measurement on one task consists of. Values only; nothing here computes."""
+"""What measuring and judging give. Values only; nothing here computes, and reports are made by converting these."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import nan
+from typing import Any, Literal
 
-from circuitcheck.diagnostics.association import Association
-from circuitcheck.runtimes.pytorch.loading.find_weights import Census
-from circuitcheck.stats.estimate import Estimate
-from circuitcheck.stats.first_order import BoundAudit
-from circuitcheck.stats.recovery import Area
+from circuitcheck.core.census import Census
+
+Word = Literal["PASS", "FAIL", "INCONCLUSIVE"]
+Relation = Literal["<=", ">="]
 
 
 @dataclass(frozen=True)
-class HeadMeasure:
-    """One head of the reference and of the candidate.
+class Estimate:
+    """A measured value and what it could as well have been.
 
     Attributes:
+        value: the value on the prompts as they are; its unit is that of the measure.
+        low: lower end of the interval.
+        high: upper end of the interval.
+    """
+
+    value: float
+    low: float
+    high: float
+
+
+UNKNOWN = Estimate(nan, nan, nan)
+
+
+@dataclass(frozen=True)
+class UnitMeasure:
+    """One unit of the reference and of the candidate.
+
+    Attributes:
+        unit: its label, such as `3.5` for a head.
         layer: from 0.
-        head: from 0.
-        importance_ref: mean of m(clean) - m(ablated) of the reference, in logits.
+        column: its place among the units of its layer, from 0; for a head its number.
+        importance_ref: mean of m(clean) - m(ablated) of the reference, in logits; NaN, as all about importance, for a
+            unit that a screened sweep left out.
         importance_cand: the same of the candidate.
         importance_change: candidate minus reference, paired, in logits; its interval holds together with those of all
-            other heads.
-        rank_ref: 1 for the measured head with the largest |importance| of the reference; None, with importances that
-            are NaN, for a head that a screened sweep left out.
+            other units.
+        rank_ref: 1 for the measured unit with the largest |importance| of the reference; None if it was left out.
         rank_cand: the same of the candidate.
         drift: norm(z_ref - z_cand) / norm(z_ref), dimensionless.
         drift_answer: the same at the answer position alone.
         cosine: of z_ref and z_cand.
         cosine_answer: the same at the answer position alone.
         fragility: mean |g . d|, in logits.
-        repair_gain: what the metric changes by when this head alone gets the reference's z, in logits.
-        importance_ref_by_kind: kind of ablation to the reference's importance under it; empty for a head that a
-            screened sweep left out.
+        repair_gain: what the metric changes by when this unit alone gets the reference's z, in logits; NaN where there
+            is no damage to repair.
+        importance_ref_by_kind: kind of ablation to the reference's importance under it.
     """
 
+    unit: str
     layer: int
-    head: int
+    column: int
     importance_ref: Estimate
     importance_cand: Estimate
     importance_change: Estimate
@@ -54,10 +75,24 @@ class HeadMeasure:
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """Recovery after repairing the first `k` heads of an order; NaN where recovery is undefined."""
+    """Recovery after repairing the first `k` units of an order; NaN where recovery is undefined."""
 
     k: int
     recovery: Estimate
+
+
+@dataclass(frozen=True)
+class Area:
+    """The area under a repair curve.
+
+    Attributes:
+        value: mean recovery from one unit to all.
+        over_random: how much of it the random orders do not have: 0 where the order finds the damage no sooner than
+            chance. Its interval is over prompts and over random orders.
+    """
+
+    value: float
+    over_random: Estimate
 
 
 @dataclass(frozen=True)
@@ -65,40 +100,113 @@ class Repair:
     """What putting the reference's z back gives.
 
     Attributes:
+        diagnosis: `no damage`, `unresolved`, `localized`, `distributed` or `collapse`; `damage` where no curves were
+            asked for, so that nobody knows where it is.
         damage: mean of m_ref - m_cand, in logits.
-        unrepaired: |mean of m_ref - m(all heads repaired)| over the mean of m_ref, dimensionless.
-        recovery: share of the damage that repairing all heads gives back; None where there is no resolved damage.
+        recovery: share of the damage that repairing all units gives back; None where there is no resolved damage.
+        unrepaired: |mean of m_ref - m(all units repaired)| over the mean of m_ref, dimensionless.
         curves: order to points; empty where there is no resolved damage.
         random: mean over the random orders, and the range of all of them; likewise.
         areas: order to the area under its curve; likewise.
-        diagnosis: `no damage`, `unresolved`, `localized`, `distributed` or `collapse`; `damage` where no curves were
-            asked for, so that nobody knows where it is.
     """
 
-    damage: Estimate
-    unrepaired: Estimate
-    recovery: Estimate | None
-    curves: dict[str, tuple[CurvePoint, ...]]
     diagnosis: str
+    damage: Estimate
+    recovery: Estimate | None
+    unrepaired: Estimate
+    curves: dict[str, tuple[CurvePoint, ...]] = field(default_factory=dict)
     random: tuple[CurvePoint, ...] = ()
     areas: dict[str, Area] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """Agreement of the heads' order by |importance|.
+    """Agreement of the units' order by |importance|.
 
     Attributes:
         agreement: rank-biased overlap.
-        ceiling: the reference's own split-half agreement.
-        top_k: share of the reference's top 5 heads in the candidate's.
-        kendall: tau-b over all heads.
+        ceiling: the reference's own split-half agreement; NaN with one prompt.
+        top_5: share of the reference's top 5 units in the candidate's.
+        kendall_tau_b: over all units.
     """
 
     agreement: Estimate
     ceiling: float
-    top_k: float
-    kendall: float
+    top_5: float
+    kendall_tau_b: float
+
+
+@dataclass(frozen=True)
+class Association:
+    """Importance against drift: are important units more fragile?
+
+    Attributes:
+        raw: Spearman's rho of |importance| and drift over all units, dimensionless.
+        within_layers: the same with ranks inside each layer, centred, and pooled: Pearson's r of the ranks.
+        p_within_layers: two-sided p of that from shuffling inside layers.
+        between_layers_share: share of drift's variance over units that lies between layers, from 0 to 1.
+    """
+
+    raw: Estimate
+    within_layers: Estimate
+    p_within_layers: float
+    between_layers_share: float
+
+
+@dataclass(frozen=True)
+class PerPrompt:
+    """Degradation and what the first order says of it, in logits, each `[prompts]`.
+
+    Attributes:
+        degradation: m_ref - m_cand, signed: above 0 where the candidate lost.
+        estimate: what the first order says that it is, of the same sign.
+        bound: the sum over units of norm(g) norm(d), from 0 up.
+    """
+
+    degradation: tuple[float, ...]
+    estimate: tuple[float, ...]
+    bound: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Integrated:
+    """What integrated gradients say of the degradation.
+
+    Attributes:
+        estimate: mean over prompts of |integrated gradient . d|, in logits.
+        relative_error: as in `BoundAudit`, of this estimate.
+    """
+
+    estimate: float
+    relative_error: float
+
+
+@dataclass(frozen=True)
+class BoundAudit:
+    """Measured degradation beside what the first order says of it.
+
+    Attributes:
+        degradation: mean over prompts of |m_ref - m_cand|, in logits.
+        estimate: mean over prompts of |sum over units of g . d|, in logits.
+        bound: mean over prompts of the sum over units of norm(g) norm(d), in logits.
+        coverage: share of prompts whose degradation is within the bound.
+        looseness: median of bound / degradation over the prompts that degrade by more than rounding; NaN if none do.
+        violated: whether any prompt degrades by more than its bound, or cannot be said not to.
+        relative_error: mean |estimate - degradation| over mean |degradation|, both signed per prompt; 0 for an estimate
+            that is right on every prompt, about 1 for one that says nothing; NaN if nothing degrades.
+        per_prompt: what the means are taken of.
+        integrated: a second opinion that needs the reference; None where it was not at hand.
+    """
+
+    degradation: float
+    estimate: float
+    bound: float
+    coverage: float
+    looseness: float
+    violated: bool
+    relative_error: float
+    per_prompt: PerPrompt
+    integrated: Integrated | None = None
 
 
 @dataclass(frozen=True)
@@ -110,14 +218,14 @@ class Circuit:
         metric_change: |mean m_cand / mean m_ref - 1|, dimensionless.
         metric_ref: mean m of the reference, in logits.
         metric_cand: mean m of the candidate, in logits.
-        drift_median: median over heads.
-        drift_largest: largest over heads.
-        profile_distance: max_h |I_cand - I_ref| / max_h |I_ref|.
+        drift_median: median over units.
+        drift_largest: largest over units.
+        profile_distance: max_u |I_cand - I_ref| / max_u |I_ref|.
         ranking: see there.
         repair: see there.
         bound: first-order estimate and bound of the damage.
         associations: kind of ablation to the reference's importance under it against the candidate's drift.
-        heads: all of them, in order.
+        units: all of them, in order.
     """
 
     behaviour_kept: Estimate
@@ -131,7 +239,7 @@ class Circuit:
     repair: Repair
     bound: BoundAudit
     associations: dict[str, Association]
-    heads: tuple[HeadMeasure, ...]
+    units: tuple[UnitMeasure, ...]
 
 
 @dataclass(frozen=True)
@@ -143,7 +251,9 @@ class Measurement:
         candidate: the candidate's spec or directory name.
         precision: whose limits on drift apply.
         task: the task's name.
-        prompts: how many it has.
+        unit: the kind of unit that was measured, such as `head`.
+        metric: what was measured of a prompt.
+        prompts: how many the task has.
         solved: how many of them the reference solves.
         part: how many of those drift, repair and gradients use.
         clusters: template clusters among the solved ones.
@@ -151,6 +261,7 @@ class Measurement:
         circuit: the measures.
         noise_floor: the reference against itself, by measure.
         fingerprints: SHA-256 of the reference's weights and tokenizer, of the prompts and of the measurement spec.
+        environment: what executed the candidate: versions, device, instruction set.
         census: what the candidate was really loaded as; None where nobody looked.
         batch_size: the most prompts in one forward pass of the candidate; None where there is no limit.
         notes: what a reader must know about how this was measured.
@@ -160,6 +271,8 @@ class Measurement:
     candidate: str
     precision: str
     task: str
+    unit: str
+    metric: str
     prompts: int
     solved: int
     part: int
@@ -168,6 +281,50 @@ class Measurement:
     circuit: Circuit | None
     noise_floor: dict[str, float] = field(default_factory=dict)
     fingerprints: dict[str, str] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
     census: Census | None = None
     batch_size: int | None = None
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """One measure held against one limit.
+
+    Attributes:
+        name: of the criterion, and of the limit.
+        value: what was measured, with its interval.
+        relation: on which side of the limit the value must lie.
+        limit: the limit.
+        unit: of value and limit.
+        verdict: PASS where the whole interval is on the right side, FAIL where it is on the wrong side.
+        message: what a reader of a red build needs to know; empty for PASS.
+    """
+
+    name: str
+    value: Estimate
+    relation: Relation
+    limit: float
+    unit: str
+    verdict: Word
+    message: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """All criteria of one candidate on one task.
+
+    Attributes:
+        measurement: what was judged.
+        word: FAIL if any criterion fails, else INCONCLUSIVE if any is, else PASS.
+        criteria: every judgement; empty where the task itself is inconclusive.
+        message: why there are none; empty where there are.
+        broken: units whose importance has moved beyond the limit on profile distance, with the whole interval that
+            holds for all units at once; and units whose change is not finite. By label.
+    """
+
+    measurement: Measurement
+    word: Word
+    criteria: tuple[Judgement, ...]
+    message: str = ""
+    broken: tuple[str, ...] = ()

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from circuitcheck.core.errors import ConfigurationError
 
+AblationKind = Literal["resample", "mean", "zero"]
 Positions = Literal["all", "answer"]
 Sweep = Literal["exact", "screened"]
 METRICS = ("logit_difference", "log_probability")
@@ -45,7 +46,7 @@ class MeasurementSpec:
         seed: of the bootstrap and of the random repair orders.
     """
 
-    ablation: Literal["resample", "mean", "zero"] = "resample"
+    ablation: AblationKind = "resample"
     positions: Positions = "all"
     part: int = 32
     margin: float = 0.5

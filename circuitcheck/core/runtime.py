@@ -1,0 +1,166 @@
+"""What the gate asks of a model, reference or candidate, whatever executes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from circuitcheck.core.activations import Activations
+from circuitcheck.core.census import Census
+from circuitcheck.core.metric import Metric
+from circuitcheck.core.patch import Patch
+from circuitcheck.core.prompts import Prompts
+from circuitcheck.core.units import Layout
+
+Advance = Callable[[int], None]
+"""Called with the number of rows, each one prompt under one set of units, that were just finished."""
+
+
+def silent(_: int) -> None:
+    """Progress that is not shown."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """How a measurement is carried out.
+
+    Attributes:
+        memory: budget in bytes for what a sweep keeps beside the model; by default a share of what is free.
+        advance: is told of progress.
+        notes: gets what a reader of the report must know of how the model was run, each thing once.
+    """
+
+    memory: int | None = None
+    advance: Advance = silent
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a model is, as far as it can be told without running it.
+
+    Attributes:
+        name: how reports call it.
+        precision: whose limits on drift apply to it; `f32` for a reference.
+        architecture: what must agree between a reference and a candidate for their units to be comparable.
+        fingerprints: SHA-256 of `weights` and `tokenizer`.
+        environment: what executes it, in which version, on which device and instruction set.
+        census: what its weights were really loaded as; None where nobody looked.
+        vocabulary: how many token ids it knows; None where that cannot be seen.
+        batch_size: the most rows in one forward pass; None where there is no limit.
+        notes: what a reader of the report must know about how it was loaded.
+    """
+
+    name: str
+    precision: str
+    architecture: dict[str, Any]
+    fingerprints: dict[str, str]
+    environment: dict[str, Any]
+    census: Census | None = None
+    vocabulary: int | None = None
+    batch_size: int | None = None
+    notes: tuple[str, ...] = ()
+
+
+class Runtime(Protocol):
+    """A model that can be read and patched. Arrays are float32 unless said otherwise.
+
+    Every method that runs the model raises `MemoryBudgetError` where one prompt alone does not fit.
+    """
+
+    @property
+    def facts(self) -> Facts:
+        """What it is."""
+
+    @property
+    def quantity(self) -> Metric:
+        """What is measured of a prompt."""
+
+    def measured_by(self, metric: str | Metric) -> Runtime:
+        """The same model with another quantity.
+
+        Raises:
+            ConfigurationError: the metric is a function that is not known here.
+        """
+
+    def probed(self, prompts: Prompts) -> Runtime:
+        """The same model, with the batch size that its kernels need."""
+
+    def layout(self, kind: str) -> Layout:
+        """Its units of a kind.
+
+        Raises:
+            SiteError: it has none that can be found.
+        """
+
+    def unchanged(self) -> AbstractContextManager[None]:
+        """A block that leaves the model as it was.
+
+        Raises:
+            ModelChangedError: on the way out, where it does not.
+        """
+
+    def prove(self, prompts: Prompts, kind: str) -> None:
+        """Proves that units of a kind can be read and written; once for each kind and length of prompts.
+
+        Raises:
+            SiteError: lists every failure.
+            ModelError: a prompt of the task is longer than the model has positions.
+        """
+
+    def metric(self, prompts: Prompts, *, counterfactual: bool = False) -> NDArray[np.float32]:
+        """M of every prompt, `[prompts]`; of counterfactuals with the clean prompt's answer and foil."""
+
+    def activations(self, prompts: Prompts, kind: str) -> Activations:
+        """Values of all units on the clean prompts, all positions."""
+
+    def replacements(self, prompts: Prompts, patch: Patch) -> Activations:
+        """What the patch puts into each unit, whichever units its sets name; positions as the patch has them."""
+
+    def patched(self, prompts: Prompts, patch: Patch, work: Work) -> NDArray[np.float32]:
+        """M of every prompt under every set of the patch, `[sets, prompts]`."""
+
+    def gradient(
+        self, prompts: Prompts, kind: str, at: Activations | None = None, *, held: bool = False, work: Work | None = None
+    ) -> tuple[NDArray[np.float32], Activations]:
+        """M of every prompt, `[prompts]`, and its gradient with respect to every unit, all positions. References only.
+
+        Args:
+            prompts: the prompts.
+            kind: of the units.
+            at: values that the units have, at as many last positions as they are of; their own by default.
+            held: whether all other units keep their values while one is moved. By default the gradient is total: it
+                includes what a unit does to later ones, as in attribution patching (Syed et al. 2023,
+                arXiv:2310.10348).
+            work: budget.
+
+        Raises:
+            ConfigurationError: the metric cannot be differentiated.
+        """
+
+    def variations(self) -> Sequence[Variation]:
+        """Ways to compute the same thing, one of each kind; all of them where `thorough`."""
+
+
+@dataclass(frozen=True)
+class Variation:
+    """One way to measure the same model differently: a source of noise.
+
+    Attributes:
+        name: what baselines and reports call it.
+        setting: holds while it is measured.
+        most: the most prompts in one batch; None for as many as usual.
+        order: the prompts in another order, as places in the task; None for the usual one.
+        reload: gives the same model anew; None for the one at hand.
+    """
+
+    name: str
+    setting: Callable[[], AbstractContextManager[Any]] = nullcontext
+    most: int | None = None
+    order: tuple[int, ...] | None = None
+    reload: Callable[[], Runtime] | None = None
