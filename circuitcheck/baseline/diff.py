@@ -34,7 +34,7 @@ def _moved_heads(old: Recording, new: Recording) -> list[str]:
     largest = max(abs(before).max(), abs(after).max())
     moved = sorted(range(len(new.measured)), key=lambda place: -abs(after[place] - before[place]))
     moved = [place for place in moved if abs(after[place] - before[place]) > MOVED * largest]
-    names = [f"{layer}.{head}" for layer, head in new.measured]
+    names = [new.layout.label(unit) for unit in new.measured]
     lines = [
         f"head {names[place]}: importance {before[place]:.3f} -> {after[place]:.3f} logits"
         for place in moved[:SHOWN_HEADS]
@@ -53,6 +53,6 @@ def _top_heads(recording: Recording) -> str:
     importance = recording.importance(recording.spec.ablation)
     top = sorted(range(len(importance)), key=lambda place: -abs(importance[place]))[:SHOWN_HEADS]
     listed = ", ".join(
-        f"{recording.measured[place][0]}.{recording.measured[place][1]} ({importance[place]:.2f})" for place in top
+        f"{recording.layout.label(recording.measured[place])} ({importance[place]:.2f})" for place in top
     )
     return f"most important heads, in logits: {listed}"

@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import safetensors.numpy
-import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from circuitcheck.baseline.recording import Recording
 from circuitcheck.baseline.reviewer_summary import summary
-from circuitcheck.core.activations import ZCache
+from circuitcheck.core.activations import Activations
 from circuitcheck.core.errors import BaselineError, CircuitcheckError, StaleBaselineError
 from circuitcheck.core.prompts import PromptPair, Task
 from circuitcheck.core.specification import MeasurementSpec
+from circuitcheck.core.units import Group, Layout
 
-SCHEMA = 2
+SCHEMA = 3
 Arrays = dict[str, NDArray[Any]]
 
 
@@ -35,6 +36,7 @@ def encode(baseline: Recording) -> tuple[bytes, bytes]:
         "schema": SCHEMA,
         "model": {"name": baseline.model, **baseline.architecture},
         "task": {"name": baseline.task.name, "clusters": baseline.task.clusters},
+        "layout": {"kind": baseline.layout.kind, "groups": [asdict(group) for group in baseline.layout.groups]},
         "spec": baseline.spec.to_json(),
         "fingerprints": baseline.all_fingerprints,
         "ablations": list(baseline.ablated),
@@ -85,8 +87,8 @@ def _checked_content(json_bytes: bytes, name: str) -> dict[str, Any]:
         ) from error
     if isinstance(schema, int) and schema != SCHEMA:
         raise StaleBaselineError(
-            f"golden baseline {name} has schema {schema}, and this version of circuitcheck writes schema {SCHEMA}; "
-            "accept it anew."
+            f"golden baseline {name} has schema {schema}, and this version of circuitcheck writes schema {SCHEMA}. "
+            "Record it anew: pytest --circuit-accept=changed --circuit-reason 'new schema'."
         )
     body = {key: value for key, value in content.items() if key != "checksum"}
     if not _is_intact(content, body, json_bytes):
@@ -113,8 +115,7 @@ def _arrays(baseline: Recording) -> Arrays:
         "prompts.counterfactual": np.array([token for pair in pairs for token in pair.counterfactual], np.int32),
         "prompts.answer": np.array([pair.answer for pair in pairs], np.int32),
         "prompts.foil": np.array([pair.foil for pair in pairs], np.int32),
-        "heads": np.array(baseline.heads, np.int32),
-        "measured": np.array(baseline.measured, np.int32),
+        "measured": np.array(baseline.measured, np.int32).reshape(-1, 2),
         "metric.clean": baseline.metric,
         "metric.counterfactual": baseline.counterfactual,
         "solved": np.array(baseline.solved, np.int32),
@@ -122,8 +123,8 @@ def _arrays(baseline: Recording) -> Arrays:
         "part.lengths": np.array(baseline.z.lengths, np.int32),
     }
     arrays |= {f"metric.{kind}": values for kind, values in baseline.ablated.items()}
-    arrays |= {f"z.{layer:04d}": values.numpy() for layer, values in enumerate(baseline.z.layers)}
-    arrays |= {f"gradient.{layer:04d}": values.numpy() for layer, values in enumerate(baseline.gradient.layers)}
+    for name, values in (("z", baseline.z), ("gradient", baseline.gradient)):
+        arrays |= {f"{name}.{place:04d}": group for place, group in enumerate(values.groups)}
     return {name: np.ascontiguousarray(values) for name, values in sorted(arrays.items())}
 
 
@@ -132,9 +133,9 @@ def _fields(content: dict[str, Any], arrays: Arrays) -> dict[str, Any]:
     name = model.pop("name")
     index, lengths = (tuple(int(value) for value in arrays[f"part.{key}"]) for key in ("index", "lengths"))
 
-    def cache(kind: str) -> ZCache:
-        names = sorted(key for key in arrays if key.startswith(f"{kind}."))
-        return ZCache(index, lengths, tuple(torch.from_numpy(arrays[key]) for key in names))
+    def activations(name: str) -> Activations:
+        keys = sorted(key for key in arrays if key.startswith(f"{name}."))
+        return Activations(index, lengths, tuple(arrays[key] for key in keys))
 
     return {
         "model": name,
@@ -142,14 +143,14 @@ def _fields(content: dict[str, Any], arrays: Arrays) -> dict[str, Any]:
         "task": _task(content["task"], arrays),
         "spec": MeasurementSpec(**content["spec"]),
         "fingerprints": {key: content["fingerprints"][key] for key in ("weights", "tokenizer")},
-        "heads": tuple((int(layer), int(head)) for layer, head in arrays["heads"]),
-        "measured": tuple((int(layer), int(head)) for layer, head in arrays["measured"]),
+        "layout": Layout(content["layout"]["kind"], tuple(Group(**group) for group in content["layout"]["groups"])),
+        "measured": tuple((int(place), int(unit)) for place, unit in arrays["measured"]),
         "metric": arrays["metric.clean"],
         "counterfactual": arrays["metric.counterfactual"],
         "solved": tuple(int(place) for place in arrays["solved"]),
         "ablated": {kind: arrays[f"metric.{kind}"] for kind in content["ablations"]},
-        "z": cache("z"),
-        "gradient": cache("gradient"),
+        "z": activations("z"),
+        "gradient": activations("gradient"),
         "ceiling": content["ceiling"],
         "noise": content["noise"],
         "environment": content["environment"],

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from circuitcheck.baseline.noise_floor import Change, Noise, floor_of
-from circuitcheck.core.activations import ZCache
-from circuitcheck.core.prompts import Task
+from circuitcheck.core.activations import Activations
+from circuitcheck.core.prompts import Prompts, Task
 from circuitcheck.core.specification import METRICS, MeasurementSpec
-from circuitcheck.runtimes.pytorch.ports.structure import Head
+from circuitcheck.core.units import Layout, Unit
 
 FloatArray = NDArray[np.float32]
 
@@ -27,13 +27,13 @@ class Recording:
         task: the prompts that were measured.
         spec: what was measured.
         fingerprints: SHA-256 of `weights` and `tokenizer`.
-        heads: all heads, in order.
+        layout: all units, in order.
         measured: those whose importance was measured, in order; all of them but in a screened sweep.
         metric: m of every clean prompt, in logits, `[prompts]`.
         counterfactual: m of every counterfactual prompt, `[prompts]`.
         solved: places of the prompts that count, `[solved]`.
-        ablated: kind to m with each measured head ablated, `[measured, solved]`.
-        z: of the first `spec.part` solved prompts.
+        ablated: kind to m with each measured unit ablated, `[measured, solved]`.
+        z: values of all units on the first `spec.part` solved prompts.
         gradient: dm/dz at the same places as `z`.
         ceiling: the reference's own split-half ranking agreement; None where it solves too little.
         noise: how far the reference was seen to move from itself, by instruction set and source.
@@ -47,19 +47,29 @@ class Recording:
     task: Task
     spec: MeasurementSpec
     fingerprints: dict[str, str]
-    heads: tuple[Head, ...]
-    measured: tuple[Head, ...]
+    layout: Layout
+    measured: tuple[Unit, ...]
     metric: FloatArray
     counterfactual: FloatArray
     solved: tuple[int, ...]
     ablated: dict[str, FloatArray]
-    z: ZCache
-    gradient: ZCache
+    z: Activations
+    gradient: Activations
     ceiling: float | None
     noise: Noise
     environment: dict[str, Any]
     reason: str
     notes: tuple[str, ...]
+
+    @property
+    def solved_prompts(self) -> Prompts:
+        """The prompts that count."""
+        return self.task.prompts(self.solved)
+
+    @property
+    def part(self) -> Prompts:
+        """Those of them that values of units are kept of."""
+        return self.task.prompts(self.z.index)
 
     @property
     def noise_floor(self) -> Change:
@@ -94,10 +104,15 @@ class Recording:
         return None
 
     def importance(self, kind: str) -> NDArray[np.float64]:
-        """Mean over solved prompts of m(clean) - m(head ablated), in logits, `[measured]`."""
+        """Mean over solved prompts of m(clean) - m(unit ablated), in logits, `[measured]`."""
         return np.asarray(self.effects(kind).mean(axis=1))
 
     def effects(self, kind: str) -> NDArray[np.float64]:
-        """m(clean) - m(head ablated) of every solved prompt, in logits, `[measured, solved]`."""
+        """m(clean) - m(unit ablated) of every solved prompt, in logits, `[measured, solved]`."""
         clean = self.metric[list(self.solved)].astype(np.float64)
         return clean[None] - self.ablated[kind].astype(np.float64)
+
+    def of_part(self, values: NDArray[Any]) -> NDArray[np.float64]:
+        """Of values `[..., solved]` those of the prompts that values of units are kept of."""
+        columns = self.solved_prompts.columns
+        return np.asarray(values[..., [columns[prompt] for prompt in self.z.index]], np.float64)

@@ -5,16 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from circuitcheck.baseline.recording import Recording
+from circuitcheck.core.results import Estimate
 from circuitcheck.stats.bootstrap import cluster_weights, mean_estimate, percentile_level, weighted_means
-from circuitcheck.stats.estimate import Estimate, estimate
+from circuitcheck.stats.estimate import estimate
 
 
 def summary(baseline: Recording) -> dict[str, Any]:
-    """Competence, and every head's importance under every ablation kind with its interval, in the metric's unit."""
+    """Competence, and every unit's importance under every ablation kind with its interval, in the metric's unit."""
     prompts, solved = len(baseline.task.pairs), len(baseline.solved)
     content: dict[str, Any] = {
         "competence": {"prompts": prompts, "solved": solved, "inconclusive": baseline.incompetence},
-        "heads": [],
+        "units": [],
     }
     if not solved:
         return content
@@ -24,12 +25,12 @@ def summary(baseline: Recording) -> dict[str, Any]:
     content["competence"][baseline.spec.metric] = _interval(clean)
     kinds = {kind: baseline.effects(kind) for kind in baseline.ablated}
     draws = {kind: weighted_means(weights, effects) for kind, effects in kinds.items()}
-    for number, (layer, head) in enumerate(baseline.measured):
-        row: dict[str, Any] = {"head": f"{layer}.{head}"}
+    for number, unit in enumerate(baseline.measured):
+        row: dict[str, Any] = {"unit": baseline.layout.label(unit)}
         for kind, effects in kinds.items():
             value = float(effects[number].mean())
             row[kind] = _interval(estimate(value, draws[kind][:, number], level))
-        content["heads"].append(row)
+        content["units"].append(row)
     return content
 
 

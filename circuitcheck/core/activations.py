@@ -21,7 +21,7 @@ class Activations:
     Attributes:
         index: place of each prompt in its task, `[prompts]`.
         lengths: positions kept of each prompt, `[prompts]`; 1 where only the answer position is kept.
-        groups: for each group of the layout `[tokens, count, width]`, the prompts' positions behind one another; float32.
+        groups: for each group of the layout `[tokens, count, width]`, the prompts' positions behind one another.
     """
 
     index: tuple[int, ...]

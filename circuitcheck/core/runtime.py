@@ -67,6 +67,24 @@ class Facts:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Replaceable:
+    """Linear maps of a candidate that differ from the reference's.
+
+    Attributes:
+        layers: for each layer, module paths.
+        output_layer: path of the unembedding; None for a model without one.
+    """
+
+    layers: tuple[tuple[str, ...], ...]
+    output_layer: str | None
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """All of them, layer by layer."""
+        return tuple(path for layer in self.layers for path in layer)
+
+
 class Runtime(Protocol):
     """A model that can be read and patched. Arrays are float32 unless said otherwise.
 
@@ -76,6 +94,10 @@ class Runtime(Protocol):
     @property
     def facts(self) -> Facts:
         """What it is."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """Its Hugging Face tokenizer, or None for tasks in token ids."""
 
     @property
     def quantity(self) -> Metric:
@@ -126,7 +148,13 @@ class Runtime(Protocol):
         """M of every prompt under every set of the patch, `[sets, prompts]`."""
 
     def gradient(
-        self, prompts: Prompts, kind: str, at: Activations | None = None, *, held: bool = False, work: Work | None = None
+        self,
+        prompts: Prompts,
+        kind: str,
+        at: Activations | None = None,
+        *,
+        held: bool = False,
+        work: Work | None = None,
     ) -> tuple[NDArray[np.float32], Activations]:
         """M of every prompt, `[prompts]`, and its gradient with respect to every unit, all positions. References only.
 
@@ -143,8 +171,10 @@ class Runtime(Protocol):
             ConfigurationError: the metric cannot be differentiated.
         """
 
-    def variations(self) -> Sequence[Variation]:
-        """Ways to compute the same thing, one of each kind; all of them where `thorough`."""
+    def variations(
+        self, prompts: Prompts | None = None, reload: Callable[[], Runtime] | None = None
+    ) -> Sequence[Variation]:
+        """Ways to compute the same thing: one of each kind or, for a calibration on some prompts, all of them."""
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,13 @@ import json
 import math
 import re
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from circuitcheck.core.errors import ConfigurationError
 
 AblationKind = Literal["resample", "mean", "zero"]
+KINDS: tuple[AblationKind, ...] = get_args(AblationKind)
+
 Positions = Literal["all", "answer"]
 Sweep = Literal["exact", "screened"]
 METRICS = ("logit_difference", "log_probability")

@@ -6,31 +6,14 @@ Within layers depth is held fixed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import nan
 
 import numpy as np
 from scipy.special import ndtri
 from scipy.stats import rankdata
 
-from circuitcheck.stats.estimate import LEVEL, Estimate
-
-
-@dataclass(frozen=True)
-class Association:
-    """Importance against drift.
-
-    Attributes:
-        raw: Spearman's rho of |importance| and drift over all heads, dimensionless.
-        within: the same with ranks inside each layer, centred, and pooled: Pearson's r of the ranks, dimensionless.
-        p_within: two-sided p of `within` from shuffling inside layers.
-        between_share: share of drift's variance over heads that lies between layers, from 0 to 1.
-    """
-
-    raw: Estimate
-    within: Estimate
-    p_within: float
-    between_share: float
+from circuitcheck.core.results import Association, Estimate
+from circuitcheck.stats.estimate import LEVEL
 
 
 def associate(
@@ -60,8 +43,8 @@ def associate(
         seed: same seed, same p.
 
     Returns:
-        The association. A correlation with something constant is NaN, and so is one with NaN; `between_share` is NaN
-        where drift is constant, NaN or infinite.
+        The association. A correlation with something constant is NaN, and so is one with NaN; `between_layers_share` is
+        NaN where drift is constant, NaN or infinite.
 
     Raises:
         ValueError: shapes that do not fit, no heads, or less than one permutation.
@@ -75,9 +58,9 @@ def associate(
     one_layer = np.zeros_like(layers)
     return Association(
         raw=_rank_correlation(importance, drift, one_layer, importance_draws, drift_draws, level),
-        within=_rank_correlation(importance, drift, layers, importance_draws, drift_draws, level),
-        p_within=permutation_p(importance, drift, layers, permutations, seed),
-        between_share=between_share(drift, layers),
+        within_layers=_rank_correlation(importance, drift, layers, importance_draws, drift_draws, level),
+        p_within_layers=permutation_p(importance, drift, layers, permutations, seed),
+        between_layers_share=between_share(drift, layers),
     )
 
 

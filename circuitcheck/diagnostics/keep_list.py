@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from copy import deepcopy
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor, nn
+from typing import Any, Protocol
 
 from circuitcheck.core.errors import CandidateError, ConfigurationError
-from circuitcheck.gate.judge import Criterion, Verdict, Word
-from circuitcheck.runtimes.pytorch.hooked import HookedModel
-from circuitcheck.runtimes.pytorch.quantizers.rtn import linear_weights
+from circuitcheck.core.results import Judgement, Verdict, Word
+from circuitcheck.core.runtime import Replaceable, Runtime
 
-JudgeCandidate = Callable[[HookedModel], Sequence[Verdict]]
+JudgeCandidate = Callable[[Runtime], Sequence[Verdict]]
 """Measures and judges a candidate on all tasks."""
 
 BUDGET = 200
@@ -25,6 +21,20 @@ BUDGET = 200
 
 HOPELESS = 1e6
 """The shortfall of what is not finite: more than any number of limits missed."""
+
+
+class Keepable(Runtime, Protocol):
+    """A model whose linear maps can be replaced by a reference's."""
+
+    def replaceable(self, reference: Any) -> Replaceable:
+        """What could be kept.
+
+        Raises:
+            CandidateError: nothing could.
+        """
+
+    def keeping(self, reference: Any, modules: Sequence[str]) -> AbstractContextManager[Runtime]:
+        """The model with the reference's modules in some places, for as long as the block runs."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +81,7 @@ class _OutOfBudgetError(Exception):
 class _Trials:
     """Measurements of a candidate with some modules kept, each made once."""
 
-    def __init__(self, reference: HookedModel, candidate: HookedModel, judge_candidate: JudgeCandidate, most: int):
+    def __init__(self, reference: Keepable, candidate: Keepable, judge_candidate: JudgeCandidate, most: int):
         self._models, self._judge, self._most = (reference, candidate), judge_candidate, most
         self._known: dict[frozenset[str], tuple[Word, float]] = {}
 
@@ -92,16 +102,16 @@ class _Trials:
             if len(self._known) >= self._most:
                 raise _OutOfBudgetError
             reference, candidate = self._models
-            with kept_modules(reference, candidate, kept):
+            with candidate.keeping(reference, kept) as mended:
                 try:
-                    self._known[key] = _outcome(self._judge(candidate))
+                    self._known[key] = _outcome(self._judge(mended))
                 except CandidateError:  # with so little kept, values are not finite
                     self._known[key] = ("FAIL", HOPELESS)
         return self._known[key]
 
 
 def find_keep_list(
-    reference: HookedModel, candidate: HookedModel, judge_candidate: JudgeCandidate, *, budget: int = BUDGET
+    reference: Keepable, candidate: Keepable, judge_candidate: JudgeCandidate, *, budget: int = BUDGET
 ) -> KeepList:
     """Searches greedily for the fewest modules that must be kept.
 
@@ -125,66 +135,22 @@ def find_keep_list(
     """
     if budget < 2:
         raise ConfigurationError(f"a keep list needs at least 2 measurements, not {budget}.")
-    everything = replaceable_modules(reference, candidate)
+    replaceable = candidate.replaceable(reference)
     trials = _Trials(reference, candidate, judge_candidate, budget)
     kept: tuple[str, ...] = ()
     if trials.word(kept) != "PASS":
-        kept = everything
+        kept = replaceable.modules
         if trials.word(kept) == "PASS":
-            kept = _search(everything, trials, candidate, budget)
-    return KeepList(kept, trials.word(kept), len(trials), candidate.structure.output_layer)
+            kept = _search(replaceable, trials, budget)
+    return KeepList(kept, trials.word(kept), len(trials), replaceable.output_layer)
 
 
-def replaceable_modules(reference: HookedModel, candidate: HookedModel) -> tuple[str, ...]:
-    """Paths of the reference's linear maps inside layers that the candidate has too, but with other weights.
-
-    Raises:
-        CandidateError: there are none.
-    """
-    theirs = dict(candidate.module.named_modules())
-    paths = dict.fromkeys(part.path for part in linear_weights(reference.module, reference.structure))
-    found = tuple(
-        path for path in paths if path in theirs and not _are_equal(reference.module.get_submodule(path), theirs[path])
-    )
-    if not found:
-        raise CandidateError(
-            f"candidate {candidate.name}: no linear map inside its layers differs from the reference's, so there is "
-            "none that could be kept in high precision. Its fault lies elsewhere."
-        )
-    return found
-
-
-@contextmanager
-def kept_modules(reference: HookedModel, candidate: HookedModel, paths: Sequence[str]) -> Iterator[None]:
-    """The candidate with the reference's modules in some places, in its own dtype, for as long as the block runs.
-
-    Args:
-        reference: whose modules are copied.
-        candidate: is changed, and has its own modules back after the block, also when the block raises.
-        paths: module paths.
-    """
-    dtype, device = _dtype(candidate.module), candidate.device
-    originals: list[tuple[nn.Module, str, nn.Module]] = []
-    try:
-        for path in paths:
-            parent, _, name = path.rpartition(".")
-            holder = candidate.module.get_submodule(parent)
-            originals.append((holder, name, holder.get_submodule(name)))
-            copy = deepcopy(reference.module.get_submodule(path)).to(device=device, dtype=dtype)
-            setattr(holder, name, copy.train(originals[-1][2].training))
-        yield
-    finally:
-        for holder, name, module in originals:
-            setattr(holder, name, module)
-
-
-def _search(everything: tuple[str, ...], trials: _Trials, candidate: HookedModel, budget: int) -> tuple[str, ...]:
-    """A small set that passes, given that `everything` does."""
-    groups = [[path] for path in everything]
+def _search(replaceable: Replaceable, trials: _Trials, budget: int) -> tuple[str, ...]:
+    """A small set that passes, given that everything does."""
+    kept = replaceable.modules
+    groups: list[Sequence[str]] = [[path] for path in kept]
     if len(groups) > budget // 2:
-        layers = [f"{site.path}." for site in candidate.structure.layers]
-        groups = [[path for path in everything if path.startswith(layer)] for layer in layers]
-    kept = everything
+        groups = list(replaceable.layers)
     try:
         groups.sort(key=trials.shortfall)
         kept = _shortest_beginning(groups, trials)
@@ -221,28 +187,10 @@ def _outcome(verdicts: Sequence[Verdict]) -> tuple[Word, float]:
     return word, sum(_miss(criterion) for verdict in judged for criterion in verdict.criteria)
 
 
-def _miss(criterion: Criterion) -> float:
+def _miss(criterion: Judgement) -> float:
     """How far the interval reaches beyond the limit, as a logarithm, so that no one criterion outweighs the others."""
     if criterion.verdict == "PASS":
         return 0.0
     limit = criterion.limit
     beyond = criterion.value.high - limit if criterion.relation == "<=" else limit - criterion.value.low
     return math.log1p(beyond / max(abs(limit), 1e-9)) if math.isfinite(beyond) else HOPELESS
-
-
-def _are_equal(ours: nn.Module, theirs: nn.Module) -> bool:
-    if type(ours) is not type(theirs):
-        return False
-    mine, other = ours.state_dict(), theirs.state_dict()
-    return mine.keys() == other.keys() and all(_same(value, other[key]) for key, value in mine.items())
-
-
-def _same(ours: Tensor, theirs: Tensor) -> bool:
-    plain = type(theirs) in (Tensor, nn.Parameter)
-    return plain and ours.dtype == theirs.dtype and torch.equal(ours, theirs.to(ours.device))
-
-
-def _dtype(module: nn.Module) -> torch.dtype:
-    """What the model computes in: the type of its first float weight, the embedding's, which is seldom quantized."""
-    floats = (parameter.dtype for parameter in module.parameters() if parameter.is_floating_point())
-    return next(floats, torch.float32)

@@ -6,18 +6,15 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from circuitcheck.baseline.baseline import Baseline
+from circuitcheck.core.runtime import Runtime, Work
 from circuitcheck.gate.repeat import measured_noise
-from circuitcheck.runtimes.pytorch.environment import environment
-from circuitcheck.runtimes.pytorch.hooked import HookedModel
-from circuitcheck.runtimes.pytorch.ports.proofs import measuring
-from circuitcheck.runtimes.pytorch.variations import all_sources
 
 
 def calibrate(
-    model: HookedModel,
+    model: Runtime,
     baseline: Baseline,
     *,
-    reload: Callable[[], HookedModel] | None = None,
+    reload: Callable[[], Runtime] | None = None,
     memory: int | None = None,
 ) -> Baseline:
     """Runs the reference against what was recorded of it, under every source of noise.
@@ -37,20 +34,19 @@ def calibrate(
         ModelError: a change is not finite.
         ModelChangedError: the measurement changed the model.
     """
-    where = environment(model.device)["instruction_set"]
     if not baseline.solved:
         return baseline
-    part = len(baseline.z.index)
-    with measuring(model):
+    model = model.measured_by(baseline.spec.metric)
+    with model.unchanged():
         sources = measured_noise(
             model,
-            baseline.task,
             baseline.spec,
+            baseline.measured,
             baseline.z,
             baseline.metric,
-            baseline.effects(baseline.spec.ablation)[:, :part],
-            all_sources(model, len(baseline.task.pairs), reload),
-            heads=baseline.measured,
-            memory=memory,
+            baseline.solved_prompts,
+            baseline.effects(baseline.spec.ablation),
+            model.variations(baseline.task.prompts(), reload),
+            Work(memory),
         )
-    return replace(baseline, noise={**baseline.noise, where: sources})
+    return replace(baseline, noise={**baseline.noise, model.facts.environment["instruction_set"]: sources})

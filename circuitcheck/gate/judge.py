@@ -3,62 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
 
 from circuitcheck.core.errors import ConfigurationError
-from circuitcheck.core.results import Circuit, Measurement
-from circuitcheck.runtimes.pytorch.ports.structure import Head
-from circuitcheck.stats.estimate import Estimate
+from circuitcheck.core.results import Circuit, Estimate, Judgement, Measurement, Relation, Verdict, Word
 from circuitcheck.stats.simultaneous import magnitude
 from circuitcheck.verdict.limits import Limits, limits_for
-
-Word = Literal["PASS", "FAIL", "INCONCLUSIVE"]
-Relation = Literal["<=", ">="]
-
-
-@dataclass(frozen=True)
-class Criterion:
-    """One measure held against one limit.
-
-    Attributes:
-        name: of the measure, and of the limit.
-        value: what was measured, with its interval.
-        relation: on which side of the limit the value must lie.
-        limit: the limit.
-        unit: of value and limit.
-        verdict: PASS where the whole interval is on the right side, FAIL where it is on the wrong side.
-        message: what a reader of a red build needs to know; empty for PASS.
-    """
-
-    name: str
-    value: Estimate
-    relation: Relation
-    limit: float
-    unit: str
-    verdict: Word
-    message: str
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """All criteria of one candidate on one task.
-
-    Attributes:
-        measurement: what was judged.
-        word: FAIL if any criterion fails, else INCONCLUSIVE if any is, else PASS.
-        criteria: every criterion; empty where the task itself is inconclusive.
-        message: why there are no criteria; empty where there are.
-        broken: heads whose importance has moved beyond the limit on profile distance, with the whole interval that
-            holds for all heads at once; and heads whose change is not finite.
-    """
-
-    measurement: Measurement
-    word: Word
-    criteria: tuple[Criterion, ...]
-    message: str = ""
-    broken: tuple[Head, ...] = ()
-
 
 NOISE: dict[str, str] = {
     "drift_median": "drift",
@@ -105,11 +54,11 @@ def judge(measurement: Measurement, limits: Limits | None = None) -> Verdict:
     return Verdict(measurement, word, criteria, broken=_broken(circuit, limits.profile_distance))
 
 
-def _broken(circuit: Circuit, limit: float) -> tuple[Head, ...]:
-    swept = [head for head in circuit.heads if head.rank_ref is not None]
+def _broken(circuit: Circuit, limit: float) -> tuple[str, ...]:
+    swept = [head for head in circuit.units if head.rank_ref is not None]
     largest = max((abs(head.importance_ref.value) for head in swept), default=0.0)
     moved = ((head, magnitude(head.importance_change).low) for head in swept)
-    return tuple((head.layer, head.head) for head, low in moved if not math.isfinite(low) or low > limit * largest)
+    return tuple(head.unit for head, low in moved if not math.isfinite(low) or low > limit * largest)
 
 
 def _values(circuit: Circuit) -> list[tuple[str, Estimate, Relation, str]]:
@@ -141,9 +90,9 @@ def _is_material(circuit: Circuit) -> bool:
 
 def _criterion(
     name: str, value: Estimate, relation: Relation, limit: float, unit: str, measurement: Measurement
-) -> Criterion:
+) -> Judgement:
     word = _word(value, relation, limit)
-    return Criterion(
+    return Judgement(
         name, value, relation, limit, unit, word, _message(name, value, relation, limit, word, measurement)
     )
 

@@ -4,27 +4,30 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from circuitcheck.baseline.recording import Recording
 from circuitcheck.core.errors import CandidateError
-from circuitcheck.core.progress import Advance, silent
-from circuitcheck.core.results import Measurement
+from circuitcheck.core.patch import Patch
+from circuitcheck.core.results import Circuit, Measurement
+from circuitcheck.core.runtime import Advance, Runtime, Work, silent
 from circuitcheck.diagnostics.integrated_gradients import integrated_damage
-from circuitcheck.gate.observe import Observation, observe
+from circuitcheck.gate.observation import Observation, part_damage
+from circuitcheck.gate.preference import preference
+from circuitcheck.gate.repair_plan import plan_repair
 from circuitcheck.gate.summarize import summarize
-from circuitcheck.runtimes.pytorch.batching import with_batching
-from circuitcheck.runtimes.pytorch.hooked import HookedModel
-from circuitcheck.runtimes.pytorch.ports.proofs import measuring
+from circuitcheck.stats.drift import drift_sums, relative_drift
+from circuitcheck.stats.first_order import first_order, fragility
 
 
 def measure(
-    candidate: HookedModel,
+    candidate: Runtime,
     baseline: Recording,
     *,
     advance: Advance = silent,
     memory: int | None = None,
-    reference: HookedModel | None = None,
+    reference: Runtime | None = None,
     curves: bool = True,
 ) -> Measurement:
     """Measures a candidate on a baseline's prompts.
@@ -35,7 +38,7 @@ def measure(
     Args:
         candidate: the model that is about to be released; it is left as it was found.
         baseline: the recorded reference circuit, which holds the prompts and says what to measure.
-        advance: called with the number of (head, prompt) rows that were just finished.
+        advance: called with the number of (unit, prompt) rows that were just finished.
         memory: budget in bytes for what the sweeps keep beside the model; by default a share of what is free.
         reference: the reference itself, where it is at hand, for integrated gradients; nothing else needs it.
         curves: False leaves out the repair curves, which take most of the time with a damaged candidate and on which
@@ -47,79 +50,110 @@ def measure(
     Raises:
         CandidateError: another architecture or shape, or values that are not finite.
         SiteError: the hooks fail a proof on the candidate.
+        ModelError: a prompt is longer than the candidate has positions.
         ModelChangedError: the measurement changed the candidate.
-        MemoryBudgetError: one prompt and head alone does not fit the budget or the machine.
+        ConfigurationError: the baseline's metric is a function that is not known here.
+        MemoryBudgetError: one prompt and unit alone does not fit the budget or the machine.
     """
     require_comparable(candidate, baseline)
-    reason = baseline.incompetence
-    candidate = candidate if reason else _probed(candidate, baseline)
-    observed = None if reason else observe(candidate, baseline, advance, memory, curves=curves)
+    reason, circuit, work = baseline.incompetence, None, Work(memory, advance)
+    if reason is None:
+        candidate = candidate.measured_by(baseline.spec.metric).probed(baseline.task.prompts())
+        observed = _observe(candidate, baseline, work, curves=curves)
+        circuit = summarize(baseline, observed, _integrated(baseline, observed, reference))
+    return _measurement(candidate, baseline, reason, circuit, work)
+
+
+def _observe(candidate: Runtime, baseline: Recording, work: Work, *, curves: bool) -> Observation:
+    """Everything about the candidate that needs a forward pass: clean passes, ablations and repairs."""
+    everything, solved, spec = baseline.task.prompts(), baseline.solved_prompts, baseline.spec
+    with candidate.unchanged():
+        # First, because a proof by numbers that are not finite blames the hooks.
+        metric = candidate.metric(everything)
+        preferred = preference(candidate, everything, metric)[list(solved.index)]
+        metric = metric[list(solved.index)]
+        _require_finite(candidate, baseline, "logit differences", preferred)
+        _require_finite(candidate, baseline, "values of the metric", metric)
+        candidate.prove(everything, spec.unit)
+        z = candidate.activations(baseline.part, spec.unit)
+        z = z if spec.positions == "all" else z.answer_position()
+        drift, expected = relative_drift(drift_sums(baseline.z, z)), first_order(baseline.gradient, baseline.z, z)
+        singles = tuple((unit,) for unit in baseline.measured)
+        ablated = candidate.patched(solved, Patch(spec.unit, singles, spec.ablation, spec.ablate_at), work)
+        _require_finite(candidate, baseline, f"logit differences under {spec.ablation} ablation", ablated)
+        damage = part_damage(baseline, metric)
+        plan = plan_repair(baseline, drift, fragility(expected), with_orders=curves and damage == "damage")
+        repaired = candidate.patched(baseline.part, Patch(spec.unit, plan.sets, baseline.z), work)
+        _require_finite(candidate, baseline, "logit differences under repair", repaired)
+    return Observation(metric, preferred, ablated, z, expected, damage, plan, repaired)
+
+
+def _integrated(baseline: Recording, observed: Observation, reference: Runtime | None) -> NDArray[np.float64] | None:
+    if reference is None:
+        return None
+    reference = reference.measured_by(baseline.spec.metric)
+    return integrated_damage(reference, baseline.part, baseline.spec.unit, baseline.z, observed.z)
+
+
+def _measurement(
+    candidate: Runtime, baseline: Recording, reason: str | None, circuit: Circuit | None, work: Work
+) -> Measurement:
+    facts = candidate.facts
     return Measurement(
         model=baseline.model,
-        candidate=candidate.precision if candidate.name == baseline.model else candidate.name,
-        precision=candidate.precision,
+        candidate=facts.precision if facts.name == baseline.model else facts.name,
+        precision=facts.precision,
         task=baseline.task.name,
+        unit=baseline.spec.unit,
+        metric=baseline.spec.metric,
         prompts=len(baseline.task.pairs),
         solved=len(baseline.solved),
         part=len(baseline.z.index),
         clusters=len(set(baseline.solved_clusters)),
         inconclusive=reason,
-        circuit=None if observed is None else summarize(baseline, observed, _integrated(baseline, observed, reference)),
+        circuit=circuit,
         noise_floor=baseline.noise_floor,
         fingerprints=baseline.all_fingerprints,
-        census=candidate.census,
-        batch_size=candidate.batch_size,
-        notes=(*candidate.notes, *baseline.notes, *_notes(baseline), *(observed.notes if observed else ())),
+        environment=facts.environment,
+        census=facts.census,
+        batch_size=facts.batch_size,
+        notes=(*facts.notes, *baseline.notes, *_notes(baseline), *work.notes),
     )
 
 
-def _probed(candidate: HookedModel, baseline: Recording) -> HookedModel:
-    """With the batch size that its kernels need; float32 kernels only sum in another order."""
-    if candidate.precision == "f32" or candidate.batch_size is not None:
-        return candidate
-    with measuring(candidate):
-        return with_batching(candidate, baseline.task.batches()[0].clean.to(candidate.device))
-
-
-def _integrated(baseline: Recording, observed: Observation, reference: HookedModel | None) -> NDArray[Any] | None:
-    if reference is None:
-        return None
-    reference = reference.measured_by(baseline.spec.metric)
-    return integrated_damage(reference, baseline.task, baseline.z, observed.z)
-
-
-def require_comparable(candidate: HookedModel, baseline: Recording) -> None:
-    """Refuses a candidate whose heads are not the reference's.
+def require_comparable(candidate: Runtime, baseline: Recording) -> None:
+    """Refuses a candidate whose units are not the reference's.
 
     Raises:
         CandidateError: names every difference.
+        SiteError: its units cannot be found.
     """
-    theirs, ours = candidate.architecture, baseline.architecture
+    facts, layout = candidate.facts, candidate.layout(baseline.spec.unit)
+    theirs, ours = facts.architecture, baseline.architecture
     differences = [
         f"{key} is {theirs[key]}, the reference's is {ours.get(key)}" for key in theirs if theirs[key] != ours.get(key)
     ]
-    if tuple(candidate.heads) != baseline.heads and not differences:
-        differences = [f"it has {len(candidate.heads)} heads, the reference {len(baseline.heads)}"]
-    known, needed = _known_tokens(candidate), _largest_token(baseline) + 1
-    if known is not None and known < needed:
-        differences.append(f"it knows {known} token ids, the prompts need {needed}")
+    if layout != baseline.layout and not differences:
+        kind = baseline.spec.unit
+        differences = [f"it has {len(layout.units)} {kind}s, the reference {len(baseline.layout.units)}"]
+    needed = baseline.task.largest_token + 1
+    if facts.vocabulary is not None and facts.vocabulary < needed:
+        differences.append(f"it knows {facts.vocabulary} token ids, the prompts need {needed}")
     if differences:
         raise CandidateError(
-            f"candidate {candidate.name} cannot be compared with {baseline.model}: {'; '.join(differences)}. "
+            f"candidate {facts.name} cannot be compared with {baseline.model}: {'; '.join(differences)}. "
             "Give a candidate that was made from the reference."
         )
 
 
-def _known_tokens(candidate: HookedModel) -> int | None:
-    """Rows of the token embedding; None where it cannot be seen."""
-    path = candidate.structure.embedding
-    return getattr(candidate.module.get_submodule(path), "num_embeddings", None) if path else None
-
-
-def _largest_token(baseline: Recording) -> int:
-    return max(
-        token for pair in baseline.task.pairs for token in (*pair.clean, *pair.counterfactual, pair.answer, pair.foil)
-    )
+def _require_finite(candidate: Runtime, baseline: Recording, what: str, values: NDArray[Any]) -> None:
+    wrong = int((~np.isfinite(values)).sum())
+    if wrong:
+        facts = candidate.facts
+        raise CandidateError(
+            f"candidate {facts.name} ({facts.precision}) on task {baseline.task.name!r}: {wrong} of {values.size} "
+            f"{what} are NaN or infinite. Its weights or activations overflow; it cannot be released like this."
+        )
 
 
 def _notes(baseline: Recording) -> list[str]:

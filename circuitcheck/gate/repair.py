@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from circuitcheck.core.results import CurvePoint, Repair
-from circuitcheck.gate.observe import Observation
+from circuitcheck.core.results import CurvePoint, Estimate, Repair
+from circuitcheck.gate.observation import Observation
 from circuitcheck.gate.sample import Sample
 from circuitcheck.stats.bootstrap import mean_estimate, weighted_means
-from circuitcheck.stats.estimate import Estimate, estimate
+from circuitcheck.stats.estimate import estimate
 from circuitcheck.stats.recovery import areas_over_random, diagnose, recovery
 from circuitcheck.stats.simultaneous import magnitude
 
@@ -38,21 +38,21 @@ def summarize_repair(observed: Observation, reference: Array, candidate: Array, 
         "unrepaired": relative_change(reference, repaired[plan.everything], part),
     }
     if observed.damage != "damage":
-        return Repair(**known, recovery=None, curves={}, diagnosis=observed.damage)
+        return Repair(observed.damage, **known, recovery=None)
     recoveries = recovery(reference, candidate, repaired, part.weights, part.level)
     if not plan.orders:
-        return Repair(**known, recovery=recoveries[plan.everything], curves={}, diagnosis=observed.damage)
+        return Repair(observed.damage, **known, recovery=recoveries[plan.everything])
     curves = {
-        order: tuple(CurvePoint(k, recoveries[place]) for k, place in zip(plan.grid, plan.curve(heads), strict=True))
-        for order, heads in plan.orders.items()
+        order: tuple(CurvePoint(k, recoveries[place]) for k, place in zip(plan.grid, plan.curve(units), strict=True))
+        for order, units in plan.orders.items()
     }
-    places = np.array([plan.curve(heads) for heads in plan.random])
+    places = np.array([plan.curve(units) for units in plan.random])
     areas = {}
     if len(plan.grid) > 1:
         areas = areas_over_random(
             reference,
             candidate,
-            {order: repaired[plan.curve(heads)] for order, heads in plan.orders.items()},
+            {order: repaired[plan.curve(units)] for order, units in plan.orders.items()},
             repaired[places],
             plan.grid,
             part.weights,

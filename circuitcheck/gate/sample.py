@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from circuitcheck.baseline.recording import Recording
@@ -34,14 +33,8 @@ def solved_sample(baseline: Recording) -> Sample:
 
 
 def part_sample(baseline: Recording) -> Sample:
-    """Those of them that z is kept of."""
+    """Those of them that values of units are kept of."""
     return _sample([baseline.task.pairs[place].cluster for place in baseline.z.index], baseline)
-
-
-def of_part(baseline: Recording, values: NDArray[Any]) -> NDArray[np.float64]:
-    """Of values `[..., solved]` those of the prompts that z is kept of."""
-    place = {prompt: column for column, prompt in enumerate(baseline.solved)}
-    return np.asarray(values[..., [place[prompt] for prompt in baseline.z.index]], np.float64)
 
 
 def _sample(clusters: Sequence[str], baseline: Recording) -> Sample:

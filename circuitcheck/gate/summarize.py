@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import nan
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from circuitcheck.baseline.recording import Recording
-from circuitcheck.core.results import Circuit, HeadMeasure, Ranking
-from circuitcheck.diagnostics.association import Association, associate
-from circuitcheck.gate.observe import Observation
+from circuitcheck.core.results import UNKNOWN, Association, Circuit, Estimate, Ranking, UnitMeasure
+from circuitcheck.core.units import Unit
+from circuitcheck.diagnostics.association import associate
+from circuitcheck.diagnostics.bound_audit import audit
+from circuitcheck.gate.observation import Observation
 from circuitcheck.gate.repair import relative_change, summarize_repair
-from circuitcheck.gate.sample import Sample, of_part, part_sample, solved_sample
-from circuitcheck.runtimes.pytorch.ports.structure import Head
+from circuitcheck.gate.sample import Sample, part_sample, solved_sample
 from circuitcheck.stats.bootstrap import mean_estimate, share_estimate, weighted_means
 from circuitcheck.stats.drift import DriftSums, cosine, drift_draws, drift_sums, relative_drift
-from circuitcheck.stats.estimate import Estimate, estimate
-from circuitcheck.stats.first_order import audit, fragility
+from circuitcheck.stats.estimate import estimate
+from circuitcheck.stats.first_order import fragility
 from circuitcheck.stats.ranking import (
     indistinct_from_zero,
     kendall_tau_b,
@@ -30,7 +32,6 @@ from circuitcheck.stats.ranking import (
 from circuitcheck.stats.simultaneous import largest_magnitude, simultaneous
 
 Array = NDArray[Any]
-UNKNOWN = Estimate(float("nan"), float("nan"), float("nan"))
 UNMEASURED: dict[str, Any] = {
     "importance_ref": UNKNOWN,
     "importance_cand": UNKNOWN,
@@ -38,12 +39,12 @@ UNMEASURED: dict[str, Any] = {
     "rank_ref": None,
     "rank_cand": None,
 }
-"""What is known of the importance of a head that a screened sweep left out."""
+"""What is known of the importance of a unit that a screened sweep left out."""
 
 
 @dataclass(frozen=True)
 class Importances:
-    """Importances of both sides of the measured heads, on the same prompts and the same bootstrap draws.
+    """Importances of both sides of the measured units, on the same prompts and the same bootstrap draws.
 
     Attributes:
         reference: in logits, `[measured]`.
@@ -66,7 +67,7 @@ def summarize(baseline: Recording, observed: Observation, integrated: Array | No
     Args:
         baseline: the reference's side.
         observed: the candidate's side.
-        integrated: integrated gradients times the way of z, in logits, `[heads, part]`, where they are known.
+        integrated: integrated gradients times the way of z, in logits, `[units, part]`, where they are known.
     """
     sample, part = solved_sample(baseline), part_sample(baseline)
     # Means of float32 are float32: without this a candidate that equals the reference would differ from it.
@@ -75,7 +76,7 @@ def summarize(baseline: Recording, observed: Observation, integrated: Array | No
     importances = _importances(baseline, observed, sample)
     sums = drift_sums(baseline.z, observed.z)
     drift, moved = relative_drift(sums), drift_draws(sums, part.weights)
-    part_ref, part_cand = of_part(baseline, metric_ref), of_part(baseline, metric_cand)
+    part_ref, part_cand = baseline.of_part(metric_ref), baseline.of_part(metric_cand)
     return Circuit(
         behaviour_kept=share_estimate(observed.preference > 0, sample.weights, sample.level),
         metric_change=relative_change(metric_ref, metric_cand, sample),
@@ -88,7 +89,7 @@ def summarize(baseline: Recording, observed: Observation, integrated: Array | No
         repair=summarize_repair(observed, part_ref, part_cand, part, baseline.spec.seed),
         bound=audit(observed.first_order, part_ref, part_cand, integrated),
         associations=_associations(baseline, drift, moved, part),
-        heads=_heads(baseline, observed, importances, sums, part_cand, sample),
+        units=_units(baseline, observed, importances, sums, part_cand, sample),
     )
 
 
@@ -111,23 +112,23 @@ def _ranking(baseline: Recording, importances: Importances, sample: Sample) -> R
     return Ranking(
         agreement=estimate(rank_biased_overlap(reference, candidate, **options), draws, sample.level),
         ceiling=float("nan") if baseline.ceiling is None else baseline.ceiling,
-        top_k=top_k_overlap(reference, candidate),
-        kendall=kendall_tau_b(reference, candidate),
+        top_5=top_k_overlap(reference, candidate),
+        kendall_tau_b=kendall_tau_b(reference, candidate),
     )
 
 
 def _associations(baseline: Recording, drift: Array, moved: Array, part: Sample) -> dict[str, Association]:
-    """Kind to importance against drift, of the measured heads; `moved` holds drift's draws, `[draws, heads]`."""
+    """Kind to importance against drift, of the measured units; `moved` holds drift's draws, `[draws, units]`."""
     measured = set(baseline.measured)
-    places = [place for place, head in enumerate(baseline.heads) if head in measured]
-    layers = np.array([layer for layer, _ in baseline.measured])
+    places = [place for place, unit in enumerate(baseline.layout.units) if unit in measured]
+    layers = np.array([baseline.layout.layer(unit) for unit in baseline.measured])
     return {
         kind: associate(
             baseline.importance(kind),
             drift[places],
             layers,
             # Drift is known of the part alone, so its draws are paired with importances of the part.
-            weighted_means(part.weights, of_part(baseline, baseline.effects(kind))),
+            weighted_means(part.weights, baseline.of_part(baseline.effects(kind))),
             moved[:, places],
             level=part.level,
             seed=baseline.spec.seed,
@@ -136,39 +137,45 @@ def _associations(baseline: Recording, drift: Array, moved: Array, part: Sample)
     }
 
 
-def _heads(
+def _units(
     baseline: Recording,
     observed: Observation,
     importances: Importances,
     sums: DriftSums,
     part_cand: Array,
     sample: Sample,
-) -> tuple[HeadMeasure, ...]:
+) -> tuple[UnitMeasure, ...]:
     drift, cosines = relative_drift(sums), cosine(sums)
     last = drift_sums(baseline.z.answer_position(), observed.z.answer_position())
     at_answer, cosines_at_answer = relative_drift(last), cosine(last)
-    fragilities = fragility(observed.first_order)
-    # The plan's first sets are the single heads, in order.
-    gains = (observed.repaired[: len(baseline.heads)] - part_cand).mean(axis=1)
-    importance = _importance_of_heads(baseline, importances, sample)
+    fragilities, layout = fragility(observed.first_order), baseline.layout
+    importance = _importance_of_units(baseline, importances, sample)
+    gains = _gains_alone(observed, part_cand)
     return tuple(
-        HeadMeasure(
-            layer=head[0],
-            head=head[1],
-            **importance.get(head, UNMEASURED),
+        UnitMeasure(
+            unit=layout.label(unit),
+            layer=layout.layer(unit),
+            column=layout.column(unit),
+            **importance.get(unit, UNMEASURED),
             drift=float(drift[place]),
             drift_answer=float(at_answer[place]),
             cosine=float(cosines[place]),
             cosine_answer=float(cosines_at_answer[place]),
             fragility=float(fragilities[place]),
-            repair_gain=float(gains[place]),
+            repair_gain=gains.get(unit, nan),
         )
-        for place, head in enumerate(baseline.heads)
+        for place, unit in enumerate(layout.units)
     )
 
 
+def _gains_alone(observed: Observation, part_cand: Array) -> dict[Unit, float]:
+    """What the metric changes by where one unit alone is repaired; of those that were."""
+    gains = (observed.repaired - part_cand).mean(axis=1)
+    return {units[0]: float(gain) for units, gain in zip(observed.plan.sets, gains, strict=True) if len(units) == 1}
+
+
 def _importance_under(baseline: Recording, kind: str, sample: Sample) -> list[Estimate]:
-    """The reference's importance of each measured head by one kind of ablation."""
+    """The reference's importance of each measured unit by one kind of ablation."""
     effects = baseline.effects(kind)
     draws = weighted_means(sample.weights, effects)
     return [
@@ -177,8 +184,8 @@ def _importance_under(baseline: Recording, kind: str, sample: Sample) -> list[Es
     ]
 
 
-def _importance_of_heads(baseline: Recording, importances: Importances, sample: Sample) -> dict[Head, dict[str, Any]]:
-    """What is known of each measured head's importance, by the names of `HeadMeasure`."""
+def _importance_of_units(baseline: Recording, importances: Importances, sample: Sample) -> dict[Unit, dict[str, Any]]:
+    """What is known of each measured unit's importance, by the names of `UnitMeasure`."""
     rank_ref, rank_cand = ranks(importances.reference), ranks(importances.candidate)
     ours, theirs = (
         [estimate(float(value), column, sample.level) for value, column in zip(values, draws.T, strict=True)]
@@ -189,7 +196,7 @@ def _importance_of_heads(baseline: Recording, importances: Importances, sample: 
     )
     by_kind = {kind: _importance_under(baseline, kind, sample) for kind in baseline.ablated}
     return {
-        head: {
+        unit: {
             "importance_ref": ours[place],
             "importance_ref_by_kind": {kind: found[place] for kind, found in by_kind.items()},
             "importance_cand": theirs[place],
@@ -197,5 +204,5 @@ def _importance_of_heads(baseline: Recording, importances: Importances, sample: 
             "rank_ref": int(rank_ref[place]),
             "rank_cand": int(rank_cand[place]),
         }
-        for place, head in enumerate(baseline.measured)
+        for place, unit in enumerate(baseline.measured)
     }

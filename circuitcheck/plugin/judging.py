@@ -18,8 +18,8 @@ from circuitcheck.report.fields import Entry
 
 if TYPE_CHECKING:
     from circuitcheck.baseline.baseline import Baseline
-    from circuitcheck.core.progress import Advance
     from circuitcheck.core.results import Measurement
+    from circuitcheck.core.runtime import Advance
     from circuitcheck.core.specification import MeasurementSpec
     from circuitcheck.gate.judge import Verdict
     from circuitcheck.runtimes.pytorch.hooked import HookedModel

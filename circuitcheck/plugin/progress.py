@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from circuitcheck.core.progress import Advance
+    from circuitcheck.core.runtime import Advance
 
 
 class TerminalProgress:

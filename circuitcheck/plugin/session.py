@@ -18,7 +18,7 @@ from circuitcheck.plugin.store import Store
 from circuitcheck.report.fields import Entry
 
 if TYPE_CHECKING:
-    from circuitcheck.core.progress import Advance
+    from circuitcheck.core.runtime import Advance
 
 
 class Progress(Protocol):

@@ -13,7 +13,8 @@ import numpy as np
 from scipy.special import ndtr, ndtri
 from scipy.stats import t as student
 
-from circuitcheck.stats.estimate import LEVEL, Estimate, estimate
+from circuitcheck.core.results import Estimate
+from circuitcheck.stats.estimate import LEVEL, estimate
 
 
 def cluster_weights(clusters: Sequence[str], draws: int = 1000, seed: int = 0) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""How far each head's `z` has moved."""
+"""How far each unit's values have moved."""
 
 from __future__ import annotations
 
@@ -6,20 +6,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from circuitcheck.core.activations import ZCache
+from circuitcheck.core.activations import Activations, require_comparable
 from circuitcheck.stats.bootstrap import weighted_means
-from circuitcheck.stats.caches import check_comparable, layers_of, per_prompt
 
 
 @dataclass(frozen=True)
 class DriftSums:
-    """Sums over positions and head dimensions, float64; all that drift and cosine need of `z`.
+    """Sums over positions and a unit's numbers, float64; all that drift and cosine need of them.
 
     Attributes:
-        difference: squared norm of z_ref - z_cand, `[heads, prompts]`.
-        reference: squared norm of z_ref, `[heads, prompts]`.
-        candidate: squared norm of z_cand, `[heads, prompts]`.
-        dot: z_ref . z_cand, `[heads, prompts]`.
+        difference: squared norm of z_ref - z_cand, `[units, prompts]`.
+        reference: squared norm of z_ref, `[units, prompts]`.
+        candidate: squared norm of z_cand, `[units, prompts]`.
+        dot: z_ref . z_cand, `[units, prompts]`.
     """
 
     difference: np.ndarray
@@ -28,32 +27,32 @@ class DriftSums:
     dot: np.ndarray
 
 
-def drift_sums(reference: ZCache, candidate: ZCache) -> DriftSums:
-    """The sums of two caches of the same prompts, heads in the order of layers and, within one, of heads.
+def drift_sums(reference: Activations, candidate: Activations) -> DriftSums:
+    """The sums of values on the same prompts, units in the order of the layout.
 
     Raises:
-        CandidateError: the caches differ in prompts, lengths or shapes, hold no prompts, or the candidate holds NaN or
+        CandidateError: the sides differ in prompts, lengths or shapes, hold no prompts, or the candidate holds NaN or
             infinite values.
         BaselineError: the reference holds NaN or infinite values.
     """
-    check_comparable(reference, candidate)
-    layers = []
-    for ours, theirs in zip(layers_of(reference), layers_of(candidate), strict=True):
+    require_comparable(reference, candidate)
+    groups = []
+    for ours, theirs in zip(reference.in_double(), candidate.in_double(), strict=True):
         products = (np.square(ours - theirs), np.square(ours), np.square(theirs), ours * theirs)
-        layers.append([per_prompt(product.sum(-1), reference) for product in products])
-    return DriftSums(*(np.concatenate(parts) for parts in zip(*layers, strict=True)))
+        groups.append([reference.per_prompt(product.sum(-1)) for product in products])
+    return DriftSums(*(np.concatenate(parts) for parts in zip(*groups, strict=True)))
 
 
 def relative_drift(sums: DriftSums) -> np.ndarray:
-    """`norm(z_ref - z_cand) / norm(z_ref)`, Frobenius over prompts and positions; dimensionless, `[heads]`.
+    """`norm(z_ref - z_cand) / norm(z_ref)`, Frobenius over prompts and positions; dimensionless, `[units]`.
 
-    A head whose reference is all zeros has drift 0 if the candidate is too, and infinity if not.
+    A unit whose reference is all zeros has drift 0 if the candidate is too, and infinity if not.
     """
     return _root_ratio(sums.difference.sum(-1), sums.reference.sum(-1))
 
 
 def cosine(sums: DriftSums) -> np.ndarray:
-    """Cosine of z_ref and z_cand over prompts and positions; dimensionless, `[heads]`.
+    """Cosine of z_ref and z_cand over prompts and positions; dimensionless, `[units]`.
 
     1 for two vectors of zeros; 0 where one of them is zero and the other is not.
     """
@@ -71,7 +70,7 @@ def drift_draws(sums: DriftSums, weights: np.ndarray) -> np.ndarray:
         weights: `[draws, prompts]`.
 
     Returns:
-        `[draws, heads]`, dimensionless.
+        `[draws, units]`, dimensionless.
     """
     return _root_ratio(weighted_means(weights, sums.difference), weighted_means(weights, sums.reference))
 

@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import ceil, floor, isnan, nan
 
 import numpy as np
 
+from circuitcheck.core.results import Estimate
+
 LEVEL = 0.95
 """Level of every interval. A criterion passes where its whole interval is on the right side of the limit: two one-sided
 tests at 2.5 % each, stricter than the 5 % (intervals at 90 %) that equivalence tests are usually run at."""
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A measured value and what it could as well have been.
-
-    Attributes:
-        value: the value on the prompts as they are; its unit is that of the measure.
-        low: lower end of the interval.
-        high: upper end of the interval.
-    """
-
-    value: float
-    low: float
-    high: float
 
 
 def estimate(value: float, draws: np.ndarray, level: float = LEVEL) -> Estimate:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil, inf, nan
 from typing import Literal
@@ -11,8 +10,9 @@ from typing import Literal
 import numpy as np
 
 from circuitcheck.core.errors import CandidateError
+from circuitcheck.core.results import Area, Estimate
 from circuitcheck.stats.bootstrap import mean_estimate, weighted_means
-from circuitcheck.stats.estimate import LEVEL, Estimate, estimate
+from circuitcheck.stats.estimate import LEVEL, estimate
 from circuitcheck.stats.rounding import rounding_slack
 
 Damage = Literal["no damage", "unresolved", "damage"]
@@ -108,20 +108,6 @@ def area_under(values: Sequence[float] | np.ndarray, counts: Sequence[int] | np.
     if heights.shape != grid.shape or grid.ndim != 1 or len(grid) < 2 or not (np.diff(grid) > 0).all():
         raise ValueError(f"no curve: {heights.shape} values over counts {grid.tolist()}.")
     return float(np.trapezoid(heights, grid) / (grid[-1] - grid[0]))
-
-
-@dataclass(frozen=True)
-class Area:
-    """The area under a repair curve.
-
-    Attributes:
-        value: mean recovery from one head to all, as `area_under` gives it.
-        over_random: how much of it the random orders do not have: 0 where the order finds the damage no sooner than
-            chance. Its interval is over prompts and over random orders.
-    """
-
-    value: float
-    over_random: Estimate
 
 
 def areas_over_random(

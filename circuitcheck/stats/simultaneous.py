@@ -14,7 +14,8 @@ import numpy as np
 from scipy.special import ndtr
 from scipy.stats import t as student
 
-from circuitcheck.stats.estimate import LEVEL, Estimate
+from circuitcheck.core.results import Estimate
+from circuitcheck.stats.estimate import LEVEL
 
 NO_ERROR = 1e-12
 """A standard error below this share of the value is what float64 leaves of none."""

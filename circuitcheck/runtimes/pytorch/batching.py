@@ -7,13 +7,16 @@ another order under another batch size or number of threads. Both would be taken
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from circuitcheck.runtimes.pytorch.forward import last_logits
-from circuitcheck.runtimes.pytorch.hooked import HookedModel
 from circuitcheck.runtimes.pytorch.threads import computing_threads
+from circuitcheck.runtimes.pytorch.torch_model import TorchModel
+
+Model = TypeVar("Model", bound=TorchModel)
 
 SUMMED_STEPS, STORED_STEPS = 64, 8
 """Rounding errors that explain a difference, relative to the largest logit: of float32, in which sums are taken, and of
@@ -28,7 +31,12 @@ WITHIN_ROUNDING = (
 )
 
 
-def with_batching(model: HookedModel, ids: Tensor) -> HookedModel:
+def needs_probe(model: TorchModel) -> bool:
+    """Whether its kernels may do more than sum float32 in another order."""
+    return model.precision != "f32"
+
+
+def with_batching(model: Model, ids: Tensor) -> Model:
     """The same model, with the batch size that it has to be measured at, and a note where anything varied.
 
     Five passes over at most four prompts.
@@ -67,7 +75,7 @@ def _rows(ids: Tensor) -> Tensor:
     return torch.stack(rows)
 
 
-def _alone(model: HookedModel, reason: str) -> HookedModel:
+def _alone(model: Model, reason: str) -> Model:
     note = f"Measured one row at a time, because {reason}."
     return replace(model, batch_size=1, notes=(*model.notes, note))
 
@@ -77,7 +85,7 @@ def _difference(first: Tensor, second: Tensor) -> float:
     return ((first.double() - second.double()).abs().max() / first.double().abs().max().clamp_min(1e-30)).item()
 
 
-def _rounding(model: HookedModel) -> float:
+def _rounding(model: TorchModel) -> float:
     stored = getattr(getattr(model.module, "config", None), "dtype", None)
     stored = stored if isinstance(stored, torch.dtype) else next(model.module.parameters()).dtype
     steps = torch.finfo(stored).eps if stored.is_floating_point else torch.finfo(torch.float32).eps

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from circuitcheck.core.errors import ConfigurationError
 from circuitcheck.core.metric import LOG_PROBABILITY, LOGIT_DIFFERENCE
-from circuitcheck.runtimes.pytorch.hooked import HookedModel
+from circuitcheck.runtimes.pytorch.hooks import record_input
 from circuitcheck.runtimes.pytorch.logit_transform import logit_transform
-from circuitcheck.runtimes.pytorch.ports.hooks import record_input
+from circuitcheck.runtimes.pytorch.torch_model import TorchModel
 
 PLAIN = logit_transform(None)
 """The transform of a model that does nothing to its logits."""
@@ -22,7 +22,7 @@ CHUNK = 2**22
 """Weights of the unembedding that are applied in float32 at once, 16 MiB of them."""
 
 
-def metric_of(model: HookedModel, ids: Tensor, answer: Tensor, foil: Tensor) -> Tensor:
+def metric_of(model: TorchModel, ids: Tensor, answer: Tensor, foil: Tensor) -> Tensor:
     """The model's metric m of some prompts, from one forward pass.
 
     Args:
@@ -37,24 +37,24 @@ def metric_of(model: HookedModel, ids: Tensor, answer: Tensor, foil: Tensor) -> 
     Raises:
         ConfigurationError: a function that gives no float for every prompt, or a model without an unembedding.
     """
-    function = model.metric.function
+    function = model.quantity.function
     if function is None:
         return metric_of_hidden(model, final_hidden(model, ids), answer, foil)
     value = function(whole_output(model, ids), ids, answer, foil)
     if not isinstance(value, Tensor) or value.shape != answer.shape or not value.is_floating_point():
         given = f"{value.dtype} {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
         raise ConfigurationError(
-            f"metric {model.metric.name} returned {given}, but must return one float a prompt, {list(answer.shape)}."
+            f"metric {model.quantity.name} returned {given}, but must return one float a prompt, {list(answer.shape)}."
         )
     return value.float()
 
 
-def metric_of_hidden(model: HookedModel, hidden: Tensor, answer: Tensor, foil: Tensor) -> Tensor:
+def metric_of_hidden(model: TorchModel, hidden: Tensor, answer: Tensor, foil: Tensor) -> Tensor:
     """The model's metric, one that has a name, from the input of the unembedding `[rows, d_model]`; as `metric_of`."""
-    return _READERS[model.metric.name](model, hidden, answer, foil)
+    return _READERS[model.quantity.name](model, hidden, answer, foil)
 
 
-def run_model(model: HookedModel, ids: Tensor) -> Any:
+def run_model(model: TorchModel, ids: Tensor) -> Any:
     """Runs the model for what hooks see of it; logits are computed for the last position only, where that can be.
 
     Args:
@@ -67,12 +67,12 @@ def run_model(model: HookedModel, ids: Tensor) -> Any:
     return model.module(ids, **_pass_options(model.module, use_cache=False, logits_to_keep=1))
 
 
-def whole_output(model: HookedModel, ids: Tensor) -> Any:
+def whole_output(model: TorchModel, ids: Tensor) -> Any:
     """What the model's forward returns for `ids`, `[batch, seq]`, of all positions."""
     return model.module(ids, **_pass_options(model.module, use_cache=False))
 
 
-def final_hidden(model: HookedModel, ids: Tensor) -> Tensor:
+def final_hidden(model: TorchModel, ids: Tensor) -> Tensor:
     """Runs the model and returns what its unembedding reads at the last position.
 
     Args:
@@ -86,11 +86,11 @@ def final_hidden(model: HookedModel, ids: Tensor) -> Tensor:
         ConfigurationError: the model has no unembedding.
     """
     with record_input(unembedding(model)) as inputs:
-        run_model(model, ids)
+        model.module(ids, **_pass_options(model.module, use_cache=False, logits_to_keep=1))
     return inputs[-1][:, -1]
 
 
-def unembedding(model: HookedModel) -> nn.Module:
+def unembedding(model: TorchModel) -> nn.Module:
     """The output layer.
 
     Raises:
@@ -99,13 +99,13 @@ def unembedding(model: HookedModel) -> nn.Module:
     path = model.structure.output_layer
     if path is None:
         raise ConfigurationError(
-            f"{model.name} has no unembedding, so {model.metric.name} cannot be read from it; give a metric of your "
+            f"{model.name} has no unembedding, so {model.quantity.name} cannot be read from it; give a metric of your "
             "own, package.module:function."
         )
     return model.module.get_submodule(path)
 
 
-def last_logits(model: HookedModel, ids: Tensor) -> Tensor:
+def last_logits(model: TorchModel, ids: Tensor) -> Tensor:
     """The model's own logits at the last position, `[batch, vocabulary]`, after whatever it does to them.
 
     A classifier's logits `[batch, classes]`, and the last hidden state of a model without logits.
@@ -115,7 +115,7 @@ def last_logits(model: HookedModel, ids: Tensor) -> Tensor:
     return logits[:, -1] if logits.dim() == 3 else logits
 
 
-def logit_difference(model: HookedModel, hidden: Tensor, answer: Tensor, foil: Tensor) -> Tensor:
+def logit_difference(model: TorchModel, hidden: Tensor, answer: Tensor, foil: Tensor) -> Tensor:
     """The metric m: logit(answer) - logit(foil), in logits.
 
     The two rows of the unembedding are applied in float32, because a half-precision unembedding rounds logits to steps
@@ -143,7 +143,7 @@ def logit_difference(model: HookedModel, hidden: Tensor, answer: Tensor, foil: T
     return difference if bias is None else difference + bias[answer].float() - bias[foil].float()
 
 
-def log_probability(model: HookedModel, hidden: Tensor, answer: Tensor) -> Tensor:
+def log_probability(model: TorchModel, hidden: Tensor, answer: Tensor) -> Tensor:
     """The logarithm of the answer's probability, over the whole vocabulary.
 
     A plain unembedding is applied in float32, part by part, so that no copy of a whole one is made. A quantized one is
@@ -183,11 +183,11 @@ def _row_logits(rows: tuple[Tensor, Tensor | None], hidden: Tensor, token: Tenso
     return logit if bias is None else logit + bias[token].float()
 
 
-def _transform(model: HookedModel) -> Callable[[Tensor], Tensor]:
+def _transform(model: TorchModel) -> Callable[[Tensor], Tensor]:
     return logit_transform(getattr(model.module, "config", None))
 
 
-_READERS: dict[str, Callable[[HookedModel, Tensor, Tensor, Tensor], Tensor]] = {
+_READERS: dict[str, Callable[[TorchModel, Tensor, Tensor, Tensor], Tensor]] = {
     LOGIT_DIFFERENCE.name: logit_difference,
     LOG_PROBABILITY.name: lambda model, hidden, answer, _: log_probability(model, hidden, answer),
 }

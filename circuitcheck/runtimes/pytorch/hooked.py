@@ -1,76 +1,182 @@
-"""A model together with everything that circuitcheck needs to know to hook it."""
+"""The PyTorch runtime: a model of transformers, read and patched by hooks on its own code."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
 
-import torch
-from torch import nn
+import numpy as np
+from numpy.typing import NDArray
 
-from circuitcheck.core.metric import LOGIT_DIFFERENCE, Metric, named_metric
-from circuitcheck.runtimes.pytorch.loading.find_weights import Census
-from circuitcheck.runtimes.pytorch.ports.structure import Head, Structure
+from circuitcheck.core.activations import Activations
+from circuitcheck.core.metric import Metric, as_metric
+from circuitcheck.core.patch import Patch
+from circuitcheck.core.prompts import Prompts
+from circuitcheck.core.runtime import Facts, Replaceable, Runtime, Variation, Work
+from circuitcheck.core.units import Layout
+from circuitcheck.runtimes.pytorch.batching import needs_probe, with_batching
+from circuitcheck.runtimes.pytorch.engine.passes import (
+    clean_activations,
+    clean_metric,
+    collect,
+    rows_of,
+    unit_gradient,
+)
+from circuitcheck.runtimes.pytorch.engine.sweep import Engine, batch_metric, replacements
+from circuitcheck.runtimes.pytorch.environment import environment
+from circuitcheck.runtimes.pytorch.ports.ports import layout_of
+from circuitcheck.runtimes.pytorch.ports.proofs import PROBE_PROMPTS, prove
+from circuitcheck.runtimes.pytorch.ports.room import require_room
+from circuitcheck.runtimes.pytorch.torch_model import TorchModel
+from circuitcheck.runtimes.pytorch.transplant import kept_modules, replaceable_modules
+from circuitcheck.runtimes.pytorch.unchanged import unchanged
+from circuitcheck.runtimes.pytorch.variations import all_variations, usual_variations
 
 
-@dataclass(frozen=True)
-class HookedModel:
-    """A model as it is shipped, with its hook sites.
-
-    Attributes:
-        module: the model itself; never folded, re-centred or re-implemented.
-        structure: where its heads are.
-        tokenizer: its Hugging Face tokenizer, or None for tasks in token ids.
-        name: how reports call it.
-        precision: the candidate spec that it was loaded as (`f32` for a reference).
-        fingerprints: `weights` and `tokenizer`, as hexadecimal SHA-256.
-        notes: what a reader of the report must know about how it was loaded.
-        census: what was really loaded; None where nobody looked.
-        batch_size: the most rows in one forward pass; 1 where a prompt's logits depend on its batch mates.
-        metric: what is measured of a prompt; `record_reference` and `measure` bind the one that the spec names.
-    """
-
-    module: nn.Module
-    structure: Structure
-    tokenizer: Any = None
-    name: str = "model"
-    precision: str = "f32"
-    fingerprints: dict[str, str] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-    census: Census | None = None
-    batch_size: int | None = None
-    metric: Metric = LOGIT_DIFFERENCE
+class HookedModel(TorchModel):
+    """A model as it is shipped, that the gate can measure; see `TorchModel` for what it holds."""
 
     @property
-    def device(self) -> torch.device:
-        """Where the model runs."""
-        return next(self.module.parameters()).device
-
-    @property
-    def heads(self) -> list[Head]:
-        """All heads, in the order of every per-head array."""
-        return self.structure.heads
-
-    @property
-    def architecture(self) -> dict[str, Any]:
-        """What must agree between a reference and a candidate for their heads to be comparable."""
+    def facts(self) -> Facts:
+        """What it is, as far as that can be told without running it."""
         first = self.structure.layers[0]
-        return {
-            "class": type(self.module).__name__,
-            "n_layers": len(self.structure.layers),
-            "n_heads": first.n_heads,
-            "d_head": first.d_head,
-        }
+        return Facts(
+            name=self.name,
+            precision=self.precision,
+            architecture={
+                "class": type(self.module).__name__,
+                "n_layers": len(self.structure.layers),
+                "n_heads": first.n_heads,
+                "d_head": first.d_head,
+            },
+            fingerprints=self.fingerprints,
+            environment=environment(self.device),
+            census=self.census,
+            vocabulary=self._vocabulary,
+            batch_size=self.batch_size,
+            notes=self.notes,
+        )
 
-    def at_most(self, rows: int | None) -> int | None:
-        """The most rows in one forward pass where `rows` are allowed; None where there is no limit."""
-        limits = [limit for limit in (rows, self.batch_size) if limit is not None]
-        return min(limits, default=None)
+    @property
+    def _vocabulary(self) -> int | None:
+        """Rows of the token embedding; what the config says where it cannot be seen."""
+        path = self.structure.embedding
+        rows = getattr(self.module.get_submodule(path), "num_embeddings", None) if path else None
+        return rows or getattr(getattr(self.module, "config", None), "vocab_size", None)
 
-    def measured_by(self, metric: str) -> HookedModel:
-        """The same model with the metric of that name; one that it was hooked with stays if that is its name.
+    def measured_by(self, metric: str | Metric) -> HookedModel:
+        """The same model with another quantity; one that it was hooked with stays if that is its name.
 
         Raises:
             ConfigurationError: no metric has that name.
         """
-        return self if self.metric.name == metric else replace(self, metric=named_metric(metric))
+        return self if metric in (self.quantity, self.quantity.name) else replace(self, quantity=as_metric(metric))
+
+    def probed(self, prompts: Prompts) -> HookedModel:
+        """The same model, with the batch size that its kernels need; plain float32 only sums in another order."""
+        if self.batch_size is not None or not needs_probe(self):
+            return self
+        with unchanged(self):
+            return with_batching(self, rows_of(self, prompts.batches()[0]).ids)
+
+    def layout(self, kind: str) -> Layout:
+        """Its units of a kind.
+
+        Raises:
+            SiteError: it has none that can be found.
+        """
+        return layout_of(self.ports(kind), kind)
+
+    def unchanged(self) -> AbstractContextManager[None]:
+        """A block in evaluation mode that leaves the model as it was.
+
+        Raises:
+            ModelChangedError: on the way out, where it does not.
+        """
+        return unchanged(self)
+
+    def prove(self, prompts: Prompts, kind: str) -> None:
+        """Proves that units of a kind can be read and written; once for each kind and length of prompts.
+
+        Raises:
+            SiteError: lists every failure.
+            ModelError: a prompt of the task is longer than the model has positions.
+        """
+        require_room(self, prompts.task.longest)
+        ids = rows_of(self, prompts.batches()[0]).ids[: self.at_most(PROBE_PROMPTS)]
+        if (kind, ids.shape[1]) not in self.proven:
+            prove(self, ids, kind)
+            self.proven.add((kind, ids.shape[1]))
+
+    def metric(self, prompts: Prompts, *, counterfactual: bool = False) -> NDArray[np.float32]:
+        """M of every prompt, `[prompts]`; of counterfactuals with the clean prompt's answer and foil."""
+        require_room(self, prompts.task.longest)
+        return clean_metric(self, prompts, counterfactual=counterfactual)
+
+    def activations(self, prompts: Prompts, kind: str) -> Activations:
+        """Values of all units on the clean prompts, all positions."""
+        return clean_activations(self, prompts, self.ports(kind))
+
+    def replacements(self, prompts: Prompts, patch: Patch) -> Activations:
+        """What the patch puts into each unit, whichever units its sets name; positions as the patch has them."""
+        return collect(replacements(self, prompts, patch), self.ports(patch.kind))
+
+    def patched(
+        self, prompts: Prompts, patch: Patch, work: Work | None = None, *, engine: Engine = "replay"
+    ) -> NDArray[np.float32]:
+        """M of every prompt under every set of the patch, `[sets, prompts]`.
+
+        Args:
+            prompts: the prompts.
+            patch: which units get which values.
+            work: budget, progress and notes.
+            engine: `replay` runs only what follows an intervention, after it proved that it may; `full` runs
+                everything.
+
+        Raises:
+            MemoryBudgetError: one prompt under one set of units alone does not fit the budget or the machine.
+        """
+        metric = np.empty((len(patch.sets), len(prompts)), np.float32)
+        ports = self.ports(patch.kind)
+        for batch, values in replacements(self, prompts, patch):
+            columns = [prompts.columns[place] for place in batch.index]
+            rows = rows_of(self, batch)
+            metric[:, columns] = batch_metric(self, ports, rows, values, patch.sets, work or Work(), engine)
+        return metric
+
+    def gradient(
+        self,
+        prompts: Prompts,
+        kind: str,
+        at: Activations | None = None,
+        *,
+        held: bool = False,
+        work: Work | None = None,
+    ) -> tuple[NDArray[np.float32], Activations]:
+        """M of every prompt and its gradient by every unit; see `Runtime.gradient`.
+
+        Raises:
+            ConfigurationError: the metric cannot be differentiated.
+        """
+        return unit_gradient(
+            self, prompts, self.ports(kind), at, held=held, memory=None if work is None else work.memory
+        )
+
+    def variations(
+        self, prompts: Prompts | None = None, reload: Callable[[], Runtime] | None = None
+    ) -> Sequence[Variation]:
+        """Ways to compute the same thing: one of each kind or, for a calibration on some prompts, all of them."""
+        return usual_variations(self) if prompts is None else all_variations(self, len(prompts), reload)
+
+    def replaceable(self, reference: TorchModel) -> Replaceable:
+        """Linear maps inside its layers that differ from the reference's, for a keep list.
+
+        Raises:
+            CandidateError: there are none.
+        """
+        return Replaceable(replaceable_modules(reference, self), self.structure.output_layer)
+
+    def keeping(self, reference: TorchModel, modules: Sequence[str]) -> AbstractContextManager[HookedModel]:
+        """The model with the reference's modules in some places, for as long as the block runs."""
+        return kept_modules(reference, self, modules)

@@ -1,16 +1,16 @@
-"""Sources of noise: everything that may change a number though the model stays the same."""
+"""Ways to compute the same thing: everything that may change a number though the model stays the same."""
 
 from __future__ import annotations
 
 import os
 import random
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import contextmanager
 from typing import Any
 
-from circuitcheck.runtimes.pytorch.hooked import HookedModel
+from circuitcheck.core.runtime import Runtime, Variation
 from circuitcheck.runtimes.pytorch.threads import computing_threads
+from circuitcheck.runtimes.pytorch.torch_model import TorchModel
 
 OTHER_ATTENTION = "sdpa"
 ATTENTIONS = ("eager", OTHER_ATTENTION)
@@ -19,31 +19,12 @@ SHUFFLES = (0, 1)
 """Seeds of the prompt orders that are tried beside the reversed one."""
 
 
-@dataclass(frozen=True)
-class Source:
-    """One way to measure the same model differently.
-
-    Attributes:
-        name: what baselines and reports call it.
-        setting: holds while it is measured.
-        batch_size: the most prompts in one batch; None for as many as usual.
-        order: the prompts in another order, as places in the task; None for the usual one.
-        model: gives the same model anew; None for the one at hand.
-    """
-
-    name: str
-    setting: Callable[[], AbstractContextManager[Any]] = nullcontext
-    batch_size: int | None = None
-    order: tuple[int, ...] | None = None
-    model: Callable[[], HookedModel] | None = None
-
-
-def usual_sources(model: HookedModel) -> list[Source]:
+def usual_variations(model: TorchModel) -> list[Variation]:
     """One of each kind that needs nothing but the model: what is tried whenever a reference is recorded."""
     return [_threads(1), _batches(1), *_attentions(model)]
 
 
-def all_sources(model: HookedModel, prompts: int, reload: Callable[[], HookedModel] | None = None) -> list[Source]:
+def all_variations(model: TorchModel, prompts: int, reload: Callable[[], Runtime] | None = None) -> list[Variation]:
     """Thread counts, batch sizes, prompt orders, attention implementations and a reload: what a calibration tries.
 
     Args:
@@ -62,35 +43,35 @@ def all_sources(model: HookedModel, prompts: int, reload: Callable[[], HookedMod
     return [
         *(_threads(count) for count in counts),
         *(_batches(size) for size in BATCH_SIZES if size < prompts),
-        *(Source(f"prompt order: {name}", order=order) for name, order in orders.items()),
+        *(Variation(f"prompt order: {name}", order=order) for name, order in orders.items()),
         *_attentions(model),
-        *([Source("loaded again", model=reload)] if reload else []),
-        Source("as recorded"),
+        *([Variation("loaded again", reload=reload)] if reload else []),
+        Variation("as recorded"),
     ]
 
 
-def _threads(count: int) -> Source:
-    return Source("one thread" if count == 1 else f"{count} threads", lambda: computing_threads(count))
+def _threads(count: int) -> Variation:
+    return Variation("one thread" if count == 1 else f"{count} threads", lambda: computing_threads(count))
 
 
-def _batches(size: int) -> Source:
-    return Source("one prompt a batch" if size == 1 else f"{size} prompts a batch", batch_size=size)
+def _batches(size: int) -> Variation:
+    return Variation("one prompt a batch" if size == 1 else f"{size} prompts a batch", most=size)
 
 
-def _attentions(model: HookedModel) -> Sequence[Source]:
+def _attentions(model: TorchModel) -> Sequence[Variation]:
     setter = getattr(model.module, "set_attn_implementation", None)
     if setter is None or not getattr(model.module, "_supports_sdpa", False):
         return []
     usual = getattr(getattr(model.module, "config", None), "_attn_implementation", None)
     return [
-        Source(f"{name} attention", lambda name=name: other_attention(model, name))  # type: ignore[misc]
+        Variation(f"{name} attention", lambda name=name: other_attention(model, name))  # type: ignore[misc]
         for name in ATTENTIONS
         if name != usual
     ]
 
 
 @contextmanager
-def other_attention(model: HookedModel, name: str = OTHER_ATTENTION) -> Iterator[None]:
+def other_attention(model: TorchModel, name: str = OTHER_ATTENTION) -> Iterator[None]:
     """Another attention implementation, for as long as the block runs."""
     module: Any = model.module
     usual = module.config._attn_implementation

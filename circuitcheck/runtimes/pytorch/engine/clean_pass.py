@@ -13,14 +13,16 @@ from torch import Tensor, nn
 from circuitcheck.runtimes.pytorch.engine.packing import is_out_of_memory
 from circuitcheck.runtimes.pytorch.engine.shadow import shadowed
 from circuitcheck.runtimes.pytorch.forward import final_hidden, unembedding
-from circuitcheck.runtimes.pytorch.hooked import HookedModel
-from circuitcheck.runtimes.pytorch.ports.hooks import record_z
+from circuitcheck.runtimes.pytorch.hooks import pre_hook
+from circuitcheck.runtimes.pytorch.torch_model import TorchModel
 
 HIDDEN = "hidden_states"
 """What layers that take their input by keyword call it."""
 
 REFUSALS = (RuntimeError, TypeError, ValueError, AttributeError, LookupError, AssertionError)
 """What a model's own code raises when it is called in a way that it does not expect."""
+
+PACKAGE = __name__.partition(".")[0]
 
 
 class CannotReplayError(Exception):
@@ -50,7 +52,7 @@ class LayerRecord:
         keywords: its keyword arguments, likewise.
         place: position or keyword of the hidden state.
         hidden: the hidden state that it was given, `[batch, seq, d_model]`.
-        z: `[batch, seq, n_heads, d_head]`.
+        z: the input of its attention's output projection, `[batch, seq, n_heads * d_head]`.
         mlp: what its MLP put out, `[batch, seq, d_model]`, or None where that is not one tensor of that shape.
         attention_outputs: how many things its attention module returned in a tuple; 0 for a bare tensor.
         layer_outputs: how many things it returned in a tuple itself; 0 for a bare tensor.
@@ -91,7 +93,7 @@ class CleanPass:
     final: Tensor
 
 
-def record_clean_pass(model: HookedModel, ids: Tensor) -> CleanPass:
+def record_clean_pass(model: TorchModel, ids: Tensor) -> CleanPass:
     """Runs the prompts and records every layer.
 
     Args:
@@ -105,10 +107,10 @@ def record_clean_pass(model: HookedModel, ids: Tensor) -> CleanPass:
     recorder = _Recorder(len(ids))
     module = model.module
     with ExitStack() as stack:
-        z = stack.enter_context(record_z(model))
         for site in model.structure.layers:
             layer, attention = module.get_submodule(site.path), module.get_submodule(site.attention)
-            if layer is attention or attention is module.get_submodule(site.projection):
+            projection = module.get_submodule(site.projection)
+            if layer is attention or attention is projection:
                 raise CannotReplayError(f"{site.path}: layer, attention and output projection are not modules apart")
             handles = [
                 layer.register_forward_pre_hook(recorder.read_call(site.layer), with_kwargs=True),
@@ -120,19 +122,29 @@ def record_clean_pass(model: HookedModel, ids: Tensor) -> CleanPass:
                 handles.append(mlp.register_forward_hook(recorder.read_mlp(site.layer)))
             for handle in handles:
                 stack.callback(handle.remove)
+            stack.enter_context(pre_hook(projection, recorder.read_z(site.layer)))
         # Only what the unembedding is given counts, and the product with a whole vocabulary is not cheap.
         stack.enter_context(shadowed(unembedding(model), lambda x, *_, **__: x))
         try:
             final = final_hidden(model, ids)
         except REFUSALS as error:
-            if is_out_of_memory(error):
+            if not is_refusal(error):
                 raise
             raise CannotReplayError(f"it cannot be run without its unembedding ({refusal(error)})") from error
-    layers = tuple(recorder.layer(site.layer, site.path, z) for site in model.structure.layers)
+    layers = tuple(recorder.layer(site.layer, site.path) for site in model.structure.layers)
     return CleanPass(ids, layers, final)
 
 
-def refusal(error: Exception) -> str:
+def is_refusal(error: BaseException) -> bool:
+    """Whether an error was raised by the model's own code, and neither by ours nor by an allocator."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    is_ours = trace is not None and str(trace.tb_frame.f_globals.get("__name__", "")).partition(".")[0] == PACKAGE
+    return isinstance(error, REFUSALS) and not is_ours and not is_out_of_memory(error)
+
+
+def refusal(error: BaseException) -> str:
     """An error of a model's own code, short enough for a note."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
@@ -143,6 +155,7 @@ class _Recorder:
     def __init__(self, batch: int) -> None:
         self.batch = batch
         self.calls: dict[int, tuple[tuple[Any, ...], dict[str, Any], int | str, Tensor]] = {}
+        self.z: dict[int, Tensor] = {}
         self.mlps: dict[int, Tensor] = {}
         self.layer_outputs: dict[int, int] = {}
         self.attention_outputs: dict[int, int] = {}
@@ -157,6 +170,13 @@ class _Recorder:
             others = {name: value for name, value in keywords.items() if name != place}
             # A clone: some layers add to their input in place.
             self.calls[layer] = (_condensed(rest, self.batch), _condensed(others, self.batch), place, hidden.clone())
+
+        return read
+
+    def read_z(self, layer: int) -> Callable[..., None]:
+        def read(_: nn.Module, arguments: tuple[Any, ...]) -> None:
+            # A clone: it is live storage that the layer may write to again.
+            self.z[layer] = arguments[0].clone()
 
         return read
 
@@ -178,12 +198,12 @@ class _Recorder:
 
         return read
 
-    def layer(self, layer: int, path: str, z: dict[int, Tensor]) -> LayerRecord:
-        if layer not in self.calls or layer not in z or layer not in self.attention_outputs:
+    def layer(self, layer: int, path: str) -> LayerRecord:
+        if layer not in self.calls or layer not in self.z or layer not in self.attention_outputs:
             raise CannotReplayError(f"{path} or its attention did not run in a full pass")
         arguments, keywords, place, hidden = self.calls[layer]
         forms = self.attention_outputs[layer], self.layer_outputs[layer]
-        return LayerRecord(arguments, keywords, place, hidden, z[layer], self.mlps.get(layer), *forms)
+        return LayerRecord(arguments, keywords, place, hidden, self.z[layer], self.mlps.get(layer), *forms)
 
 
 def _condensed(value: Any, batch: int) -> Any:

@@ -1,4 +1,4 @@
-"""How many rows, each one prompt under one head set, run together: as many as a byte budget holds."""
+"""How many rows, each one prompt under one set of units, run together: as many as a byte budget holds."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from circuitcheck.core.errors import MemoryBudgetError
 from circuitcheck.core.metric import LOG_PROBABILITY
 from circuitcheck.runtimes.pytorch.forward import chunk_size, float_rows
-from circuitcheck.runtimes.pytorch.hooked import HookedModel
 from circuitcheck.runtimes.pytorch.ports.structure import output_width
+from circuitcheck.runtimes.pytorch.torch_model import TorchModel
 
 FREE_SHARE = 0.5
 """Default budget as a share of what is free: the rest of the process, and other processes, grow too."""
@@ -40,12 +40,12 @@ GIVEN_UP = ("out of memory", "not enough memory", "can't allocate memory", "cann
 
 @dataclass(frozen=True)
 class Block:
-    """Rows that run together: some prompts, each under the same head sets.
+    """Rows that run together: some prompts, each under the same sets of units.
 
     Attributes:
         start: first prompt.
         stop: prompt after the last.
-        sets: numbers of the head sets.
+        sets: numbers of the sets of units.
     """
 
     start: int
@@ -93,53 +93,56 @@ def spans(count: int, most: int) -> Iterator[tuple[int, int]]:
         yield piece * count // pieces, (piece + 1) * count // pieces
 
 
-def ignored() -> None:
-    """Nobody wants to know."""
-
-
-def run_blocks(waiting: Iterable[Block], run: Callable[[Block], None], halved: Callable[[], None] = ignored) -> None:
-    """Runs every block; one that runs out of memory is halved and retried, and what was computed stays.
+class Queue:
+    """Blocks that wait to run; one that does not fit memory is put back in halves, and what was computed stays.
 
     Args:
         waiting: the blocks.
-        run: computes one block and keeps its result; it is called again with parts of a block that did not fit.
         halved: called whenever a block is halved.
-
-    Raises:
-        MemoryBudgetError: one row alone runs out of memory.
     """
-    queue = deque(waiting)
-    most_rows: int | None = None
-    while queue:
-        block = queue.popleft()
-        too_large = most_rows is not None and block.rows > most_rows
-        if not too_large and _fits(run, block):
-            continue
+
+    def __init__(self, waiting: Iterable[Block], halved: Callable[[], None]) -> None:
+        self._waiting = deque(waiting)
+        self._halved = halved
+        self._most_rows: int | None = None
+        self._has_failed = False
+
+    def __iter__(self) -> Iterator[Block]:
+        """The blocks, each as large as those that were put back have shown to fit."""
+        while self._waiting:
+            if self._has_failed and torch.cuda.is_available():
+                # Only here are the error and the frames that it held, with all their tensors, gone.
+                torch.cuda.empty_cache()
+            self._has_failed = False
+            block = self._waiting.popleft()
+            if self._most_rows is not None and block.rows > self._most_rows:
+                self._put_back(block)
+            else:
+                yield block
+
+    def halve(self, block: Block, error: Exception) -> None:
+        """Puts a block back that failed, in halves.
+
+        Raises:
+            Exception: the error itself, where it is not for memory.
+            MemoryBudgetError: the block is one row.
+        """
+        if not is_out_of_memory(error):
+            raise error
+        self._has_failed = True
+        halves = self._put_back(block)
+        self._most_rows = max(half.rows for half in halves)
+
+    def _put_back(self, block: Block) -> list[Block]:
         halves = block.halves()
         if not halves:
             raise MemoryBudgetError(
-                "One prompt under one head set alone runs out of memory. Use shorter prompts, a smaller model, a lower "
-                "precision or a machine with more memory."
+                "One prompt under one set of units alone runs out of memory. Use shorter prompts, a smaller model, a "
+                "lower precision or a machine with more memory."
             )
-        halved()
-        if not too_large:
-            most_rows = max(half.rows for half in halves)
-        queue.extendleft(reversed(halves))
-
-
-def _fits(run: Callable[[Block], None], block: Block) -> bool:
-    """Runs the block and tells whether memory was enough; every other error is raised."""
-    try:
-        run(block)
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-    else:
-        return True
-    # Only here are the error and the frames that it held, with all their tensors, gone.
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    return False
+        self._halved()
+        self._waiting.extendleft(reversed(halves))
+        return halves
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -209,7 +212,7 @@ class Plan:
     wanted: int
 
 
-def plan(model: HookedModel, seq: int, batch: int, memory: int | None) -> Plan:
+def plan(model: TorchModel, seq: int, batch: int, memory: int | None) -> Plan:
     """Divides a budget between the record of the clean pass and the rows that run from it.
 
     Where the budget suffices, the plan is the same whatever the budget: roundings depend on the shapes of batches.
@@ -221,7 +224,7 @@ def plan(model: HookedModel, seq: int, batch: int, memory: int | None) -> Plan:
         memory: the budget in bytes; by default a share of what is free.
 
     Raises:
-        MemoryBudgetError: the budget is set, and one prompt under one head set does not fit it.
+        MemoryBudgetError: the budget is set, and one prompt under one set of units does not fit it.
     """
     record, row, once = record_bytes(model, seq), row_bytes(model, seq), readout_bytes(model)
     if memory is not None and memory < record + row + once:
@@ -235,13 +238,13 @@ def plan(model: HookedModel, seq: int, batch: int, memory: int | None) -> Plan:
     return Plan(prompts, max(1, min(wanted, (budget - prompts * record) // row)), wanted)
 
 
-def rows_by_speed(model: HookedModel, seq: int) -> int:
+def rows_by_speed(model: TorchModel, seq: int) -> int:
     """How many rows of `seq` tokens run together if memory is no matter."""
     rows = max(1, MOST_TOKENS.get(model.device.type, MOST_TOKENS["cuda"]) // seq)
     return model.at_most(rows) or rows
 
 
-def backward_prompts(model: HookedModel, seq: int, memory: int | None) -> int:
+def backward_prompts(model: TorchModel, seq: int, memory: int | None) -> int:
     """How many prompts of `seq` tokens a backward pass takes, which keeps what every layer did.
 
     Args:
@@ -254,14 +257,14 @@ def backward_prompts(model: HookedModel, seq: int, memory: int | None) -> int:
     return max(1, min(rows_by_speed(model, seq), budget // kept))
 
 
-def record_bytes(model: HookedModel, seq: int) -> int:
+def record_bytes(model: TorchModel, seq: int) -> int:
     """Memory that one prompt's clean pass takes: `z`, the hidden state and the MLP's output of every layer."""
     sites = model.structure.layers
     widths = sum(site.n_heads * site.d_head + 2 * _stream_width(model, site.projection) for site in sites)
     return max(1, seq * widths * _element_size(model.module))
 
 
-def row_bytes(model: HookedModel, seq: int) -> int:
+def row_bytes(model: TorchModel, seq: int) -> int:
     """Memory that one row of `seq` tokens is estimated to need while it runs.
 
     What the linear maps of the widest layer put out, twice, since most of it is normalised or activated once more; the
@@ -277,32 +280,32 @@ def row_bytes(model: HookedModel, seq: int) -> int:
     return seq * (2 * widest + scores + stream) * _element_size(model.module) + _logit_bytes(model, seq)
 
 
-def readout_bytes(model: HookedModel) -> int:
+def readout_bytes(model: TorchModel) -> int:
     """Memory that reading the metric takes whatever the number of rows: a float32 copy of a part of the unembedding."""
     rows = _unembedding_rows(model)
-    if model.metric != LOG_PROBABILITY or rows is None or rows.dtype == torch.float32:
+    if model.quantity != LOG_PROBABILITY or rows is None or rows.dtype == torch.float32:
         return 0
     return 4 * min(len(rows), chunk_size(rows)) * rows.shape[1]
 
 
-def _logit_bytes(model: HookedModel, seq: int) -> int:
+def _logit_bytes(model: TorchModel, seq: int) -> int:
     """Memory that the logits of one row take: in the model's own type, in float32, and once more where changed."""
     path, rows = model.structure.output_layer, _unembedding_rows(model)
     vocabulary = 0 if path is None else output_width(model.module.get_submodule(path)) or 0
-    if model.metric.function is not None:
+    if model.quantity.function is not None:
         return 12 * vocabulary * seq
     if rows is None:
         return 12 * vocabulary
-    return 12 * min(vocabulary, chunk_size(rows)) if model.metric == LOG_PROBABILITY else 0
+    return 12 * min(vocabulary, chunk_size(rows)) if model.quantity == LOG_PROBABILITY else 0
 
 
-def _unembedding_rows(model: HookedModel) -> Tensor | None:
+def _unembedding_rows(model: TorchModel) -> Tensor | None:
     path = model.structure.output_layer
     found = None if path is None else float_rows(model.module.get_submodule(path))
     return None if found is None else found[0]
 
 
-def _stream_width(model: HookedModel, projection: str) -> int:
+def _stream_width(model: TorchModel, projection: str) -> int:
     return output_width(model.module.get_submodule(projection)) or 0
 
 

@@ -1,13 +1,13 @@
 """Replaying what follows an intervention, from the record of a clean pass.
 
-Replacing `z` in layer l changes nothing before layer l, and in layer l nothing but what its attention's output
-projection puts out. So a row starts in layer l with the recorded hidden state and a stand-in for the attention module
+Replacing units in layer l changes nothing before layer l, and in layer l nothing that its attention's output projection
+is not part of. So a row starts in layer l with the recorded hidden state and a stand-in for the attention module
 that only runs the real output projection; the later layers run as they are, for many rows at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from circuitcheck.runtimes.pytorch.engine.clean_pass import CleanPass
 from circuitcheck.runtimes.pytorch.engine.shadow import answering, shadowed
 from circuitcheck.runtimes.pytorch.forward import final_hidden, unembedding
-from circuitcheck.runtimes.pytorch.hooked import HookedModel
-from circuitcheck.runtimes.pytorch.ports.hooks import pre_hook, split_heads
-from circuitcheck.runtimes.pytorch.ports.structure import Head, LayerSite
+from circuitcheck.runtimes.pytorch.hooks import pre_hook
+from circuitcheck.runtimes.pytorch.ports.edits import Edits
+from circuitcheck.runtimes.pytorch.torch_model import TorchModel
 
 Entry = Literal["joined", "single", "rows"]
-"""How rows start in their first layer, where only what depends on the attention's output differs between head sets:
-`joined` hands in all prompts as one long row, `single` one prompt at a time, `rows` one row for every head set."""
+"""How rows start in their first layer, where only what depends on the attention's output differs between sets of units:
+`joined` hands in all prompts as one long row, `single` one prompt at a time, `rows` one row for every set."""
 
 ENTRIES: tuple[Entry, ...] = get_args(Entry)
 """The cheapest first."""
@@ -44,46 +44,6 @@ class Savings:
 
 
 @dataclass(frozen=True)
-class Edits:
-    """What replaces `z` in the rows of a block.
-
-    Attributes:
-        masks: layer to the heads that are replaced, bool `[sets, n_heads]`; only layers where there are any.
-        values: for each layer what replaces `z`, `[prompts, seq or 1, n_heads, d_head]`.
-    """
-
-    masks: Mapping[int, Tensor]
-    values: Sequence[Tensor]
-
-    def apply(self, layer: int, z: Tensor) -> Tensor:
-        """Edits `z`, `[sets or 1, prompts, seq, n_heads, d_head]`; returns `[sets, prompts, seq, n_heads, d_head]`."""
-        if layer not in self.masks:
-            return z
-        mask = self.masks[layer][:, None, None, :, None]
-        value = self.values[layer][None, :, -z.shape[2] :].to(z.dtype)
-        replaced = torch.where(mask, value, z[:, :, -value.shape[2] :])
-        if replaced.shape[2] == z.shape[2]:
-            return replaced
-        kept = z[:, :, : -value.shape[2]].expand(len(replaced), -1, -1, -1, -1)
-        return torch.cat([kept, replaced], 2)
-
-    def part(self, prompt: int) -> Edits:
-        """The same for one of the prompts."""
-        return Edits(self.masks, [value[prompt : prompt + 1] for value in self.values])
-
-
-def block_edits(model: HookedModel, head_sets: Sequence[Collection[Head]], values: Sequence[Tensor]) -> Edits:
-    """The edits that put `values` into each head set; for each layer `[prompts, seq or 1, n_heads, d_head]`."""
-    masks: dict[int, Tensor] = {}
-    for number, heads in enumerate(head_sets):
-        for layer, head in heads:
-            if layer not in masks:
-                masks[layer] = torch.zeros(len(head_sets), model.structure.layers[layer].n_heads, dtype=torch.bool)
-            masks[layer][number, head] = True
-    return Edits({layer: mask.to(model.device) for layer, mask in masks.items()}, values)
-
-
-@dataclass(frozen=True)
 class Replay:
     """Runs rows from the record of a clean pass.
 
@@ -93,7 +53,7 @@ class Replay:
         savings: what may be left out.
     """
 
-    model: HookedModel
+    model: TorchModel
     clean: CleanPass
     savings: Savings
 
@@ -103,8 +63,8 @@ class Replay:
         Args:
             first: layer in which the rows start; no earlier layer is edited.
             prompts: the rows' prompts.
-            sets: head sets of each prompt.
-            edits: what replaces `z`.
+            sets: sets of units for each prompt.
+            edits: what replaces the units.
 
         Returns:
             `[sets * prompts, d_model]`, the prompts of one set behind one another.
@@ -130,30 +90,30 @@ class Replay:
         """`[sets, prompts, seq, d_model]`; without attention no position knows of another, so prompts may be joined."""
         record, site = self.clean.layers[first], self.model.structure.layers[first]
         positions = self._positions(first)
-        z = self._edited(first, prompts, sets, edits).flatten(1, 2)
+        z = record.z[prompts, positions].flatten(0, 1).expand(sets, -1, -1)
         hidden = record.hidden[prompts, positions]
         one = slice(prompts.start, prompts.start + 1)
         with ExitStack() as stack:
-            if site.mlp is not None and record.mlp is not None:
+            if site.mlp is not None and record.mlp is not None and not self._edits_mlp(first, edits):
                 recorded = record.mlp[prompts, positions].flatten(0, 1)[None]
                 stack.enter_context(answering(self.model.module.get_submodule(site.mlp), recorded, sets))
-            output = self._enter(first, z, record.call(hidden.flatten(0, 1)[None], one, 1))
+            output = self._enter(first, z, edits, hidden.shape[1], record.call(hidden.flatten(0, 1)[None], one, 1))
         return output.reshape(sets, *hidden.shape[:2], -1)
 
+    def _edits_mlp(self, layer: int, edits: Edits) -> bool:
+        """Whether the MLP has to run, because something in it or behind it is replaced."""
+        projection = self.model.structure.layers[layer].projection
+        return any(edits.ports[place].module != projection for place in edits.in_layer(layer))
+
     def _enter_rows(self, first: int, prompts: slice, sets: int, edits: Edits) -> Tensor:
-        record = self.clean.layers[first]
-        z = self._edited(first, prompts, sets, edits).flatten(0, 1)
-        hidden = record.hidden[prompts, self._positions(first)].repeat(sets, 1, 1)
-        return self._enter(first, z, record.call(hidden, prompts, sets))
+        record, positions = self.clean.layers[first], self._positions(first)
+        z = record.z[prompts, positions].repeat(sets, 1, 1)
+        hidden = record.hidden[prompts, positions].repeat(sets, 1, 1)
+        return self._enter(first, z, edits, hidden.shape[1], record.call(hidden, prompts, sets))
 
-    def _edited(self, first: int, prompts: slice, sets: int, edits: Edits) -> Tensor:
-        """`[sets, prompts, seq, n_heads * d_head]`."""
-        z = self.clean.layers[first].z[None, prompts, self._positions(first)]
-        return edits.apply(first, z).expand(sets, -1, -1, -1, -1).flatten(3)
-
-    def _enter(self, first: int, z: Tensor, call: tuple[list[Any], dict[str, Any]]) -> Tensor:
-        site = self.model.structure.layers[first]
-        projection = self.model.module.get_submodule(site.projection)
+    def _enter(self, first: int, z: Tensor, edits: Edits, seq: int, call: tuple[list[Any], dict[str, Any]]) -> Tensor:
+        site, module = self.model.structure.layers[first], self.model.module
+        projection = module.get_submodule(site.projection)
         outputs = self.clean.layers[first].attention_outputs
 
         def project(*_: Any, **__: Any) -> Any:
@@ -163,24 +123,24 @@ class Replay:
         # before z was recorded as well.
         with (
             pre_hook(projection, lambda _, arguments: (z, *arguments[1:])),
-            shadowed(self.model.module.get_submodule(site.attention), project),
+            edits.in_place(module, edits.in_layer(first), seq=seq),
+            shadowed(module.get_submodule(site.attention), project),
         ):
             arguments, keywords = call
-            return _first(self.model.module.get_submodule(site.path)(*arguments, **keywords))
+            return _first(module.get_submodule(site.path)(*arguments, **keywords))
 
     def layer(self, layer: int, hidden: Tensor, prompts: slice, sets: int, edits: Edits) -> Tensor:
         """The hidden state after `layer`, of which only the last position counts where that is left to be saved."""
-        site, record = self.model.structure.layers[layer], self.clean.layers[layer]
+        site, record, module = self.model.structure.layers[layer], self.clean.layers[layer], self.model.module
         positions = self._positions(layer)
         with ExitStack() as stack:
-            if layer in edits.masks or positions != slice(None):
-                writer = _writer(site, sets, positions, edits)
-                stack.enter_context(pre_hook(self.model.module.get_submodule(site.projection), writer))
-            if site.mlp is not None and positions != slice(None):
+            if positions != slice(None):
                 selector = _selector(hidden.shape[:2], positions)
-                stack.enter_context(pre_hook(self.model.module.get_submodule(site.mlp), selector))
+                for path in filter(None, (site.projection, site.mlp)):
+                    stack.enter_context(pre_hook(module.get_submodule(path), selector))
+            stack.enter_context(edits.in_place(module, edits.in_layer(layer), sets=sets))
             arguments, keywords = record.call(hidden, prompts, sets)
-            output = _first(self.model.module.get_submodule(site.path)(*arguments, **keywords))
+            output = _first(module.get_submodule(site.path)(*arguments, **keywords))
         return output[:, positions]
 
     def finish(self, hidden: Tensor) -> Tensor:
@@ -204,15 +164,6 @@ class Replay:
     def _positions(self, layer: int) -> slice:
         last = layer == len(self.clean.layers) - 1
         return slice(-1, None) if last and self.savings.last_position else slice(None)
-
-
-def _writer(site: LayerSite, sets: int, positions: slice, edits: Edits) -> Callable[..., tuple[Any, ...]]:
-    def write(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-        z = split_heads(site, arguments[0][:, positions])
-        edited = edits.apply(site.layer, z.view(sets, -1, *z.shape[1:]))
-        return (edited.flatten(0, 1).flatten(-2).contiguous(), *arguments[1:])
-
-    return write
 
 
 def _selector(shape: torch.Size, positions: slice) -> Callable[..., tuple[Any, ...] | None]:

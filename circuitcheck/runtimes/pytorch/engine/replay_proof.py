@@ -11,11 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from circuitcheck.runtimes.pytorch.engine.clean_pass import REFUSALS, CannotReplayError, CleanPass, refusal
-from circuitcheck.runtimes.pytorch.engine.packing import is_out_of_memory
-from circuitcheck.runtimes.pytorch.engine.replay import ENTRIES, Edits, Replay, Savings
-from circuitcheck.runtimes.pytorch.hooked import HookedModel
-from circuitcheck.runtimes.pytorch.ports.hooks import pre_hook
+from circuitcheck.runtimes.pytorch.engine.clean_pass import (
+    REFUSALS,
+    CannotReplayError,
+    CleanPass,
+    is_refusal,
+    refusal,
+)
+from circuitcheck.runtimes.pytorch.engine.replay import ENTRIES, Replay, Savings
+from circuitcheck.runtimes.pytorch.hooks import pre_hook
+from circuitcheck.runtimes.pytorch.ports.edits import CannotEditError, Edits
+from circuitcheck.runtimes.pytorch.ports.ports import layout_of
+from circuitcheck.runtimes.pytorch.torch_model import TorchModel
 
 PROMPTS = 2
 """Prompts that the proof runs; two, so that rows of different prompts meet in one batch."""
@@ -36,7 +43,7 @@ SUM_STEPS = 64
 and a layer sums over at most some ten thousand."""
 
 
-def prove_replay(model: HookedModel, clean: CleanPass) -> Replay:
+def prove_replay(model: TorchModel, clean: CleanPass) -> Replay:
     """Replays the record of a clean pass, layer by layer, and compares.
 
     A model that runs one row at a time is replayed without savings, and has to agree bit for bit: what a row gives is
@@ -75,19 +82,16 @@ class _Proof:
         beside: layers whose MLP was seen to run beside their attention, on what does not depend on it.
     """
 
-    def __init__(self, model: HookedModel, clean: CleanPass, savings: Savings) -> None:
+    def __init__(self, model: TorchModel, clean: CleanPass, savings: Savings) -> None:
         self.model, self.clean, self.savings = model, clean, savings
         self.alone = model.batch_size == 1
         self.beside: set[int] = set()
         self.prompts = slice(0, min(PROMPTS, len(clean.ids)))
         self.count = self.prompts.stop
         self.last = len(clean.layers) - 1
-        masks = {}
-        for layer, record in enumerate(clean.layers):
-            mask = torch.zeros(2, record.z.shape[2], dtype=torch.bool, device=record.z.device)
-            mask[1] = True
-            masks[layer] = mask
-        self.edits = Edits(masks, [DECOY * record.z[self.prompts] for record in clean.layers])
+        ports = model.ports("head")
+        z = [port.split(DECOY * record.z[self.prompts]) for port, record in zip(ports, clean.layers, strict=True)]
+        self.edits = Edits.of(ports, [(), layout_of(ports, "head").units], z)
 
     def problem(self) -> str | None:
         """What is wrong with any layer.
@@ -116,7 +120,7 @@ class _Proof:
 
     def _watch(self, layer: int) -> Callable[..., None]:
         def watch(_: nn.Module, arguments: tuple[Any, ...]) -> None:
-            # Two head sets are under way: one row cannot depend on either.
+            # Two sets are under way: one row cannot depend on either.
             if arguments and isinstance(arguments[0], Tensor) and len(arguments[0]) == 1:
                 self.beside.add(layer)
 
@@ -142,20 +146,22 @@ class _Proof:
 
         Args:
             run: runs some rows; given what the hidden state is multiplied by, or None for rows of both kinds, the
-                number of head sets, and the edits.
+                number of sets, and the edits.
         """
         if not self.alone:
             return run(None, 2, self.edits)
-        output = run(1.0, 1, Edits({}, self.edits.values))
+        output = run(1.0, 1, replace(self.edits, masks={}))
         # A layer that carries something over to the next one is to carry the decoy's.
-        run(DECOY, 1, Edits({layer: mask[1:] for layer, mask in self.edits.masks.items()}, self.edits.values))
+        run(DECOY, 1, replace(self.edits, masks={place: mask[1:] for place, mask in self.edits.masks.items()}))
         return output
 
     def _compare(self, what: str, layer: int, run: Callable[[], Tensor]) -> str | None:
         try:
             return self._difference(what, layer, run()[: self.count])
+        except CannotEditError as error:
+            return f"{what} cannot be run alone ({error})"
         except REFUSALS as error:
-            if is_out_of_memory(error):
+            if not is_refusal(error):
                 raise
             return f"{what} cannot be run alone ({refusal(error)})"
 

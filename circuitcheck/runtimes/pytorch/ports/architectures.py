@@ -14,23 +14,30 @@ class LayerNames:
         attention: the attention module.
         projection: its output projection, from the attention module on; its input is `z`.
         mlp: the module that ends the MLP.
+        attention_output: the module whose output the attention adds to the residual stream; the projection by default.
+        mlp_output: the same of the MLP; `mlp` itself by default.
     """
 
     attention: str
     projection: str
     mlp: str
+    attention_output: str = ""
+    mlp_output: str = ""
 
+
+NORMED = ("post_attention_layernorm", "post_feedforward_layernorm")
+"""Norms that stand between attention or MLP and the residual stream."""
 
 ARCHITECTURES: dict[str, LayerNames] = {
-    "bert": LayerNames("attention", "output.dense", "output"),
-    "bloom": LayerNames("self_attention", "dense", "mlp"),
+    "bert": LayerNames("attention", "output.dense", "output", mlp_output="output.dense"),
+    "bloom": LayerNames("self_attention", "dense", "mlp", mlp_output="mlp.dense_4h_to_h"),
     "cohere": LayerNames("self_attn", "o_proj", "mlp"),
     "cohere2": LayerNames("self_attn", "o_proj", "mlp"),
     "distilbert": LayerNames("attention", "out_lin", "ffn"),
     "falcon": LayerNames("self_attention", "dense", "mlp"),
     "gemma": LayerNames("self_attn", "o_proj", "mlp"),
-    "gemma2": LayerNames("self_attn", "o_proj", "mlp"),
-    "gemma3_text": LayerNames("self_attn", "o_proj", "mlp"),
+    "gemma2": LayerNames("self_attn", "o_proj", "mlp", *NORMED),
+    "gemma3_text": LayerNames("self_attn", "o_proj", "mlp", *NORMED),
     "gpt2": LayerNames("attn", "c_proj", "mlp"),
     "gpt_neo": LayerNames("attn.attention", "out_proj", "mlp"),
     "gpt_neox": LayerNames("attention", "dense", "mlp"),
@@ -40,8 +47,8 @@ ARCHITECTURES: dict[str, LayerNames] = {
     "llama": LayerNames("self_attn", "o_proj", "mlp"),
     "mistral": LayerNames("self_attn", "o_proj", "mlp"),
     "mixtral": LayerNames("self_attn", "o_proj", "mlp"),
-    "mpt": LayerNames("attn", "out_proj", "ffn"),
-    "olmo2": LayerNames("self_attn", "o_proj", "mlp"),
+    "mpt": LayerNames("attn", "out_proj", "ffn", mlp_output="ffn.down_proj"),
+    "olmo2": LayerNames("self_attn", "o_proj", "mlp", *NORMED),
     "opt": LayerNames("self_attn", "out_proj", "fc2"),
     "phi": LayerNames("self_attn", "dense", "mlp"),
     "phi3": LayerNames("self_attn", "o_proj", "mlp"),
@@ -49,7 +56,7 @@ ARCHITECTURES: dict[str, LayerNames] = {
     "qwen2_moe": LayerNames("self_attn", "o_proj", "mlp"),
     "qwen3": LayerNames("self_attn", "o_proj", "mlp"),
     "qwen3_moe": LayerNames("self_attn", "o_proj", "mlp"),
-    "roberta": LayerNames("attention", "output.dense", "output"),
+    "roberta": LayerNames("attention", "output.dense", "output", mlp_output="output.dense"),
     "stablelm": LayerNames("self_attn", "o_proj", "mlp"),
     "starcoder2": LayerNames("self_attn", "o_proj", "mlp"),
 }

@@ -8,13 +8,13 @@ from typing import Any
 from torch import nn
 
 from circuitcheck.core.errors import ModelError
-from circuitcheck.runtimes.pytorch.hooked import HookedModel
+from circuitcheck.runtimes.pytorch.torch_model import TorchModel
 
 POSITION_TABLES = ("wpe", "embed_positions", "position_embeddings")
 """What modules and buffers with one row a position are called. Rotary angles computed on the fly have no end."""
 
 
-def require_room(model: HookedModel, seq: int) -> None:
+def require_room(model: TorchModel, seq: int) -> None:
     """Refuses prompts for which the model has no positions, before its own code fails on them in its own way.
 
     Args:
@@ -31,7 +31,7 @@ def require_room(model: HookedModel, seq: int) -> None:
         )
 
 
-def room_of(model: HookedModel) -> int | None:
+def room_of(model: TorchModel) -> int | None:
     """The most tokens of one prompt that the model has positions for; None where nothing limits them."""
     config: Any = getattr(model.module, "config", None)
     found = list(_tables(model))
@@ -40,7 +40,7 @@ def room_of(model: HookedModel) -> int | None:
     return min(found, default=None)
 
 
-def _tables(model: HookedModel) -> Iterator[int]:
+def _tables(model: TorchModel) -> Iterator[int]:
     """Rows of each table beside the token embedding or below; a vision tower's tables lie elsewhere."""
     parent = (model.structure.embedding or "").rpartition(".")[0]
     text = model.module.get_submodule(parent)

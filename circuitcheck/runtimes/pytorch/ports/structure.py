@@ -17,9 +17,6 @@ from circuitcheck.runtimes.pytorch.ports.architectures import (
     text_config,
 )
 
-Head = tuple[int, int]
-"""(layer, head), both from 0; under grouped-query attention the head is a query head."""
-
 
 @dataclass(frozen=True)
 class LayerSite:
@@ -33,6 +30,8 @@ class LayerSite:
         mlp: module path of the module that ends the MLP, or None where none was found.
         n_heads: query heads.
         d_head: width of one head's slice of the projection's input.
+        attention_output: module path of what the attention adds to the residual stream; the projection by default.
+        mlp_output: the same of the MLP; `mlp` by default.
     """
 
     layer: int
@@ -42,6 +41,8 @@ class LayerSite:
     mlp: str | None
     n_heads: int
     d_head: int
+    attention_output: str | None = None
+    mlp_output: str | None = None
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,6 @@ class Structure:
     embedding: str | None
     final_norm: str | None
     output_layer: str | None
-
-    @property
-    def heads(self) -> list[Head]:
-        """All heads in order: layer by layer, head by head. Every per-head array uses this order."""
-        return [(site.layer, head) for site in self.layers for head in range(site.n_heads)]
 
 
 NEEDED_SETTINGS = {"model_type": str, "num_hidden_layers": int, "num_attention_heads": int, "hidden_size": int}
@@ -143,6 +139,8 @@ def _site(index: int, layer: nn.Module, path: str, config: Any) -> LayerSite:
         mlp=f"{path}.{names.mlp}" if names.mlp else None,
         n_heads=n_heads,
         d_head=width // n_heads,
+        attention_output=f"{path}.{names.attention_output}" if names.attention_output else None,
+        mlp_output=f"{path}.{names.mlp_output}" if names.mlp_output else None,
     )
 
 

@@ -1,0 +1,47 @@
+"""What a candidate did on a baseline's solved prompts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from circuitcheck.baseline.recording import Recording
+from circuitcheck.core.activations import Activations
+from circuitcheck.gate.repair_plan import RepairPlan
+from circuitcheck.gate.sample import part_sample
+from circuitcheck.stats.first_order import FirstOrder
+from circuitcheck.stats.recovery import Damage, damage
+
+
+@dataclass(frozen=True)
+class Observation:
+    """Numbers of a candidate, of which measures are made.
+
+    Attributes:
+        metric: m of every solved prompt, `[solved]`.
+        preference: what says whether the candidate solves it, above 0 where it does, `[solved]`.
+        ablated: m with each measured unit ablated, `[measured, solved]`.
+        z: values of the prompts and positions that the baseline keeps.
+        first_order: what the reference's gradient says of the way from its z to this one.
+        damage: whether there is anything to repair.
+        plan: which sets of units were repaired.
+        repaired: m under each set, `[sets, part]`.
+    """
+
+    metric: NDArray[Any]
+    preference: NDArray[Any]
+    ablated: NDArray[Any]
+    z: Activations
+    first_order: FirstOrder
+    damage: Damage
+    plan: RepairPlan
+    repaired: NDArray[Any]
+
+
+def part_damage(baseline: Recording, metric: NDArray[Any]) -> Damage:
+    """Whether the prompts that can be repaired are damaged; `metric` is the candidate's of all solved ones."""
+    sample, reference = part_sample(baseline), baseline.metric[list(baseline.z.index)].astype(np.float64)
+    return damage(reference, baseline.of_part(metric), sample.weights, sample.level)

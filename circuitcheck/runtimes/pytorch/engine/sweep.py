@@ -1,0 +1,222 @@
+"""The function behind every ablation and every repair: other values in chosen units, and the metric after it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from circuitcheck.core.activations import Activations
+from circuitcheck.core.patch import Patch
+from circuitcheck.core.prompts import Batch, Prompts
+from circuitcheck.core.runtime import Work
+from circuitcheck.core.units import Unit
+from circuitcheck.runtimes.pytorch.engine.clean_pass import CannotReplayError, record_clean_pass
+from circuitcheck.runtimes.pytorch.engine.packing import Block, Plan, Queue, blocks, keep_freed_pages, plan, spans
+from circuitcheck.runtimes.pytorch.engine.passes import Rows, read_group_means, read_units
+from circuitcheck.runtimes.pytorch.engine.replay import Replay
+from circuitcheck.runtimes.pytorch.engine.replay_proof import prove_replay
+from circuitcheck.runtimes.pytorch.forward import metric_of, metric_of_hidden
+from circuitcheck.runtimes.pytorch.ports.edits import Edits
+from circuitcheck.runtimes.pytorch.ports.ports import Port
+from circuitcheck.runtimes.pytorch.torch_model import TorchModel
+
+Engine = Literal["replay", "full"]
+Sets = Sequence[Collection[Unit]]
+
+
+def replacements(model: TorchModel, prompts: Prompts, patch: Patch) -> Iterator[tuple[Batch, list[Tensor]]]:
+    """Each batch with what stands in for its units, for each group `[batch, seq, count, width]`, or one position of it.
+
+    Args:
+        model: the model.
+        prompts: the prompts.
+        patch: of which the values and positions count.
+    """
+    ports = model.ports(patch.kind)
+    # The mean is the whole task's, so that a prompt's ablated metric does not depend on which others are measured.
+    means = read_group_means(model, prompts, ports) if patch.values == "mean" and len(prompts) else []
+    for batch in prompts.batches(model.at_most(None)):
+        positions = 1 if patch.positions == "answer" else batch.clean.shape[1]
+        shape = (len(batch.index), positions)
+        if isinstance(patch.values, Activations):
+            yield batch, [torch.from_numpy(rows).to(model.device) for rows in patch.values.rows(batch.index)]
+        elif patch.values == "mean":
+            yield batch, [mean[-positions:].expand(*shape, *mean.shape[1:]) for mean in means]
+        elif patch.values == "resample":
+            ids = torch.from_numpy(batch.counterfactual).to(model.device)
+            yield batch, [value[:, -positions:] for value in read_units(model, ports, ids)]
+        else:
+            zero = torch.zeros((), device=model.device)
+            yield batch, [zero.expand(*shape, port.group.count, port.group.width) for port in ports]
+
+
+def batch_metric(
+    model: TorchModel,
+    ports: Sequence[Port],
+    rows: Rows,
+    values: Sequence[Tensor],
+    sets: Sets,
+    work: Work,
+    engine: Engine,
+) -> NDArray[np.float32]:
+    """M of prompts of one length under every set of units.
+
+    Args:
+        model: the model, in evaluation mode.
+        ports: of the units.
+        rows: the prompts.
+        values: for each group what replaces its units, `[batch, seq or 1, count, width]`.
+        sets: for each run the units that are replaced, all at once.
+        work: budget, progress and notes: once each, that and why the model was run by full passes, and that memory
+            forced smaller batches.
+        engine: `replay` runs only what follows an intervention, after it proved that it may; `full` runs everything.
+
+    Returns:
+        m, float32, `[sets, batch]`.
+
+    Raises:
+        MemoryBudgetError: one prompt under one set of units alone does not fit the budget or the machine.
+    """
+    packing = plan(model, rows.ids.shape[1], len(rows), work.memory)
+    said = Notes(model, work.notes)
+    keep_freed_pages(rows.ids.device)
+    if engine == "replay" and model.quantity.function is not None:
+        engine = "full"
+        said.full_passes(f"{model.quantity.name} is a function of the model's whole output")
+    if _is_forced(model, packing, len(rows), len(sets), engine):
+        said.smaller()
+    sweep = Sweep(model, ports, rows, values, sets, work, packing, said)
+    metric = torch.empty(len(sets), len(rows), device=rows.ids.device)
+    with torch.no_grad():
+        if engine == "full":
+            sweep.full_passes(slice(0, len(rows)), metric)
+            return metric.cpu().numpy()
+        groups = spans(len(rows), packing.prompts) if sets else ()
+        for group in (queue := Queue((Block(start, stop, (0,)) for start, stop in groups), said.smaller)):
+            replay, reason = None, ""
+            try:
+                replay = prove_replay(model, record_clean_pass(model, rows.ids[group.prompts]))
+            except CannotReplayError as error:
+                reason = str(error)
+            except (MemoryError, RuntimeError) as error:
+                queue.halve(group, error)
+                continue
+            if replay is not None:
+                sweep.replays(replay, group.prompts, metric)
+            else:
+                said.full_passes(f"a replay does not stand for it: {reason}")
+                sweep.full_passes(group.prompts, metric)
+    return metric.cpu().numpy()
+
+
+def _is_forced(model: TorchModel, packing: Plan, prompts: int, sets: int, engine: Engine) -> bool:
+    """Whether rows run in smaller batches than they would if memory were no matter."""
+    rows = prompts if engine == "full" else prompts * sets
+    recorded = engine == "full" or packing.prompts >= (model.at_most(prompts) or prompts)
+    return bool(sets) and not (recorded and packing.rows >= min(packing.wanted, rows))
+
+
+@dataclass(frozen=True)
+class Notes:
+    """What a reader of the report must know of how a model was run, each thing once."""
+
+    model: TorchModel
+    notes: list[str]
+
+    def full_passes(self, reason: str) -> None:
+        """The model was not replayed."""
+        self._say(f"{self.model.name}: every intervention ran as a full pass", f", because {reason}.")
+
+    def smaller(self) -> None:
+        """Batches were smaller than they would be with more memory."""
+        self._say(
+            f"{self.model.name}: memory forced smaller batches",
+            "; roundings may differ from those of a run with more memory.",
+        )
+
+    def _say(self, what: str, details: str) -> None:
+        if not any(note.startswith(what) for note in self.notes):
+            self.notes.append(what + details)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Rows of prompts of one length, each prompt under each set of units.
+
+    Attributes:
+        model: the model.
+        ports: of the units.
+        rows: the prompts.
+        values: for each group what replaces its units, `[batch, seq or 1, count, width]`.
+        sets: for each run the units that are replaced.
+        work: progress.
+        packing: how many rows run together.
+        said: notes.
+    """
+
+    model: TorchModel
+    ports: Sequence[Port]
+    rows: Rows
+    values: Sequence[Tensor]
+    sets: Sets
+    work: Work
+    packing: Plan
+    said: Notes
+
+    def replays(self, replay: Replay, prompts: slice, metric: Tensor) -> None:
+        """Runs what follows each intervention, `prompts` being those of the record; fills `metric[:, prompts]`."""
+        rows, values = self.rows.part(prompts), [value[prompts] for value in self.values]
+        found = metric[:, prompts]
+        starting: dict[int, list[int]] = {}
+        for number, units in enumerate(self.sets):
+            if units:
+                first = min(self.ports[place].group.layer for place, _ in units)
+                starting.setdefault(first, []).append(number)
+            else:
+                found[number] = metric_of_hidden(self.model, replay.clean.final, rows.answer, rows.foil)
+                self.work.advance(len(rows))
+        for first in sorted(starting):
+            queue = Queue(blocks(len(rows), starting[first], self.packing.rows), self.said.smaller)
+            for block in queue:
+                try:
+                    part, count = rows.part(block.prompts), len(block.sets)
+                    edits = self._edits(block, values)
+                    hidden = replay.run(first, block.prompts, count, edits)
+                    result = metric_of_hidden(self.model, hidden, part.answer.repeat(count), part.foil.repeat(count))
+                    found[list(block.sets), block.prompts] = result.view(count, -1)
+                except (MemoryError, RuntimeError) as error:
+                    queue.halve(block, error)
+                else:
+                    self.work.advance(block.rows)
+
+    def full_passes(self, prompts: slice, metric: Tensor) -> None:
+        """One pass of the whole model for each set; fills `metric[:, prompts]`.
+
+        What every replay is held against, and what runs where a model cannot be replayed.
+        """
+        rows, values = self.rows.part(prompts), [value[prompts] for value in self.values]
+        found = metric[:, prompts]
+        waiting = [
+            Block(start, stop, (number,))
+            for number in range(len(self.sets))
+            for start, stop in spans(len(rows), self.packing.rows)
+        ]
+        for block in (queue := Queue(waiting, self.said.smaller)):
+            try:
+                part = rows.part(block.prompts)
+                with self._edits(block, values).in_place(self.model.module, sets=1):
+                    found[block.sets[0], block.prompts] = metric_of(self.model, part.ids, part.answer, part.foil)
+            except (MemoryError, RuntimeError) as error:
+                queue.halve(block, error)
+            else:
+                self.work.advance(block.rows)
+
+    def _edits(self, block: Block, values: Sequence[Tensor]) -> Edits:
+        chosen = [self.sets[number] for number in block.sets]
+        return Edits.of(self.ports, chosen, [value[block.prompts] for value in values])

@@ -1,0 +1,122 @@
+"""Ports: where the units of one group pass through a model, and how a tensor there is split into them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from circuitcheck.core.errors import SiteError
+from circuitcheck.core.units import Group, Layout
+from circuitcheck.runtimes.pytorch.hooks import post_hook, pre_hook
+from circuitcheck.runtimes.pytorch.ports.structure import LayerSite, Structure, output_width
+
+Edit = Callable[[Tensor], Tensor | None]
+"""Takes what passes a port, `[..., count * width]`, and returns what stands in its place; None leaves it."""
+
+
+@dataclass(frozen=True)
+class Port:
+    """Where one group of units is read and written.
+
+    Attributes:
+        group: the units.
+        module: path of the module.
+        side: whether they are its input or its output.
+    """
+
+    group: Group
+    module: str
+    side: Literal["input", "output"]
+
+    def split(self, tensor: Tensor) -> Tensor:
+        """`[..., count * width]` to `[..., count, width]`; a view."""
+        return tensor.view(*tensor.shape[:-1], self.group.count, self.group.width)
+
+
+def ports_of(module: nn.Module, structure: Structure, kind: str) -> tuple[Port, ...]:
+    """The ports of all units of a kind, in order of execution.
+
+    Raises:
+        SiteError: there is no such kind, or a layer has no such units.
+    """
+    if kind not in PORTS:
+        raise SiteError(f"{type(module).__name__}: units are {', '.join(PORTS)}, not {kind!r}.")
+    return tuple(port for site in structure.layers for port in PORTS[kind](module, site))
+
+
+def layout_of(ports: Sequence[Port], kind: str) -> Layout:
+    """The units behind some ports."""
+    return Layout(kind, tuple(port.group for port in ports))
+
+
+def _heads(_: nn.Module, site: LayerSite) -> list[Port]:
+    """A head is a slice of the INPUT of its layer's output projection; behind it the heads are mixed."""
+    return [Port(Group(str(site.layer), site.layer, site.n_heads, site.d_head), site.projection, "input")]
+
+
+def _blocks(module: nn.Module, site: LayerSite) -> list[Port]:
+    """What a layer's attention and its MLP each add to the residual stream."""
+    width = output_width(module.get_submodule(site.projection))
+    mlp = site.mlp_output or site.mlp
+    if width is None or mlp is None:
+        raise SiteError(f"{site.path}: the width of the residual stream, or the MLP, was not found.")
+    return [
+        Port(Group(f"{name} {site.layer}", site.layer, 1, width, numbered=False), path, "output")
+        for name, path in (("attention", site.attention_output or site.projection), ("mlp", mlp))
+    ]
+
+
+PORTS: dict[str, Callable[[nn.Module, LayerSite], list[Port]]] = {"head": _heads, "block": _blocks}
+"""Kind of unit to the ports of one layer."""
+
+
+def editing(module: nn.Module, port: Port, edit: Edit) -> AbstractContextManager[None]:
+    """`edit` sees what passes the port in every forward pass inside the block, and may replace it."""
+    part = module.get_submodule(port.module)
+    return pre_hook(part, _on_input(edit)) if port.side == "input" else post_hook(part, _on_output(edit))
+
+
+@contextmanager
+def reading(module: nn.Module, ports: Sequence[Port]) -> Iterator[dict[int, Tensor]]:
+    """Collects a copy of what passes each port inside the block.
+
+    Yields:
+        A dict, filled by the forward pass: place of the group to `[..., count, width]`, in the model's own dtype.
+    """
+    recorded: dict[int, Tensor] = {}
+
+    def reader(place: int, port: Port) -> Edit:
+        def read(tensor: Tensor) -> None:
+            # A clone: it is live storage that the layer may write to again.
+            recorded[place] = port.split(tensor.detach().clone())
+
+        return read
+
+    with ExitStack() as stack:
+        for place, port in enumerate(ports):
+            stack.enter_context(editing(module, port, reader(place, port)))
+        yield recorded
+
+
+def _on_input(edit: Edit) -> Callable[..., Any]:
+    def hook(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        # A module that is called by keywords has no input here; nothing fits less than no numbers.
+        new = edit(arguments[0] if arguments else torch.empty(0))
+        return None if new is None else (new, *arguments[1:])
+
+    return hook
+
+
+def _on_output(edit: Edit) -> Callable[..., Any]:
+    def hook(_: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
+        if not isinstance(output, tuple):
+            return edit(output)
+        new = edit(output[0])
+        return None if new is None else (new, *output[1:])
+
+    return hook

@@ -1,0 +1,63 @@
+"""A model in memory together with everything that circuitcheck needs to know to hook it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from circuitcheck.core.census import Census
+from circuitcheck.core.metric import LOGIT_DIFFERENCE, Metric
+from circuitcheck.runtimes.pytorch.ports.ports import Port, ports_of
+from circuitcheck.runtimes.pytorch.ports.structure import Structure
+
+
+@dataclass(frozen=True)
+class TorchModel:
+    """A model as it is shipped, with its hook sites.
+
+    Attributes:
+        module: the model itself; never folded, re-centred or re-implemented.
+        structure: where its units are.
+        tokenizer: its Hugging Face tokenizer, or None for tasks in token ids.
+        name: how reports call it.
+        precision: the candidate spec that it was loaded as (`f32` for a reference).
+        fingerprints: `weights` and `tokenizer`, as hexadecimal SHA-256.
+        notes: what a reader of the report must know about how it was loaded.
+        census: what was really loaded; None where nobody looked.
+        batch_size: the most rows in one forward pass; 1 where a prompt's logits depend on its batch mates.
+        quantity: what is measured of a prompt; `record_reference` and `measure` bind the one that the spec names.
+        proven: (kind of unit, length of prompts) for which the hooks were proven on this module; copies share it.
+    """
+
+    module: nn.Module
+    structure: Structure
+    tokenizer: Any = None
+    name: str = "model"
+    precision: str = "f32"
+    fingerprints: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    census: Census | None = None
+    batch_size: int | None = None
+    quantity: Metric = LOGIT_DIFFERENCE
+    proven: set[tuple[str, int]] = field(default_factory=set, compare=False, repr=False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model runs."""
+        return next(self.module.parameters()).device
+
+    def ports(self, kind: str) -> tuple[Port, ...]:
+        """Where units of a kind are read and written.
+
+        Raises:
+            SiteError: it has none that can be found.
+        """
+        return ports_of(self.module, self.structure, kind)
+
+    def at_most(self, rows: int | None) -> int | None:
+        """The most rows in one forward pass where `rows` are allowed; None where there is no limit."""
+        limits = [limit for limit in (rows, self.batch_size) if limit is not None]
+        return min(limits, default=None)
