@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 EMBEDDED = "embedded"
 """The model that ships with the package."""
 
@@ -23,3 +25,10 @@ SAVED = "saved"
 
 GGUF = ".gguf"
 """Ending of a release that is one file."""
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name that nothing lies under can be that of a model on the hub, `owner/name`."""
+    return _HUB_ID.fullmatch(name) is not None and not name.endswith(GGUF)

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from circuitcheck.core.activations import Activations
-from circuitcheck.core.specification import AblationKind, Positions
+from circuitcheck.core.specification import Ablation, Positions
 from circuitcheck.core.units import Unit
 
 
@@ -25,5 +25,5 @@ class Patch:
 
     kind: str
     sets: tuple[Collection[Unit], ...]
-    values: AblationKind | Activations
+    values: Ablation | Activations
     positions: Positions = "all"

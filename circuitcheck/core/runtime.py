@@ -14,15 +14,9 @@ from circuitcheck.core.activations import Activations
 from circuitcheck.core.census import Census
 from circuitcheck.core.metric import Metric
 from circuitcheck.core.patch import Patch
+from circuitcheck.core.progress import Advance, silent
 from circuitcheck.core.prompts import Prompts
 from circuitcheck.core.units import Layout
-
-Advance = Callable[[int], None]
-"""Called with the number of rows, each one prompt under one set of units, that were just finished."""
-
-
-def silent(_: int) -> None:
-    """Progress that is not shown."""
 
 
 @dataclass(frozen=True)

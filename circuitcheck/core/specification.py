@@ -11,13 +11,26 @@ from typing import Any, Literal, get_args
 
 from circuitcheck.core.errors import ConfigurationError
 
-AblationKind = Literal["resample", "mean", "zero"]
-KINDS: tuple[AblationKind, ...] = get_args(AblationKind)
-
+Ablation = Literal["resample", "mean", "zero"]
 Positions = Literal["all", "answer"]
 Sweep = Literal["exact", "screened"]
+ABLATIONS: tuple[Ablation, ...] = get_args(Ablation)
+POSITIONS: tuple[Positions, ...] = get_args(Positions)
+SWEEPS: tuple[Sweep, ...] = get_args(Sweep)
+UNIT_KINDS = ("head", "block")
+"""What can be gated: attention heads, or each layer's whole attention and whole MLP."""
+
 METRICS = ("logit_difference", "log_probability")
 """Metrics that have a name; others are Python functions, `package.module:function`."""
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "unit": UNIT_KINDS,
+    "ablation": ABLATIONS,
+    "positions": POSITIONS,
+    "ablate_at": POSITIONS,
+    "sweep": SWEEPS,
+}
+"""Fields of a specification that take one of a few words."""
 
 _NAME = r"(?:[^\W\d]\w*|<locals>|<lambda>)"
 FUNCTION = re.compile(rf"[^\W\d]\w*(?:\.[^\W\d]\w*)*:{_NAME}(?:\.{_NAME})*")
@@ -29,6 +42,7 @@ class MeasurementSpec:
     """The choices that change what a number means; their hash is part of every golden baseline.
 
     Attributes:
+        unit: kind of unit that is measured, ablated and repaired.
         ablation: kind of ablation whose importances the gate compares.
         positions: positions at which z and gradients are kept: `all`, or only the `answer` position (for models whose
             baselines would be too large; drift and repair then say nothing about earlier positions).
@@ -48,7 +62,8 @@ class MeasurementSpec:
         seed: of the bootstrap and of the random repair orders.
     """
 
-    ablation: AblationKind = "resample"
+    unit: str = "head"
+    ablation: Ablation = "resample"
     positions: Positions = "all"
     part: int = 32
     margin: float = 0.5
@@ -64,18 +79,13 @@ class MeasurementSpec:
 
     def __post_init__(self) -> None:
         """Refuses values that no measurement can use."""
-        if self.ablation not in ("resample", "mean", "zero"):
-            raise ConfigurationError(f"ablation is {self.ablation!r}, but must be resample, mean or zero.")
-        if self.positions not in ("all", "answer"):
-            raise ConfigurationError(f"positions is {self.positions!r}, but must be all or answer.")
-        if self.sweep not in ("exact", "screened"):
-            raise ConfigurationError(f"sweep is {self.sweep!r}, but must be exact or screened.")
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ConfigurationError(f"{name} is {getattr(self, name)!r}, but must be one of {', '.join(choices)}.")
         if self.metric not in METRICS and not FUNCTION.fullmatch(self.metric):
             raise ConfigurationError(
                 f"metric is {self.metric!r}, but must be {', '.join(METRICS)}, or package.module:function."
             )
-        if self.ablate_at not in ("all", "answer"):
-            raise ConfigurationError(f"ablate_at is {self.ablate_at!r}, but must be all or answer.")
         if self.metric not in METRICS and "answer" in (self.positions, self.ablate_at):
             raise ConfigurationError(
                 f"metric {self.metric} is a function of the whole output, so that the answer position is not known to "

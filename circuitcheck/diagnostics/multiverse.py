@@ -5,16 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import product
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 from circuitcheck.core.errors import CircuitcheckError
-
-if TYPE_CHECKING:
-    from circuitcheck.core.specification import MeasurementSpec
-
-ABLATIONS: tuple[Literal["resample", "mean", "zero"], ...] = ("resample", "mean", "zero")
-METRICS = ("logit_difference", "log_probability")
-POSITIONS: tuple[Literal["answer", "all"], ...] = ("answer", "all")
+from circuitcheck.core.specification import ABLATIONS, METRICS, POSITIONS, MeasurementSpec
 
 
 def specifications(spec: MeasurementSpec) -> Iterator[MeasurementSpec]:

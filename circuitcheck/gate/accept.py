@@ -12,8 +12,8 @@ from circuitcheck.plugin.settings import Settings
 
 if TYPE_CHECKING:
     from circuitcheck.baseline.baseline import Baseline
+    from circuitcheck.core.progress import Advance
     from circuitcheck.core.prompts import Task
-    from circuitcheck.core.runtime import Advance
     from circuitcheck.core.specification import MeasurementSpec
     from circuitcheck.runtimes.pytorch.hooked import HookedModel
 

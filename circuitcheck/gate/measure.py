@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from circuitcheck.baseline.recording import Recording
 from circuitcheck.core.errors import CandidateError
 from circuitcheck.core.patch import Patch
+from circuitcheck.core.progress import Advance, silent
 from circuitcheck.core.results import Circuit, Measurement
-from circuitcheck.core.runtime import Advance, Runtime, Work, silent
+from circuitcheck.core.runtime import Runtime, Work
 from circuitcheck.diagnostics.integrated_gradients import integrated_damage
 from circuitcheck.gate.observation import Observation, part_damage
 from circuitcheck.gate.preference import preference

@@ -14,9 +14,10 @@ from circuitcheck.core.activations import Activations
 from circuitcheck.core.errors import ConfigurationError, ModelError
 from circuitcheck.core.metric import LOGIT_DIFFERENCE
 from circuitcheck.core.patch import Patch
+from circuitcheck.core.progress import Advance, silent
 from circuitcheck.core.prompts import Prompts, Task
-from circuitcheck.core.runtime import Advance, Runtime, Variation, Work, silent
-from circuitcheck.core.specification import KINDS, AblationKind, MeasurementSpec
+from circuitcheck.core.runtime import Runtime, Variation, Work
+from circuitcheck.core.specification import ABLATIONS, Ablation, MeasurementSpec
 from circuitcheck.core.units import Unit
 from circuitcheck.gate.preference import preference
 from circuitcheck.gate.repeat import measured_noise
@@ -32,7 +33,7 @@ def record_reference(
     reason: str = "",
     advance: Advance = silent,
     memory: int | None = None,
-    kinds: Sequence[AblationKind] = KINDS,
+    kinds: Sequence[Ablation] = ABLATIONS,
     sources: Sequence[Variation] | None = None,
 ) -> Baseline:
     """Records the circuit of a float32 reference.
@@ -122,7 +123,7 @@ def _agreed(model: Runtime, spec: MeasurementSpec) -> tuple[Runtime, Measurement
 
 
 def _sweep(
-    model: Runtime, solved: Prompts, spec: MeasurementSpec, kinds: Sequence[AblationKind], work: Work
+    model: Runtime, solved: Prompts, spec: MeasurementSpec, kinds: Sequence[Ablation], work: Work
 ) -> tuple[tuple[Unit, ...], dict[str, NDArray[np.float32]]]:
     """The units that were measured, in order, and kind to m with each of them ablated, `[measured, solved]`."""
     units, known = model.layout(spec.unit).units, {}

@@ -11,7 +11,7 @@ from circuitcheck.report.fields import Entry
 
 
 class CircuitCase:
-    """One candidate on one task; measured when it is first asked for."""
+    """One candidate on one task and kind of unit; measured when it is first asked for."""
 
     def __init__(self, session: GateSession, case: Case) -> None:
         self._session = session
@@ -50,9 +50,9 @@ class CircuitCase:
         doing, done = ("calibrating", "calibrated") if self._session.settings.calibrate else ("accepting", "accepted")
         acceptance = self._session.accept(self._case)
         if isinstance(acceptance, CircuitcheckError):
-            message = f"{self._case.task_name} could not be {done}, nothing was written: {acceptance}"
+            message = f"{self._case.circuit} could not be {done}, nothing was written: {acceptance}"
             pytest.fail(message, pytrace=False)
-        pytest.skip(f"{doing}, nothing was compared; {acceptance.task}: {acceptance.outcome}")
+        pytest.skip(f"{doing}, nothing was compared; {self._case.circuit}: {acceptance.outcome}")
 
 
 def _properties(entry: Entry, names: tuple[str, ...]) -> list[tuple[str, object]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -39,7 +38,7 @@ def finish(session: GateSession, code: int | pytest.ExitCode) -> int | pytest.Ex
     settings = session.settings
     if settings.writes_baselines:
         return pytest.ExitCode.NO_TESTS_COLLECTED if code == pytest.ExitCode.OK and not session.accepted else code
-    if not settings.report:
+    if not settings.is_reported:
         return code
     entries = session.entries()
     is_written = _write(session)
@@ -55,7 +54,7 @@ def show(session: GateSession, terminal: pytest.TerminalReporter, code: int | py
     """Prints what the run found."""
     if session.settings.writes_baselines:
         _show_accepted(session, terminal)
-    elif session.settings.report:
+    elif session.settings.is_reported:
         _show_report(session, terminal, code)
 
 
@@ -64,11 +63,11 @@ def _show_accepted(session: GateSession, terminal: pytest.TerminalReporter) -> N
     terminal.section("golden baselines", "=")
     if not session.accepted:
         terminal.write_line(f"Nothing was {done}: {NOT_SELECTED}", red=True)
-    for task, acceptance in session.accepted.items():
+    for circuit, acceptance in session.accepted.items():
         if isinstance(acceptance, CircuitcheckError):
-            terminal.write_line(f"{Path(task).stem}: could not be {done}, nothing was written", red=True)
+            terminal.write_line(f"{circuit}: could not be {done}, nothing was written", red=True)
             continue
-        terminal.write_line(f"{acceptance.task}: {acceptance.outcome}", bold=True)
+        terminal.write_line(f"{circuit}: {acceptance.outcome}", bold=True)
         for line in acceptance.details:
             terminal.write_line(f"  {line}")
     terminal.write_line("Nothing was compared in this run.")

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from circuitcheck.core.errors import CircuitcheckError
 from circuitcheck.plugin.cases import Case
 from circuitcheck.plugin.models import Models
+from circuitcheck.plugin.progress import Progress
 from circuitcheck.plugin.references import References
 from circuitcheck.plugin.settings import Settings
 from circuitcheck.plugin.store import Store
@@ -19,16 +18,16 @@ from circuitcheck.report.fields import Entry
 if TYPE_CHECKING:
     from circuitcheck.baseline.baseline import Baseline
     from circuitcheck.core.results import Measurement
-    from circuitcheck.core.runtime import Advance
     from circuitcheck.core.specification import MeasurementSpec
     from circuitcheck.gate.judge import Verdict
     from circuitcheck.runtimes.pytorch.hooked import HookedModel
 
 
+@dataclass(frozen=True)
 class Judge:
     """Verdicts on the cases of one pytest process.
 
-    Args:
+    Attributes:
         settings: what the run is to do.
         cases: all cases of the run.
         models: loads candidates and the reference.
@@ -37,21 +36,12 @@ class Judge:
         progress: how long work shows how far it is.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        cases: Sequence[Case],
-        models: Models,
-        references: References,
-        store: Store,
-        progress: Callable[[str], AbstractContextManager[Advance]],
-    ) -> None:
-        self._settings = settings
-        self._cases = cases
-        self._models = models
-        self._references = references
-        self._store = store
-        self._progress = progress
+    settings: Settings
+    cases: Sequence[Case]
+    models: Models
+    references: References
+    store: Store
+    progress: Progress
 
     def verdict(self, case: Case, baseline: Baseline) -> Verdict:
         """The verdict on one case.
@@ -62,9 +52,9 @@ class Judge:
         from circuitcheck.baseline.freshness import environment_notes
         from circuitcheck.runtimes.pytorch.environment import environment
 
-        candidate = self._models.candidate(case.candidate)
-        self._references.require_fresh(case, baseline, candidate)
-        reference = self._models.reference() if self._settings.against_base else None
+        candidate = self.models.candidate(case.candidate)
+        self.references.require_fresh(case, baseline, candidate)
+        reference = self.models.reference() if self.settings.against_base else None
         measurement = self._measure(str(case), candidate, baseline, reference=reference)
         notes = environment_notes(baseline, environment(candidate.device))
         return self._judged(replace(measurement, candidate=case.candidate_name, notes=(*measurement.notes, *notes)))
@@ -80,36 +70,31 @@ class Judge:
         sources = listed(baseline.noise)
         noise = {"instruction_set": ", ".join(sorted(baseline.noise)), "sources": sources} if sources else None
         additions: Entry = {"noise": noise}
-        if self._settings.multiverse and verdict.criteria:
+        if self.settings.multiverse and verdict.criteria:
             from circuitcheck.diagnostics.multiverse import multiverse
 
             additions["multiverse"] = multiverse(baseline.spec, verdict.word, lambda spec: self._word_under(case, spec))
-        if self._settings.keep and verdict.word == "FAIL":
+        if self.settings.keep and verdict.word == "FAIL":
             additions["keep"] = self._kept(case)
         return additions
 
     def _word_under(self, case: Case, spec: MeasurementSpec) -> str:
-        baseline = self._references.measured(case, spec, whole=False)
+        baseline = self.references.measured(case, spec, whole=False)
         description = f"{case}, {spec.ablation}, {spec.metric}, {spec.ablate_at}"
-        candidate = self._models.candidate(case.candidate)
+        candidate = self.models.candidate(case.candidate)
         return self._judged(self._measure(description, candidate, baseline, curves=False)).word
 
     def _kept(self, case: Case) -> Entry:
         """The candidate's keep list over all its tasks, searched for by the first process that asks."""
-        number = next(other.number for other in self._cases if other.candidate == case.candidate)
-        with self._store.lock(f"keep-{number:04d}"):
-            file = self._store.directory / f"keep-{number:04d}.json"
-            if not file.exists():
-                file.write_text(json.dumps(self._searched(case)), encoding="utf-8")
-        entry: Entry = json.loads(file.read_text(encoding="utf-8"))
-        return entry
+        number = next(other.number for other in self.cases if other.candidate == case.candidate)
+        return self.store.get_or_make(f"keep-{number:04d}", lambda: self._searched(case))
 
     def _searched(self, case: Case) -> Entry:
         from circuitcheck.diagnostics.keep_list import find_keep_list
         from circuitcheck.report.document import failed_keep_entry, keep_entry
 
-        siblings = [other for other in self._cases if other.candidate == case.candidate]
-        baselines = [self._references.of(other) for other in siblings]
+        siblings = [other for other in self.cases if other.candidate == case.candidate]
+        baselines = [self.references.of(other) for other in siblings]
 
         def judge_candidate(model: HookedModel) -> list[Verdict]:
             return [
@@ -117,21 +102,21 @@ class Judge:
                 for other, baseline in zip(siblings, baselines, strict=True)
             ]
 
-        candidate = self._models.candidate(case.candidate)
+        candidate = self.models.candidate(case.candidate)
         try:
-            return keep_entry(find_keep_list(self._models.reference(), candidate, judge_candidate))
+            return keep_entry(find_keep_list(self.models.reference(), candidate, judge_candidate))
         except CircuitcheckError as error:
             return failed_keep_entry(str(error))
 
     def _measure(self, description: str, candidate: HookedModel, baseline: Baseline, **options: Any) -> Measurement:
         from circuitcheck.gate.measure import measure
 
-        with self._progress(description) as advance:
-            return measure(candidate, baseline, advance=advance, memory=self._references.memory, **options)
+        with self.progress(description) as advance:
+            return measure(candidate, baseline, advance=advance, memory=self.settings.memory, **options)
 
     def _judged(self, measurement: Measurement) -> Verdict:
         from circuitcheck.gate.judge import judge
         from circuitcheck.verdict.limits import limits_for
 
-        limits = limits_for(measurement.precision, measurement.task, self._settings.limits)
+        limits = limits_for(measurement.precision, measurement.task, self.settings.limits)
         return judge(measurement, limits)

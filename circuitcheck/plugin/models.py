@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from circuitcheck.core.candidates import PRECISIONS, SAVED
@@ -12,20 +11,12 @@ if TYPE_CHECKING:
     from circuitcheck.runtimes.pytorch.hooked import HookedModel
 
 
-@dataclass
-class LoadedCandidate:
-    """The candidate that was loaded last; its tasks follow one another."""
-
-    spec: str
-    model: HookedModel
-
-
 class Models:
     """Loads what a run's settings name, each once in a row."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._candidate: LoadedCandidate | None = None
+        self._candidate: tuple[str, HookedModel] | None = None
         self._reference: HookedModel | None = None
 
     def candidate(self, spec: str) -> HookedModel:
@@ -34,10 +25,10 @@ class Models:
         Raises:
             CircuitcheckError: it cannot be loaded.
         """
-        if self._candidate is None or self._candidate.spec != spec:
+        if self._candidate is None or self._candidate[0] != spec:
             self._candidate = None
-            self._candidate = LoadedCandidate(spec, self._load(spec))
-        return self._candidate.model
+            self._candidate = spec, self._load(spec)
+        return self._candidate[1]
 
     def reference(self) -> HookedModel:
         """The float32 reference, kept until the run ends.
@@ -51,19 +42,21 @@ class Models:
 
     def reload_reference(self) -> HookedModel:
         """The float32 reference, loaded anew."""
-        from circuitcheck.runtimes.pytorch.loading.load import load_model
-
-        return load_model(self._settings.model, device=self._settings.device)
+        return self._loaded(self._settings.model)
 
     def close(self) -> None:
         """Frees the models."""
         self._candidate = self._reference = None
 
     def _load(self, spec: str) -> HookedModel:
+        settings = self._settings
+        if spec in PRECISIONS:
+            return self._loaded(settings.model, spec)
+        as_saved = SAVED if settings.dtype == "auto" else settings.dtype
+        return self._loaded(spec, as_saved, reference=settings.model)
+
+    def _loaded(self, source: str, precision: str = "f32", **options: str) -> HookedModel:
         from circuitcheck.runtimes.pytorch.loading.load import load_model
 
         settings = self._settings
-        if spec in PRECISIONS:
-            return load_model(settings.model, spec, device=settings.device)
-        as_saved = SAVED if settings.dtype == "auto" else settings.dtype
-        return load_model(spec, as_saved, device=settings.device, reference=settings.model)
+        return load_model(source, precision, device=settings.device, download=settings.download, **options)

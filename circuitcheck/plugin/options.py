@@ -1,157 +1,195 @@
-"""The plugin's command-line options."""
+"""What a setting is to pytest's command line, to `[tool.circuitcheck]`, and to whoever gave it a wrong value."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
 import pytest
 
-ACCEPT = ("new", "changed", "all")
+from circuitcheck.core.errors import ConfigurationError
+
+IN_TOML: dict[type, tuple[type, str]] = {
+    bool: (bool, "true or false"),
+    int: (int, "a number"),
+    str: (str, "a string"),
+    Path: (str, "a string"),
+    tuple: (list, "a list of strings"),
+    dict: (dict, "a table"),
+}
+"""Kind of setting to the type that TOML gives, and what messages call that."""
+
+NOT_GIVEN = (None, "")
+T = TypeVar("T")
 
 
-def add_options(parser: pytest.Parser) -> None:
-    """Adds all options in a group of their own."""
-    group = parser.getgroup("circuitcheck", "circuit preservation (circuitcheck)")
-    group.addoption(
-        "--circuit-report",
-        action="store_true",
-        default=None,
-        help="print the fragility tables, and fail the run unless everything that was compared passes "
-        "(nothing compared: exit code 5)",
+@dataclass(frozen=True)
+class Option:
+    """One setting; the field that it stands beside gives it its name, its kind and its default.
+
+    A field `ablate_at` is the option `--circuit-ablate-at` and the key `ablate-at`; a tuple `tasks` is the repeatable
+    option `--circuit-task` and the list `tasks`.
+
+    Attributes:
+        help: what `pytest --help` says of it, before its default.
+        metavar: what stands for the value there; none where there are choices.
+        choices: all values, or entries of a list, that it may have.
+        least: the smallest number that it may be.
+        paths_unless: set where values may be paths: the words that are none. What else the table names beside its
+            pyproject.toml becomes a path from there.
+        parse: makes the field's value from the one that was given; raises ValueError saying what that must be.
+        where: whether it can be given everywhere, only in the table, or, being what one run is to do, only on the
+            command line.
+        repeated: whether commands that continue the run repeat it, or only those that compare the same again.
+        kind: type of the value as it is given, where that is not the field's.
+        name: of the field.
+        default: of the field; a relative path starts where the pyproject.toml lies.
+    """
+
+    help: str
+    metavar: str | None = None
+    choices: tuple[str, ...] | None = None
+    least: int | None = None
+    paths_unless: tuple[str, ...] | None = None
+    parse: Callable[[Any], Any] | None = None
+    where: Literal["everywhere", "command line", "table"] = "everywhere"
+    repeated: Literal["always", "to compare", "never"] = "always"
+    kind: type | None = None
+    name: str = ""
+    default: Any = None
+
+    @property
+    def key(self) -> str:
+        """Its name in the table and in messages."""
+        return self.name.replace("_", "-")
+
+    @property
+    def flag(self) -> str:
+        """Its name on the command line, where a list is given one by one."""
+        return "--circuit-" + (self.key.removesuffix("s") if self.kind is tuple else self.key)
+
+    def given(self, config: pytest.Config) -> Any:
+        """What the command line says; None where it says nothing."""
+        return config.getoption(self.flag.removeprefix("--").replace("-", "_"), default=None)
+
+    def add_to(self, group: pytest.OptionGroup) -> None:
+        """Makes it an option of pytest, if it is one."""
+        if self.where == "table":
+            return
+        if self.kind is bool:
+            group.addoption(self.flag, action="store_true", default=None, help=self.help)
+            return
+        listed = ", ".join(self.default) if self.kind is tuple else self.default
+        group.addoption(
+            self.flag,
+            action="append" if self.kind is tuple else "store",
+            type=int if self.kind is int else str,
+            choices=self.choices,
+            metavar=self.metavar,
+            help=self.help + ("" if listed in NOT_GIVEN else f" (default: {listed})"),
+        )
+
+    def arguments(self, config: pytest.Config) -> list[str]:
+        """What repeats it on a command line; nothing of what was for one run only."""
+        given = self.given(config) if self.where == "everywhere" else None
+        if self.kind is bool:
+            return [self.flag] if given else []
+        values = given if isinstance(given, list) else [given]
+        return [f"{self.flag}={value}" for value in values if value not in NOT_GIVEN]
+
+    def require_type(self, value: Any, where: str) -> None:
+        """Refuses what TOML cannot have meant.
+
+        Raises:
+            ConfigurationError: the value is of another type.
+        """
+        assert self.kind is not None
+        kind, called = IN_TOML[self.kind]
+        is_wrong = not isinstance(value, kind) or (kind is int and isinstance(value, bool))
+        if is_wrong or (kind is list and not all(isinstance(item, str) for item in value)):
+            raise ConfigurationError(f"{where}: {self.key} is {value!r}, but must be {called}.")
+
+    def value(self, given: Any, configured: Any, folder: Path) -> Any:
+        """What the field gets: the command line's value over the table's over the default.
+
+        Args:
+            given: on the command line; None where it was not.
+            configured: in the table, likewise.
+            folder: where the table's relative paths start.
+
+        Raises:
+            ConfigurationError: it cannot be used.
+        """
+        is_given = given not in NOT_GIVEN
+        value = given if is_given else self.default if configured in NOT_GIVEN else configured
+        if value is None:
+            return None
+        if self.kind is Path:
+            value = Path(value) if is_given else folder / value
+        elif self.kind is tuple:
+            value = tuple(value if is_given else (self._beside(entry, folder) for entry in value))
+        elif not is_given:
+            value = self._beside(value, folder)
+        return self._checked(value)
+
+    def _beside(self, value: Any, folder: Path) -> Any:
+        """The path from here of what lies beside the pyproject.toml."""
+        is_path = self.paths_unless is not None and value not in self.paths_unless and (folder / value).exists()
+        return str(folder / value) if is_path else value
+
+    def _checked(self, value: Any) -> Any:
+        if value == ():
+            raise ConfigurationError(f"no {self.key} are given, so nothing could be compared.")
+        for entry in value if self.kind is tuple else (value,):
+            if self.choices is not None and entry not in self.choices:
+                raise self._refusal(entry, f"one of {', '.join(self.choices)}")
+        if self.least is not None and value < self.least:
+            raise self._refusal(value, f"at least {self.least}")
+        try:
+            return value if self.parse is None else self.parse(value)
+        except ValueError as error:
+            raise self._refusal(value, str(error)) from error
+
+    def _refusal(self, value: Any, needed: str) -> ConfigurationError:
+        shown = str(value) if isinstance(value, Path) else repr(value)
+        return ConfigurationError(f"{self.key} is {shown}, but must be {needed}.")
+
+
+def option(default: T, help: str, **more: Any) -> T:
+    """A field of a dataclass of settings.
+
+    Args:
+        default: its value where nobody gave one.
+        help: what `pytest --help` says of it.
+        more: as `Option` takes it.
+    """
+    # A factory, because the default of a table is a dict.
+    found: T = field(default_factory=lambda: default, metadata={"option": Option(help, **more)})
+    return found
+
+
+def options_of(settings: type) -> tuple[Option, ...]:
+    """The table of settings: what stands beside a dataclass's fields, in their order.
+
+    Args:
+        settings: a dataclass in which every field has a default.
+    """
+    hints, defaults = get_type_hints(settings), settings()
+    return tuple(
+        replace(
+            option, name=field.name, kind=option.kind or _kind(hints[field.name]), default=getattr(defaults, field.name)
+        )
+        for field in fields(settings)
+        if (option := field.metadata.get("option"))
     )
-    group.addoption(
-        "--circuit-report-dir",
-        metavar="DIR",
-        help="also write report.json, report.md and report.html into DIR (implies --circuit-report)",
-    )
-    group.addoption(
-        "--circuit-figures",
-        metavar="DIR",
-        help="draw the figures into DIR, as SVG and PNG (implies --circuit-report)",
-    )
-    group.addoption(
-        "--circuit-compare",
-        metavar="REPORT",
-        help="say what changed since the release of that report.json, per criterion and head (implies "
-        "--circuit-report)",
-    )
-    group.addoption(
-        "--circuit-model",
-        metavar="ID_OR_DIR",
-        help="the reference: a Hugging Face directory, a hub id, or 'embedded' (default)",
-    )
-    group.addoption(
-        "--circuit-candidate",
-        metavar="SPEC",
-        action="append",
-        help="what to gate: a saved directory, a .gguf file, or a precision that is made from the reference: "
-        "f32, f16, bf16, int8-sim (a simulation), int8-rtn, int4-rtn, int3-rtn, int2-rtn, with torchao int8, "
-        "int8-weight, int4-weight, float8-weight, with bitsandbytes bnb-int8, bnb-nf4; repeatable (default: the first "
-        "four precisions)",
-    )
-    group.addoption(
-        "--circuit-task",
-        metavar="NAME_OR_FILE",
-        action="append",
-        help="ioi, facts, induction, or a .jsonl file of prompt pairs; repeatable (default: those three)",
-    )
-    group.addoption("--circuit-baselines", metavar="DIR", help="where golden baselines lie (default: baselines)")
-    group.addoption(
-        "--circuit-accept",
-        choices=ACCEPT,
-        help="record golden baselines from the reference instead of comparing: those that are missing (new), "
-        "those that exist and differ (changed), or both (all); needs --circuit-reason",
-    )
-    group.addoption(
-        "--circuit-reason", metavar="TEXT", help="why the present reference is accepted; kept in the baseline"
-    )
-    group.addoption(
-        "--circuit-accept-in-ci",
-        action="store_true",
-        help="allow --circuit-accept where the environment variable CI is set",
-    )
-    group.addoption(
-        "--circuit-calibrate",
-        action="store_true",
-        help="measure the reference against its golden baselines under every source of noise (threads, batches, prompt "
-        "order, attention kernels, loading) and store the noise floor in them, instead of comparing candidates",
-    )
-    group.addoption(
-        "--circuit-against-base",
-        action="store_true",
-        default=None,
-        help="measure the reference in this run and compare with that, instead of trusting the stored baselines; takes "
-        "any number of prompts and any specification",
-    )
-    group.addoption(
-        "--circuit-multiverse",
-        action="store_true",
-        default=None,
-        help="repeat every verdict under each ablation, metric and choice of positions, and report how often it flips "
-        "(loads the reference)",
-    )
-    group.addoption(
-        "--circuit-keep",
-        action="store_true",
-        default=None,
-        help="for every candidate that fails, search for the fewest projections that must stay in high precision for "
-        "it to pass (loads the reference)",
-    )
-    group.addoption("--circuit-prompts", metavar="N", type=int, help="prompt pairs of each built-in task (default: 64)")
-    group.addoption(
-        "--circuit-part",
-        metavar="N",
-        type=int,
-        help="solved prompts that drift, gradients and repair use; baselines grow with it (default: 32)",
-    )
-    group.addoption(
-        "--circuit-ablation",
-        choices=("resample", "mean", "zero"),
-        help="ablation whose importances are compared (default: resample)",
-    )
-    group.addoption(
-        "--circuit-metric",
-        metavar="NAME",
-        help="what is measured of a prompt: logit_difference, log_probability (of the answer), or "
-        "package.module:function for a Python function of the model's output (default: logit_difference)",
-    )
-    group.addoption(
-        "--circuit-ablate-at",
-        choices=("all", "answer"),
-        help="positions whose z an ablation replaces: all, or the answer position only (default: all)",
-    )
-    group.addoption(
-        "--circuit-positions",
-        choices=("all", "answer"),
-        help="positions at which baselines keep z: all, or the answer position only, which makes the baselines of "
-        "large models small and drift and repair blind to earlier positions (default: all)",
-    )
-    group.addoption(
-        "--circuit-sweep",
-        choices=("exact", "screened"),
-        help="ablate every head (exact), or, for models with many heads, those that the reference's gradients point to "
-        "and a random sample of the rest, from which the report says what may have been missed (default: exact)",
-    )
-    group.addoption(
-        "--circuit-memory",
-        metavar="SIZE",
-        help="byte budget of the sweeps beside the model, such as 800M or 2GB (default: half of what is free)",
-    )
-    group.addoption(
-        "--circuit-device", metavar="DEVICE", help="where models run: auto, cpu, cuda, cuda:1, ... (default: auto)"
-    )
-    group.addoption(
-        "--circuit-dtype",
-        choices=("auto", "f32", "f16", "bf16"),
-        help="type that saved candidates are loaded in (default: auto, as they were saved)",
-    )
-    group.addoption(
-        "--circuit-download",
-        action="store_true",
-        default=None,
-        help="fetch candidates that are hub ids (owner/name); without it every candidate is local",
-    )
-    group.addoption(
-        "--circuit-allow-inconclusive",
-        action="store_true",
-        default=None,
-        help="skip, instead of fail, what cannot be decided; it is never shown as passed",
-    )
+
+
+def _kind(hint: Any) -> type:
+    """`Path` of `Path | None`, `tuple` of `tuple[str, ...]`."""
+    if isinstance(hint, UnionType):
+        hint = next(part for part in get_args(hint) if part is not NoneType)
+    kind: type = get_origin(hint) or hint
+    return kind

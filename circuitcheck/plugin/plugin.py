@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from circuitcheck.core.errors import ConfigurationError
-from circuitcheck.plugin.options import add_options
+from circuitcheck.plugin.settings import OPTIONS
 
 if TYPE_CHECKING:
     from circuitcheck.plugin.circuit_case import CircuitCase
@@ -23,8 +23,10 @@ WORKER_STORE = "circuitcheck_store"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Adds the options."""
-    add_options(parser)
+    """Adds the options in a group of their own."""
+    group = parser.getgroup("circuitcheck", "circuit preservation (circuitcheck)")
+    for option in OPTIONS:
+        option.add_to(group)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -40,9 +42,9 @@ def gate_session(config: pytest.Config) -> GateSession:
         pytest.UsageError: the settings cannot be used.
     """
     if SESSION not in config.stash:
+        from circuitcheck.plugin.configuration import read_settings
         from circuitcheck.plugin.progress import TerminalProgress
         from circuitcheck.plugin.session import GateSession
-        from circuitcheck.plugin.settings import read_settings
         from circuitcheck.plugin.settings_checks import check
 
         try:
@@ -75,7 +77,7 @@ def decides(config: pytest.Config) -> bool:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """One test for each candidate and task."""
+    """One test for each candidate, task and kind of unit."""
     if FIXTURE in metafunc.fixturenames:
         try:
             cases = gate_session(metafunc.config).cases
@@ -87,7 +89,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(scope="session")
 def circuit(request: pytest.FixtureRequest) -> CircuitCase:
-    """One candidate on one task; see `circuitcheck.suite`."""
+    """One candidate on one task and kind of unit; see `circuitcheck.suite`."""
     from circuitcheck.plugin.circuit_case import CircuitCase
 
     return CircuitCase(gate_session(request.config), request.param)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import pytest
 
-if TYPE_CHECKING:
-    from circuitcheck.core.runtime import Advance
+from circuitcheck.core.progress import Advance
+
+Progress = Callable[[str], AbstractContextManager[Advance]]
+"""Takes a description, and shows a bar of that name as long as its context lasts; the context gives what moves it."""
 
 
 class TerminalProgress:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,48 +10,47 @@ from circuitcheck.core.candidates import GGUF
 from circuitcheck.core.errors import StaleBaselineError
 from circuitcheck.plugin.cases import Case
 from circuitcheck.plugin.models import Models
+from circuitcheck.plugin.progress import Progress
 from circuitcheck.plugin.settings import Settings
-from circuitcheck.plugin.sizes import parse_bytes
 from circuitcheck.plugin.store import Store
 
 if TYPE_CHECKING:
     from circuitcheck.baseline.baseline import Baseline
     from circuitcheck.core.prompts import Task
-    from circuitcheck.core.runtime import Advance
     from circuitcheck.core.specification import MeasurementSpec
     from circuitcheck.runtimes.pytorch.hooked import HookedModel
 
 AGAINST_BASE = "The reference was measured in this run (--circuit-against-base), not taken from the stored baseline."
 
 
+@dataclass(frozen=True)
 class References:
     """The golden circuits of one pytest process.
 
-    Args:
+    Attributes:
         settings: what the run is to do.
         models: loads the reference where it is needed.
         store: where all processes of the run keep what they measured of it.
         progress: how long work shows how far it is.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        models: Models,
-        store: Store,
-        progress: Callable[[str], AbstractContextManager[Advance]],
-    ) -> None:
-        self._settings = settings
-        self._models = models
-        self._store = store
-        self._progress = progress
+    settings: Settings
+    models: Models
+    store: Store
+    progress: Progress
 
     @property
     def folder(self) -> Path:
         """Where the reference's golden baselines lie."""
         from circuitcheck.runtimes.pytorch.loading.load import model_name
 
-        return self._settings.baselines / model_name(self._settings.model)
+        return self.settings.baselines / model_name(self.settings.model)
+
+    def files(self, case: Case, folder: Path | None = None) -> tuple[Path, Path]:
+        """The JSON and the arrays of the case's baseline, in the reference's folder or in another."""
+        from circuitcheck.baseline.baseline import baseline_files
+
+        return baseline_files(folder or self.folder, case.task_name)
 
     def of(self, case: Case) -> Baseline:
         """The case's golden circuit.
@@ -60,9 +58,9 @@ class References:
         Raises:
             CircuitcheckError: the baseline cannot be read, or the reference cannot be measured.
         """
-        if not self._settings.against_base:
+        if not self.settings.against_base:
             return self.stored(case)
-        return self.measured(case, self.spec)
+        return self.measured(case, self.spec_of(case))
 
     def stored(self, case: Case) -> Baseline:
         """The case's baseline on disk.
@@ -70,9 +68,9 @@ class References:
         Raises:
             BaselineError: it is missing, unreadable, corrupt or of another schema.
         """
-        from circuitcheck.baseline.baseline import Baseline, baseline_files
+        from circuitcheck.baseline.baseline import Baseline
 
-        return Baseline.load(baseline_files(self.folder, case.task_name)[0])
+        return Baseline.load(self.files(case)[0])
 
     def measured(self, case: Case, spec: MeasurementSpec, *, whole: bool = True) -> Baseline:
         """The case's circuit as the reference shows it now; measured by the first process that asks.
@@ -85,39 +83,35 @@ class References:
         Raises:
             CircuitcheckError: the reference cannot be measured, or is not the one that was accepted.
         """
-        from circuitcheck.baseline.baseline import Baseline, baseline_files
+        from circuitcheck.baseline.baseline import Baseline
 
-        folder = self._store.directory / "references" / f"{spec.fingerprint[:16]}-{'whole' if whole else 'part'}"
-        with self._store.lock(f"reference-{folder.name}-{case.task_name}"):
-            file = baseline_files(folder, case.task_name)[0]
+        folder = self.store.directory / "references" / f"{spec.fingerprint[:16]}-{'whole' if whole else 'part'}"
+        with self.store.lock(f"reference-{folder.name}-{case.circuit}"):
+            file = self.files(case, folder)[0]
             if not file.exists():
                 self._record(case, spec, whole).save(folder)
         return Baseline.load(file)
 
     def _record(self, case: Case, spec: MeasurementSpec, whole: bool) -> Baseline:
-        from dataclasses import replace
-
         from circuitcheck.gate.record import record_reference
 
-        reference = self._models.reference()
+        reference = self.models.reference()
         self._require_accepted(case, reference)
         options: dict[str, Any] = {} if whole else {"kinds": (spec.ablation,), "sources": ()}
-        with self._progress(f"reference on {case.task_name}") as advance:
+        with self.progress(f"reference on {case.circuit}") as advance:
             recorded = record_reference(
-                reference, self.task(case, reference), spec, advance=advance, memory=self.memory, **options
+                reference, self.task(case, reference), spec, advance=advance, memory=self.settings.memory, **options
             )
         return replace(recorded, notes=(*recorded.notes, AGAINST_BASE)) if whole else recorded
 
     def _require_accepted(self, case: Case, reference: HookedModel) -> None:
         """A reference that is measured now is still the one that somebody accepted, where anybody did."""
-        from circuitcheck.baseline.baseline import baseline_files
-
-        if not baseline_files(self.folder, case.task_name)[0].exists():
+        if not self.files(case)[0].exists():
             return
         accepted, weights = self.stored(case).fingerprints["weights"], reference.fingerprints["weights"]
         if accepted != weights:
             raise StaleBaselineError(
-                f"the reference {reference.name} is not the one that was accepted for {case.task_name!r}: its weights "
+                f"the reference {reference.name} is not the one that was accepted for {case.circuit!r}: its weights "
                 f"were {accepted[:12]} and are {weights[:12]}, so nothing was compared."
             )
 
@@ -140,7 +134,7 @@ class References:
         require_fresh(
             baseline,
             task=self.task(case, model),
-            spec=self.spec,
+            spec=self.spec_of(case),
             tokenizer=None if has_own_tokenizer else model.fingerprints["tokenizer"],
             weights=model.fingerprints["weights"] if case.is_precision or is_reference else None,
         )
@@ -154,17 +148,8 @@ class References:
         from circuitcheck.tasks.named import load_task
 
         vocabulary = getattr(getattr(model.module, "config", None), "vocab_size", None)
-        return load_task(case.task, model.tokenizer, prompts=self._settings.prompts, vocabulary=vocabulary)
+        return load_task(case.task, model.tokenizer, prompts=self.settings.prompts, vocabulary=vocabulary)
 
-    @property
-    def spec(self) -> MeasurementSpec:
-        """What this run measures."""
-        from circuitcheck.core.specification import MeasurementSpec
-
-        keys = ("part", "ablation", "positions", "ablate_at", "metric", "sweep")
-        return MeasurementSpec(**{key: getattr(self._settings, key) for key in keys})
-
-    @property
-    def memory(self) -> int | None:
-        """Byte budget of the sweeps."""
-        return None if self._settings.memory is None else parse_bytes(self._settings.memory)
+    def spec_of(self, case: Case) -> MeasurementSpec:
+        """What this run measures of a case."""
+        return self.settings.spec(case.unit)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 from circuitcheck.core.candidates import EMBEDDED
 from circuitcheck.core.errors import BaselineError, CircuitcheckError, StaleBaselineError
@@ -12,20 +11,11 @@ from circuitcheck.gate.accept import Acceptance, accept_baseline, calibrate_base
 from circuitcheck.plugin.cases import Case, cases_of
 from circuitcheck.plugin.judging import Judge
 from circuitcheck.plugin.models import Models
+from circuitcheck.plugin.progress import Progress
 from circuitcheck.plugin.references import References
 from circuitcheck.plugin.settings import Settings
 from circuitcheck.plugin.store import Store
 from circuitcheck.report.fields import Entry
-
-if TYPE_CHECKING:
-    from circuitcheck.core.runtime import Advance
-
-
-class Progress(Protocol):
-    """Makes a context that shows a bar and gives the callback that moves it."""
-
-    def __call__(self, description: str) -> AbstractContextManager[Advance]:
-        """A bar called `description`."""
 
 
 class GateSession:
@@ -33,8 +23,8 @@ class GateSession:
 
     Attributes:
         settings: what the run is to do.
-        cases: its (candidate, task) pairs.
-        accepted: task to what became of its baseline.
+        cases: its (candidate, task, unit) triples.
+        accepted: circuit, as its cases call it, to what became of its baseline.
         document: the whole report, once it is complete.
         written: what to say of each report file, and whether it could be written.
         commands: what a workflow is to read from the output.
@@ -62,46 +52,46 @@ class GateSession:
 
     def entry(self, case: Case) -> Entry:
         """The report's entry of one case, measured once in the whole run; errors of its own kind become failures."""
-        return self._store.get_or_measure(case, lambda: self._measured(case))
+        return self._store.get_or_measure(case, lambda: self._measured(case) | {"unit": case.unit})
 
     def entries(self) -> list[Entry]:
         """Entries of all cases that were measured by any process of the run."""
         return self._store.entries(self.cases)
 
     def accept(self, case: Case) -> Acceptance | CircuitcheckError:
-        """Writes the baseline of the case's task, once: accepts it from the reference, or calibrates it.
+        """Writes the baseline of the case's circuit, once: accepts it from the reference, or calibrates it.
 
         Returns:
             What became of it, or why nothing was written.
         """
-        if case.task not in self.accepted:
+        if case.circuit not in self.accepted:
             try:
-                self.accepted[case.task] = self._calibrate(case) if self.settings.calibrate else self._accept(case)
+                self.accepted[case.circuit] = self._calibrate(case) if self.settings.calibrate else self._accept(case)
             except CircuitcheckError as error:
-                self.accepted[case.task] = error
-        return self.accepted[case.task]
+                self.accepted[case.circuit] = error
+        return self.accepted[case.circuit]
 
     def _accept(self, case: Case) -> Acceptance:
         references, reference = self._references, self._models.reference()
         task = references.task(case, reference)
-        with self._progress(f"recording {case.task_name}") as advance:
+        with self._progress(f"recording {case.circuit}") as advance:
             return accept_baseline(
                 reference,
                 task,
-                references.spec,
+                references.spec_of(case),
                 self.settings,
                 references.folder,
                 advance=advance,
-                memory=references.memory,
+                memory=self.settings.memory,
             )
 
     def _calibrate(self, case: Case) -> Acceptance:
         references, reference = self._references, self._models.reference()
         baseline = references.stored(case)
         self._references.require_fresh(case, baseline, reference, is_reference=True)
-        with self._progress(f"calibrating {case.task_name}"):
+        with self._progress(f"calibrating {case.circuit}"):
             return calibrate_baseline(
-                reference, baseline, references.folder, self._models.reload_reference, memory=references.memory
+                reference, baseline, references.folder, self._models.reload_reference, memory=self.settings.memory
             )
 
     def close(self) -> None:
@@ -123,15 +113,13 @@ class GateSession:
             return failed_entry(model_name(self.settings.model), case.candidate_name, case.task_name, message)
 
     def _with_way_out(self, error: CircuitcheckError, case: Case) -> str:
-        from circuitcheck.baseline.baseline import baseline_files
-
         if not isinstance(error, BaselineError):
             return str(error)
         lines = [str(error)]
-        if self.settings.model != EMBEDDED and not Path(self.settings.model).is_dir():
-            lines.append(f"(There is no directory {self.settings.model} here, so it is taken for a hub id.)")
+        if self.settings.model != EMBEDDED and not self.settings.download and not Path(self.settings.model).is_dir():
+            lines.append(f"(There is no directory {self.settings.model} here; only its name was used.)")
         if isinstance(error, StaleBaselineError) and not case.is_precision:
             lines.append(f"('now' is what candidate {case.candidate_name} has: is it made from the reference?)")
-        exists = any(file.exists() for file in baseline_files(self._references.folder, case.task_name))
+        exists = any(file.exists() for file in self._references.files(case))
         command = f"{self.settings.command} --circuit-accept={'changed' if exists else 'new'} --circuit-reason 'why'"
         return "\n".join([*lines, f"To accept the present reference instead: {command}"])

@@ -1,72 +1,36 @@
-"""What a run's settings must be before anything is loaded."""
+"""What a run's settings must be together, and what must lie where they point, before anything is loaded."""
 
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 
 import pytest
 
-from circuitcheck.core.candidates import EMBEDDED, GGUF, PRECISIONS
+from circuitcheck.core.candidates import EMBEDDED, GGUF, PRECISIONS, is_hub_id
 from circuitcheck.core.errors import ConfigurationError
-from circuitcheck.plugin.settings import TABLE, TASKS, Settings
-from circuitcheck.plugin.sizes import parse_bytes
-from circuitcheck.report.compare import load_report
-
-CHOICES = {
-    "ablation": ("resample", "mean", "zero"),
-    "positions": ("all", "answer"),
-    "ablate-at": ("all", "answer"),
-    "sweep": ("exact", "screened"),
-    "dtype": ("auto", "f32", "f16", "bf16"),
-}
-METRICS = ("logit_difference", "log_probability")
-FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+from circuitcheck.plugin.cases import Case
+from circuitcheck.plugin.settings import TASKS, Settings
 
 
 def check(settings: Settings, config: pytest.Config) -> None:
     """Refuses what cannot be used before anything is loaded.
 
     Raises:
-        ConfigurationError: a value that is not known, or options that contradict each other.
+        ConfigurationError: names of nothing, or options that contradict each other.
     """
-    from circuitcheck.plugin.cases import Case
-    from circuitcheck.verdict.limits import check_overrides
-
-    check_overrides(settings.limits, where=f"[{TABLE}] limits")
-    if settings.prompts < 1:
-        raise ConfigurationError(f"prompts is {settings.prompts}, but must be at least 1.")
-    if settings.part < 1:
-        raise ConfigurationError(f"part is {settings.part}, but must be at least 1.")
-    for key, choices in CHOICES.items():
-        value = getattr(settings, key.replace("-", "_"))
-        if value not in choices:
-            raise ConfigurationError(f"{key} is {value!r}, but must be one of {', '.join(choices)}.")
-    if settings.metric not in METRICS and not FUNCTION.fullmatch(settings.metric):
-        raise ConfigurationError(
-            f"metric is {settings.metric!r}, but must be one of {', '.join(METRICS)}, or package.module:function."
-        )
-    if settings.memory is not None:
-        parse_bytes(settings.memory)
+    for unit in settings.units:
+        settings.spec(unit)
     _refuse_twice("candidates", [Case(0, candidate, "").candidate_name for candidate in settings.candidates])
     _refuse_twice("tasks", [Case(0, "", task).task_name for task in settings.tasks])
+    _refuse_twice("units", list(settings.units))
     _check_candidates(settings)
     _check_tasks(settings.tasks)
     _check_model(settings)
-    if settings.report_dir is not None and settings.report_dir.exists() and not settings.report_dir.is_dir():
-        raise ConfigurationError(f"the report's directory {settings.report_dir} is a file; name a directory.")
-    if settings.figures is not None and settings.figures.exists() and not settings.figures.is_dir():
-        raise ConfigurationError(f"the figures' directory {settings.figures} is a file; name a directory.")
-    if settings.compare is not None:
-        load_report(settings.compare)
     _check_writing(settings, config)
 
 
 def _refuse_twice(key: str, names: list[str]) -> None:
-    if not names:
-        raise ConfigurationError(f"no {key} are given, so nothing could be compared.")
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ConfigurationError(
@@ -87,9 +51,9 @@ def _check_candidates(settings: Settings) -> None:
 
 def _is_candidate(candidate: str, download: bool) -> bool:
     path = Path(candidate)
-    if path.exists():
-        return path.is_dir() or candidate.endswith(GGUF) or candidate in PRECISIONS
-    return candidate in PRECISIONS or (download and HUB_ID.fullmatch(candidate) is not None)
+    if candidate in PRECISIONS or not path.exists():
+        return candidate in PRECISIONS or (download and is_hub_id(candidate))
+    return path.is_dir() or candidate.endswith(GGUF)
 
 
 def _check_tasks(tasks: tuple[str, ...]) -> None:
@@ -104,15 +68,14 @@ def _check_tasks(tasks: tuple[str, ...]) -> None:
 def _check_model(settings: Settings) -> None:
     """A missing directory is said before its missing baselines; saved candidates are compared without the reference."""
     model = Path(settings.model).expanduser()
-    if settings.model == EMBEDDED or model.is_dir():
+    if settings.model == EMBEDDED or model.is_dir() or (settings.download and is_hub_id(settings.model)):
         return
-    is_needed = settings.accept is not None or any(candidate in PRECISIONS for candidate in settings.candidates)
-    is_hub_id = settings.model.count("/") <= 1 and not settings.model.startswith((".", "/", "~"))
-    if is_needed and (model.exists() or not is_hub_id):
+    is_needed = settings.writes_baselines or any(candidate in PRECISIONS for candidate in settings.candidates)
+    if is_needed or settings.against_base or settings.multiverse:
         what = "is a file" if model.exists() else "does not exist"
         raise ConfigurationError(
             f"model directory {settings.model} {what}. Give the directory that the reference was saved to with "
-            "save_pretrained, a hub id, or 'embedded'."
+            "save_pretrained, or 'embedded', or add --circuit-download for a hub id (owner/name)."
         )
 
 
@@ -138,7 +101,7 @@ def _check_writing(settings: Settings, config: pytest.Config) -> None:
         raise ConfigurationError(f"{option} writes golden baselines, and --circuit-against-base does without them.")
     if config.getoption("dist", default="no") != "no" or hasattr(config, "workerinput"):
         raise ConfigurationError(f"{option} writes golden baselines, so it never runs in parallel: leave out -n.")
-    if os.environ.get("CI", "").lower() not in ("", "0", "false") and not config.getoption("circuit_accept_in_ci"):
+    if os.environ.get("CI", "").lower() not in ("", "0", "false") and not settings.accept_in_ci:
         raise ConfigurationError(
             f"{option} is refused where the environment variable CI is set, because a gate must not write what it is "
             "judged by. Run it at your desk and commit the baselines, or add --circuit-accept-in-ci."

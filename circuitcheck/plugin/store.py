@@ -21,12 +21,16 @@ class Store:
         self.directory = directory or Path(tempfile.mkdtemp(prefix="circuitcheck-"))
 
     def get_or_measure(self, case: Case, measure: Callable[[], Entry]) -> Entry:
-        """The case's entry; measured by the first process that asks, while the others wait."""
-        file = self._file(case)
-        with self.lock(file.stem):
+        """The case's entry, measured at most once."""
+        return self.get_or_make(self._file(case).stem, measure)
+
+    def get_or_make(self, name: str, make: Callable[[], Entry]) -> Entry:
+        """What is kept under a name; made by the first process that asks, while the others wait."""
+        file = self.directory / f"{name}.json"
+        with self.lock(name):
             if not file.exists():
                 unfinished = file.with_suffix(".unfinished")
-                unfinished.write_text(json.dumps(measure()), encoding="utf-8")
+                unfinished.write_text(json.dumps(make()), encoding="utf-8")
                 unfinished.replace(file)
         entry: Entry = json.loads(file.read_text(encoding="utf-8"))
         return entry

@@ -104,6 +104,7 @@ def _empty(model: str, candidate: str, task: str) -> Entry:
         "candidate": candidate,
         "precision": None,
         "task": task,
+        "unit": "head",
         "verdict": "FAIL",
         "message": "",
         "prompts": None,

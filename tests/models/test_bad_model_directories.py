@@ -18,9 +18,9 @@ from circuitcheck.core.errors import CircuitcheckError, ConfigurationError, Mode
 from circuitcheck.runtimes.pytorch.loading.load import load_model, model_name, resolve_directory
 
 
-def refusal(source) -> str:
+def refusal(source, **options) -> str:
     with pytest.raises(ModelError) as refused:
-        load_model(source)
+        load_model(source, **options)
     return str(refused.value)
 
 
@@ -43,8 +43,19 @@ def spoil_weights(directory, change) -> str:
 def test_a_path_that_does_not_exist_is_never_taken_for_a_hub_id(source, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", forbidden)
-    message = refusal(source)
+    message = refusal(source, download=True)
     assert message == f"model directory {source!r} does not exist."
+
+
+@pytest.mark.parametrize("source", ["models/mine", "EleutherAI/pythia-70m"])
+def test_the_hub_is_not_asked_unless_that_is_said(source, monkeypatch, tmp_path):
+    """A mistyped path looks like a hub id."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", forbidden)
+    assert refusal(source) == (
+        f"model directory {source!r} does not exist. Correct the path or, if it is a hub id, allow the hub: "
+        "--circuit-download, or load_model(..., download=True) in Python."
+    )
 
 
 def forbidden(*_, **__):
@@ -61,7 +72,8 @@ def test_a_file_is_refused(directory):
 
 
 def test_a_name_that_is_no_hub_id_is_refused():
-    assert "neither a directory nor a hub id" in refusal("no hub id!")
+    for name in ("no hub id!", "gpt2"):
+        assert refusal(name, download=True) == f"model {name!r} is neither a directory nor a hub id (owner/name)."
 
 
 @pytest.fixture
@@ -72,7 +84,7 @@ def empty_hub_cache(monkeypatch, tmp_path):
 
 def test_a_hub_id_offline_is_refused_with_the_way_out(monkeypatch, empty_hub_cache):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    message = refusal("some-owner/some-model")
+    message = refusal("some-owner/some-model", download=True)
     assert "'some-owner/some-model' is no local directory, and could not be fetched from the hub" in message
     assert "Give a directory, or download the model where there is a network" in message
 
@@ -83,7 +95,7 @@ def test_whatever_the_network_does_is_a_model_error(error, monkeypatch):
         raise error("cable cut")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
-    assert f"could not be fetched from the hub ({error.__name__})" in refusal("some-owner/some-model")
+    assert f"could not be fetched from the hub ({error.__name__})" in refusal("some-owner/some-model", download=True)
 
 
 def test_pickles_and_code_are_not_even_downloaded(monkeypatch, directory):
@@ -98,7 +110,7 @@ def test_pickles_and_code_are_not_even_downloaded(monkeypatch, directory):
         return str(directory)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    assert load_model("some-owner/some-model").name == "some-model"
+    assert load_model("some-owner/some-model", download=True).name == "some-model"
     assert asked == ["some-owner/some-model"]
 
 

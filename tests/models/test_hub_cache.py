@@ -43,7 +43,7 @@ def desk(tokenizer, tmp_path_factory):
 def test_baselines_are_recorded_and_candidates_gated_by_hub_id(desk):
     """A random model solves nothing, so nothing is passed; but everything was found, loaded and run."""
     desk, environment = desk
-    options = [f"--circuit-prompts={PROMPTS}", "--circuit-task=facts", "--circuit-task=induction"]
+    options = ["--circuit-download", f"--circuit-prompts={PROMPTS}", "--circuit-task=facts", "--circuit-task=induction"]
     recorded = desk.gate(
         *options, "--circuit-accept=new", "--circuit-reason=first", "--circuit-accept-in-ci", **environment
     )
@@ -59,10 +59,19 @@ def test_baselines_are_recorded_and_candidates_gated_by_hub_id(desk):
     assert "solves" in entry["message"]
 
 
+def test_what_is_in_the_cache_is_used_only_where_the_hub_may_be(desk):
+    """Else a run would depend on what somebody fetched on this machine before."""
+    desk, environment = desk
+    refused = desk.gate("--circuit-report", "--circuit-candidate=f16", **environment)
+    assert refused.returncode == pytest.ExitCode.USAGE_ERROR
+    assert f"model directory {HUB_ID} does not exist." in refused.stdout
+    assert "add --circuit-download for a hub id" in refused.stdout
+
+
 def test_without_cache_and_network_the_way_out_is_named(desk, tmp_path):
     desk, _ = desk
     environment = {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
-    refused = desk.gate("--circuit-report", "--circuit-candidate=f16", **environment)
+    refused = desk.gate("--circuit-report", "--circuit-download", "--circuit-candidate=f16", **environment)
     assert refused.returncode == 1
     assert "download the model where there is a network" in " ".join(refused.stdout.split())
 

@@ -159,6 +159,13 @@ def test_only_the_selected_tasks_are_accepted(two_tasks: Gate) -> None:
     assert sorted(two_tasks.stored()) == ["model/facts.json", "model/facts.safetensors"]
 
 
+def test_the_command_names_the_kind_of_unit(gate: Gate) -> None:
+    result = gate.run("--circuit-unit=block", "--circuit-report-dir=out")
+    result.assert_outcomes(failed=4)
+    result.stdout.fnmatch_lines(["To accept the present reference instead: pytest --circuit-unit=block *"])
+    assert [(run["task"], run["unit"]) for run in gate.report()["runs"]] == [("ioi", "block")]
+
+
 def test_accepting_nothing_is_exit_code_5(gate: Gate) -> None:
     (gate.path / "test_other.py").write_text("def test_other():\n    pass\n")
     result = gate.run("--circuit-accept=all", *WHY, "test_other.py")

@@ -10,6 +10,9 @@ import torch
 from gate_folder import random_model, save_model
 from gate_runner import Gate
 
+from circuitcheck import MeasurementSpec, Task
+from circuitcheck.core.errors import ModelError
+
 ACCEPT = ("--circuit-accept=all", "--circuit-reason", "why")
 
 
@@ -112,14 +115,28 @@ def test_a_task_that_cannot_be_accepted_is_recorded_once(gate: Gate, monkeypatch
     calls = []
 
     def record(model: object, task: object, *arguments: object, **options: object) -> None:
-        from circuitcheck.core.errors import ModelError
-
         calls.append(task)
         raise ModelError("broken")
 
     monkeypatch.setattr("circuitcheck.gate.record.record_reference", record)
     gate.run(*ACCEPT).assert_outcomes(failed=8)
     assert len(calls) == 2
+
+
+def test_each_kind_of_unit_is_accepted_for_itself(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def record(model: object, task: Task, spec: MeasurementSpec, **options: object) -> None:
+        asked.append((task.name, spec.unit))
+        raise ModelError("broken")
+
+    monkeypatch.setattr("circuitcheck.gate.record.record_reference", record)
+    result = gate.run(*ACCEPT, "--circuit-unit=head", "--circuit-unit=block")
+    result.assert_outcomes(failed=16)
+    assert sorted(asked) == [(task, unit) for task in ("facts", "ioi") for unit in ("block", "head")]
+    result.stdout.fnmatch_lines_random(
+        [f"{name}: could not be accepted, nothing was written" for name in ("ioi", "ioi-block", "facts", "facts-block")]
+    )
 
 
 def full_disk(*arguments: object) -> None:

@@ -19,6 +19,19 @@ def assert_refused(gate: Gate, *arguments: str, message: str) -> None:
     assert files_below(gate.path) == before
 
 
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What the hub is asked for, without a network."""
+    names: list[str] = []
+
+    def no_network(name: str, **options: object) -> None:
+        names.append(name)
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", no_network)
+    return names
+
+
 @pytest.mark.parametrize("candidate", ["f61", "int9", "F16", "hub/model-int8", "./gone"])
 def test_an_unknown_candidate(gate: Gate, candidate: str) -> None:
     assert_refused(
@@ -66,15 +79,30 @@ def test_the_same_task_twice(gate: Gate, tasks: tuple[str, str]) -> None:
     assert_refused(gate, *arguments, message="tasks ioi: given twice, or two of one name. *name each once*")
 
 
-@pytest.mark.parametrize("model", ["./gone", "/no/where", "some/where/gone"])
-def test_a_model_directory_that_does_not_exist(gate: Gate, model: str) -> None:
-    """Said before that its baselines are missing, which they are, too."""
+@pytest.mark.parametrize("model", ["./gone", "/no/where", "some/where/gone", "models/mine", "modle"])
+def test_a_model_directory_that_does_not_exist(gate: Gate, model: str, asked: list[str]) -> None:
+    """Said before that its baselines are missing, which they are, too; the hub is not asked for what was mistyped."""
     assert_refused(
         gate,
         "--circuit-model",
         model,
-        message=f"model directory {model} does not exist. Give the directory *a hub id, or 'embedded'.",
+        message=f"model directory {model} does not exist. Give the directory that the reference was saved to with "
+        "save_pretrained, or 'embedded', or add --circuit-download for a hub id (owner/name).",
     )
+    assert asked == []
+
+
+@pytest.mark.parametrize("model", ["./gone", "/no/where", "some/where/gone", "~/mine", "modle", "some/model.gguf"])
+def test_what_is_no_hub_id_is_never_asked_for(gate: Gate, model: str, asked: list[str]) -> None:
+    message = f"model directory {model} does not exist. *(owner/name)."
+    assert_refused(gate, "--circuit-download", "--circuit-model", model, message=message)
+    assert asked == []
+
+
+@pytest.mark.parametrize("option", ["--circuit-against-base", "--circuit-multiverse", "--circuit-calibrate"])
+def test_a_model_that_the_run_will_load_does_not_exist(gate: Gate, option: str) -> None:
+    saved = ("--circuit-model=./gone", "--circuit-candidate=model")
+    assert_refused(gate, option, *saved, message="model directory ./gone does not exist. *")
 
 
 def test_a_model_that_is_a_file(gate: Gate) -> None:
@@ -91,33 +119,38 @@ def test_accepting_a_model_that_does_not_exist(gate: Gate) -> None:
     )
 
 
-def test_a_name_that_may_be_a_hub_id_says_how_it_was_taken(gate: Gate) -> None:
-    """The network is not asked before there is a baseline to compare with."""
-    result = gate.run("--circuit-report", "--circuit-model", "modle")
-    assert result.ret == pytest.ExitCode.TESTS_FAILED
-    result.stdout.fnmatch_lines(
-        [
-            "*baselines/modle/ioi.json is missing*",
-            "(There is no directory modle here, so it is taken for a hub id.)",
-            "To accept the present reference instead: pytest --circuit-model=modle --circuit-accept=new *",
-        ]
-    )
-
-
-def test_a_hub_id_without_network(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_network(*arguments: object, **options: object) -> None:
-        raise ConnectionError("no route to host")
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", no_network)
+def test_a_hub_id_is_asked_for_where_that_is_allowed(gate: Gate, asked: list[str]) -> None:
     (gate.path / "baselines" / "model").rename(gate.path / "baselines" / "tiny")
     before = gate.stored()
-    result = gate.run("--circuit-report", "--circuit-model", "someone/tiny")
+    result = gate.run("--circuit-report", "--circuit-model", "someone/tiny", "--circuit-download")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.assert_outcomes(failed=4)
     result.stdout.fnmatch_lines(
         ["*model 'someone/tiny' is no local directory, and could not be fetched from the hub (ConnectionError)*"]
     )
+    assert asked == ["someone/tiny"] * len(asked)
     assert gate.stored() == before
+
+
+def test_the_command_for_a_hub_id_allows_the_hub(gate: Gate, asked: list[str]) -> None:
+    """The network is not asked before there is a baseline to compare with."""
+    result = gate.run("--circuit-report", "--circuit-model", "someone/tiny", "--circuit-download")
+    result.stdout.fnmatch_lines(
+        [
+            "*baselines/tiny/ioi.json is missing*",
+            "To accept the present reference instead: pytest --circuit-model=someone/tiny --circuit-download "
+            "--circuit-accept=new *",
+        ]
+    )
+    assert asked == []
+
+
+def test_a_missing_baseline_says_that_only_the_models_name_was_used(gate: Gate) -> None:
+    result = gate.run("--circuit-report", "--circuit-model=models/mine", "--circuit-candidate=model")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(
+        ["*baselines/mine/ioi.json is missing*", "(There is no directory models/mine here; only its name was used.)"]
+    )
 
 
 def test_saved_candidates_are_compared_without_the_reference(gate: Gate) -> None:

@@ -60,6 +60,8 @@ def test_wrong_types(gate: Gate, key: str, value: Any, needed: str) -> None:
         ("memory", "lots", "an amount such as 800M or 2GB"),
         ("memory", "0", "an amount such as 800M or 2GB"),
         ("prompts", 0, "at least 1"),
+        ("part", -1, "at least 1"),
+        ("metric", "logits", "logit_difference, log_probability, or package.module:function"),
     ],
 )
 def test_values_that_nothing_knows(gate: Gate, key: str, value: Any, needed: str) -> None:
@@ -67,7 +69,21 @@ def test_values_that_nothing_knows(gate: Gate, key: str, value: Any, needed: str
     assert_refused(gate, f"{key} is {value!r}, but must be {needed}.")
 
 
-@pytest.mark.parametrize("key", ["candidates", "tasks"])
+def test_a_kind_of_unit_that_nothing_knows(gate: Gate) -> None:
+    gate.configure(units=["head", "neurone"])
+    assert_refused(gate, "units is 'neurone', but must be one of head, block.")
+
+
+def test_the_same_kind_of_unit_twice(gate: Gate) -> None:
+    assert_refused(gate, "units head: given twice, *", "--circuit-unit=head", "--circuit-unit=head")
+
+
+def test_settings_that_no_measurement_can_combine(gate: Gate) -> None:
+    gate.configure(metric="metrics:f", positions="answer")
+    assert_refused(gate, "metric metrics:f is a function of the whole output, so that the answer position *")
+
+
+@pytest.mark.parametrize("key", ["candidates", "tasks", "units"])
 def test_empty_lists(gate: Gate, key: str) -> None:
     gate.configure(**{key: []})
     assert_refused(gate, f"no {key} are given, so nothing could be compared.")

@@ -101,7 +101,7 @@ def test_a_directory_that_is_a_file(gate: Gate) -> None:
     (gate.path / "pictures").write_text("")
     result = gate.run("--circuit-figures=pictures")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["*figures' directory pictures is a file*"])
+    result.stderr.fnmatch_lines(["*figures is pictures, but must be a directory, and this is a file."])
 
 
 def test_what_cannot_be_written_fails_the_run_and_nothing_else(gate: Gate) -> None:

@@ -35,6 +35,17 @@ def test_k_chooses_by_candidate_task_and_test(four_cases: Gate, expression: str,
     assert collected(four_cases, "-k", expression) == expected
 
 
+def test_kinds_of_unit_are_cases_of_their_own(four_cases: Gate) -> None:
+    """Heads keep the names that they had before there was anything else."""
+    cases = [f"{candidate}-{task}" for candidate in ("f16", "int8-sim") for task in ("ioi", "facts")]
+    both = {f"test_drift[{case}{unit}]" for case in cases for unit in ("", "-block")}
+    asked = ("--circuit-unit=head", "--circuit-unit=block")
+    assert collected(four_cases, "-k", "drift", *asked) == both
+    four_cases.configure(candidates=["f16"], tasks=["ioi.jsonl"], units=["block"])
+    assert collected(four_cases, "-k", "drift") == {"test_drift[f16-ioi-block]"}
+    assert collected(four_cases, "-k", "drift", "--circuit-unit=head") == {"test_drift[f16-ioi]"}
+
+
 def test_one_id_runs_one_test(four_cases: Gate) -> None:
     result = four_cases.run("-v", "test_gate.py::test_drift[int8-sim-ioi]")
     result.assert_outcomes(passed=1)

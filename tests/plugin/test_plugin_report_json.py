@@ -136,7 +136,9 @@ def test_a_file_in_the_directorys_place_is_refused_before_anything_is_measured(g
     (gate.path / "out").write_text("a file")
     result = gate.run("--circuit-report-dir", "out")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["ERROR: circuitcheck: the report's directory out is a file; name a directory."])
+    result.stderr.fnmatch_lines(
+        ["ERROR: circuitcheck: report-dir is out, but must be a directory, and this is a file."]
+    )
     assert not gate.measured
 
 

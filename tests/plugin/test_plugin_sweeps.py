@@ -6,8 +6,7 @@ import pytest
 import torch
 from gate_runner import Gate
 
-from circuitcheck.core.errors import ConfigurationError
-from circuitcheck.plugin.sizes import parse_bytes
+from circuitcheck.plugin.settings import parse_bytes
 
 
 def test_a_baseline_of_another_sweep_is_stale(gate: Gate) -> None:
@@ -51,7 +50,7 @@ def test_no_amount_of_memory(gate: Gate, text: str) -> None:
         result = gate.run("--circuit-report")
         assert result.ret == pytest.ExitCode.USAGE_ERROR
         result.stderr.fnmatch_lines([f"*memory is '{text}', but must be an amount such as 800M or 2GB."])
-    with pytest.raises(ConfigurationError, match="such as 800M or 2GB"):
+    with pytest.raises(ValueError, match="such as 800M or 2GB"):
         parse_bytes(text)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,17 +44,23 @@ __all__ = ["hook_module", "load_model", "model_name", "resolve_device", "resolve
 
 
 def load_model(
-    source: str | Path, precision: str = "f32", *, device: str = "auto", reference: str | Path | None = None
+    source: str | Path,
+    precision: str = "f32",
+    *,
+    device: str = "auto",
+    reference: str | Path | None = None,
+    download: bool = False,
 ) -> HookedModel:
     """Loads a model, finds its attention heads, and proves what was loaded.
 
     Args:
-        source: `embedded`, a Hugging Face directory, a GGUF file or a directory that holds only one, or a hub id such
-            as `EleutherAI/pythia-70m`.
+        source: `embedded`, a Hugging Face directory, a GGUF file or a directory that holds only one, or with `download`
+            a hub id such as `EleutherAI/pythia-70m`.
         precision: `f32` (a reference), any other name in `circuitcheck.core.candidates.PRECISIONS`, or `saved` for the
             types that the release holds.
         device: where the model goes, such as `cpu` or `cuda:1`; `auto` takes a CUDA device where there is one.
         reference: where configuration and tokenizer come from if a GGUF file has none.
+        download: whether what is no local path may be taken from the hub, or from its local cache.
 
     Returns:
         The model in evaluation mode, with eager attention on both sides of every comparison.
@@ -65,15 +72,16 @@ def load_model(
         SiteError: its attention output projections cannot be found.
     """
     dtype = dtype_for(precision)
-    found = resolve_source(source)
+    found = resolve_source(source, download=download)
+    find_reference = None if reference is None else partial(resolve_source, reference, download=download)
     place = resolve_device(device)
     content = read_gguf(found.directory / found.gguf) if found.gguf else None
     claim = claimed_method(found, content)
     if claim and (precision in RECIPES or precision == "int8-sim"):
         raise ModelError(f"{found} is already quantized ({claim}), so {precision} cannot be made from it.")
     require_quantized_files(found)
-    module = load_module(found, dtype, place, content=content, reference=reference)
-    tokenizer = load_tokenizer(found, content, reference)
+    module = load_module(found, dtype, place, content=content, find_reference=find_reference)
+    tokenizer = load_tokenizer(found, content, find_reference)
     structure = resolve(module)
     notes = _made(module, structure, precision)
     census, more = _census(found, module, structure, content, claim or (precision if precision in RECIPES else None))

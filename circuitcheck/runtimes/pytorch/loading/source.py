@@ -10,7 +10,7 @@ from typing import Any
 
 from safetensors import safe_open
 
-from circuitcheck.core.candidates import EMBEDDED, GGUF
+from circuitcheck.core.candidates import EMBEDDED, GGUF, is_hub_id
 from circuitcheck.core.errors import ModelError
 from circuitcheck.runtimes.pytorch.loading.fingerprint import weight_files
 
@@ -63,8 +63,12 @@ def model_name(source: str | Path) -> str:
     return path.resolve().name if path.is_dir() else str(source).rpartition("/")[2]
 
 
-def resolve_source(source: str | Path) -> Source:
-    """Finds a model's files; downloads them where `source` is a hub id.
+def resolve_source(source: str | Path, *, download: bool = False) -> Source:
+    """Finds a model's files.
+
+    Args:
+        source: a directory, a GGUF file or, where nothing lies under that name, a hub id.
+        download: whether the hub and its local cache may be asked.
 
     Raises:
         ModelError: there are none, none that may be read, or weights exist twice.
@@ -79,11 +83,15 @@ def resolve_source(source: str | Path) -> Source:
             raise ModelError(f"model directory {path} holds several GGUF files ({listed}); name one of them.")
         if found:
             return Source(path, found[0].name)
-    return Source(resolve_directory(source))
+    return Source(resolve_directory(source, download=download))
 
 
-def resolve_directory(source: str | Path) -> Path:
-    """The local directory of a model in safetensors, downloaded from the hub where `source` is a hub id.
+def resolve_directory(source: str | Path, *, download: bool = False) -> Path:
+    """The local directory of a model in safetensors.
+
+    Args:
+        source: that directory or, where there is none, a hub id.
+        download: whether the hub and its local cache may be asked.
 
     Raises:
         ModelError: there is no such directory, the hub cannot be reached, there are no safetensors weights, or weights
@@ -97,7 +105,7 @@ def resolve_directory(source: str | Path) -> Path:
             raise ModelError(
                 f"model {str(source)!r} is a file; give the directory that holds config.json and the weights."
             )
-        directory = _download(str(source))
+        directory = _fetched(str(source), download)
     if not (directory / CONFIG).is_file():
         raise ModelError(
             f"model directory {directory} has no config.json; give a directory saved with save_pretrained."
@@ -110,16 +118,23 @@ def resolve_directory(source: str | Path) -> Path:
     return directory
 
 
-def _download(source: str) -> Path:
+def _fetched(source: str, download: bool) -> Path:
+    if not is_hub_id(source):
+        if "/" not in source and "\\" not in source and not source.endswith(GGUF):
+            raise ModelError(f"model {source!r} is neither a directory nor a hub id (owner/name).")
+        raise ModelError(f"model {'file' if source.endswith(GGUF) else 'directory'} {source!r} does not exist.")
+    if not download:
+        raise ModelError(
+            f"model directory {source!r} does not exist. Correct the path or, if it is a hub id, allow the hub: "
+            "--circuit-download, or load_model(..., download=True) in Python."
+        )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
-    if source.startswith((".", "/", "~")) or source.count("/") > 1 or "\\" in source or source.endswith(GGUF):
-        raise ModelError(f"model {'file' if source.endswith(GGUF) else 'directory'} {source!r} does not exist.")
     try:
         return Path(snapshot_download(source, allow_patterns=NEEDED_FILES))
     except (HFValidationError, ValueError) as error:
-        raise ModelError(f"model {source!r} is neither a directory nor a hub id.") from error
+        raise ModelError(f"model {source!r} is neither a directory nor a hub id (owner/name).") from error
     except Exception as error:  # the hub client raises its own, HTTP and operating system errors alike
         raise ModelError(
             f"model {source!r} is no local directory, and could not be fetched from the hub "

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from circuitcheck.core.errors import ModelError
 from circuitcheck.runtimes.pytorch.loading.gguf import GGUFContent, require_same_words
-from circuitcheck.runtimes.pytorch.loading.source import Source, resolve_source
+from circuitcheck.runtimes.pytorch.loading.source import Source
 from circuitcheck.runtimes.pytorch.loading.transformers_loader import first_lines
 from circuitcheck.runtimes.pytorch.quiet import quiet
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tokenizer_config.json")
 
 
-def load_tokenizer(source: Source, content: GGUFContent | None = None, reference: str | Path | None = None) -> Any:
+def load_tokenizer(
+    source: Source, content: GGUFContent | None = None, find_reference: Callable[[], Source] | None = None
+) -> Any:
     """The Hugging Face tokenizer beside the weights, or None.
 
     A GGUF file is used with the tokenizer beside it, or else the reference's, if it numbers its words like that one;
@@ -26,8 +29,8 @@ def load_tokenizer(source: Source, content: GGUFContent | None = None, reference
     if content is None:
         return _in_directory(source.directory)
     tokenizer = _in_directory(source.directory)
-    if tokenizer is None and reference is not None:
-        tokenizer = _in_directory(resolve_source(reference).directory)
+    if tokenizer is None and find_reference is not None:
+        tokenizer = _in_directory(find_reference().directory)
     if tokenizer is not None:
         require_same_words(content.tokens, tokenizer, lambda: str(source))
         return tokenizer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,7 +13,7 @@ from torch import nn
 
 from circuitcheck.core.errors import ModelError
 from circuitcheck.runtimes.pytorch.loading.gguf import GGUFContent, missing_extra
-from circuitcheck.runtimes.pytorch.loading.source import CONFIG, Source, resolve_source
+from circuitcheck.runtimes.pytorch.loading.source import CONFIG, Source
 from circuitcheck.runtimes.pytorch.quantizers.native import settle
 from circuitcheck.runtimes.pytorch.quiet import quiet, quiet_quantizers
 
@@ -38,7 +39,7 @@ def load_module(
     place: torch.device,
     *,
     content: GGUFContent | None = None,
-    reference: str | Path | None = None,
+    find_reference: Callable[[], Source] | None = None,
 ) -> nn.Module:
     """Loads a model's weights in the types that its files hold them in, or unquantized ones in `dtype`.
 
@@ -47,7 +48,7 @@ def load_module(
         dtype: of all weights that are not quantized; `auto` for as they were saved.
         place: the device it goes to.
         content: what its GGUF file says of itself.
-        reference: where the configuration comes from if a GGUF file has none.
+        find_reference: finds where the configuration comes from if a GGUF file has none.
 
     Returns:
         The model in evaluation mode.
@@ -59,7 +60,7 @@ def load_module(
     _require_loader(source, str(method or ""))
     options: dict[str, Any] = {"dtype": dtype}
     if content is not None:
-        options = _gguf_options(source, content, dtype, reference)
+        options = _gguf_options(source, content, dtype, find_reference)
     elif method and place.type != "cpu":
         options["device_map"] = {"": str(place)}  # some quantized models cannot be moved once they are loaded
     with ExitStack() as stack:
@@ -80,7 +81,7 @@ def _require_loader(source: Source, method: str) -> None:
 
 
 def _gguf_options(
-    source: Source, content: GGUFContent, dtype: torch.dtype | str, reference: str | Path | None
+    source: Source, content: GGUFContent, dtype: torch.dtype | str, find_reference: Callable[[], Source] | None
 ) -> dict[str, Any]:
     """Never `auto`, which would be the file's float type for some architectures and float32 for others."""
     import transformers
@@ -89,11 +90,11 @@ def _gguf_options(
     unpacked = getattr(transformers, "GgufConfig", None)
     if unpacked is not None:  # newer releases would otherwise ask the hub for kernels where they can
         options["quantization_config"] = unpacked(dequantize=True)
-    options["config"] = _gguf_config(source, content, reference)
+    options["config"] = _gguf_config(source, content, find_reference)
     return options
 
 
-def _gguf_config(source: Source, content: GGUFContent, reference: str | Path | None) -> Any:
+def _gguf_config(source: Source, content: GGUFContent, find_reference: Callable[[], Source] | None) -> Any:
     """The one beside the file, or what the file says of itself, or the reference's."""
     if (source.directory / CONFIG).is_file():
         return _config_in(source.directory)
@@ -101,8 +102,8 @@ def _gguf_config(source: Source, content: GGUFContent, reference: str | Path | N
         config = _config_in(source.directory, gguf_file=source.gguf)
         if content.fits(config):
             return config
-    if reference is not None:
-        return _config_in(resolve_source(reference).directory)
+    if find_reference is not None:
+        return _config_in(find_reference().directory)
     raise ModelError(
         f"{source} does not tell transformers all of its model's configuration; put the model's config.json beside it, "
         "or name the reference."
