@@ -8,13 +8,14 @@ from circuitcheck.baseline.atomic import write_atomically
 from circuitcheck.baseline.encoding import decode, encode
 from circuitcheck.baseline.recording import Recording
 from circuitcheck.core.errors import BaselineError
+from circuitcheck.core.specification import MeasurementSpec
 
 
 class Baseline(Recording):
     """The recorded reference circuit of one (model, task); see `Recording` for what it holds."""
 
     def save(self, directory: Path) -> list[Path]:
-        """Writes `<task>.json` and `<task>.safetensors` into `directory`, both or neither.
+        """Writes the JSON and the safetensors file into `directory`, both or neither; see `baseline_files`.
 
         Returns:
             The files that were written.
@@ -23,7 +24,7 @@ class Baseline(Recording):
             BaselineError: the directory cannot be written to.
         """
         json_bytes, arrays = encode(self)
-        json_file, array_file = baseline_files(directory, self.task.name)
+        json_file, array_file = baseline_files(directory, self.task.name, self.spec.unit)
         try:
             write_atomically({array_file: arrays, json_file: json_bytes})
         except OSError as error:
@@ -45,9 +46,10 @@ class Baseline(Recording):
         return Baseline(**decode(json_bytes, arrays, name=str(json_file)))
 
 
-def baseline_files(directory: Path, task: str) -> tuple[Path, Path]:
-    """The JSON and the safetensors file of a task."""
-    return directory / f"{task}.json", directory / f"{task}.safetensors"
+def baseline_files(directory: Path, task: str, unit: str = MeasurementSpec.unit) -> tuple[Path, Path]:
+    """The JSON and the safetensors file of a task: `ioi.json`, or `ioi.block.json` for another kind of unit."""
+    name = task if unit == MeasurementSpec.unit else f"{task}.{unit}"
+    return directory / f"{name}.json", directory / f"{name}.safetensors"
 
 
 def _read(file: Path) -> bytes:

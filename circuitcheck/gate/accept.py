@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, Literal
 
+from circuitcheck.baseline.baseline import Baseline, baseline_files
+from circuitcheck.baseline.diff import describe_change, describe_new
+from circuitcheck.baseline.encoding import encode
+from circuitcheck.baseline.noise_floor import Change
 from circuitcheck.core.errors import BaselineError, CircuitcheckError
-from circuitcheck.plugin.settings import Settings
+from circuitcheck.core.progress import Advance, silent
+from circuitcheck.core.prompts import Task
+from circuitcheck.core.runtime import Runtime
+from circuitcheck.core.specification import MeasurementSpec
+from circuitcheck.gate.calibrate import calibrate
+from circuitcheck.gate.judge import judge
+from circuitcheck.gate.measure import measure
+from circuitcheck.gate.record import record_reference
+from circuitcheck.verdict.limits import limits_for
 
-if TYPE_CHECKING:
-    from circuitcheck.baseline.baseline import Baseline
-    from circuitcheck.core.progress import Advance
-    from circuitcheck.core.prompts import Task
-    from circuitcheck.core.specification import MeasurementSpec
-    from circuitcheck.runtimes.pytorch.hooked import HookedModel
+Request = Literal["new", "changed", "all"]
 
 
 @dataclass(frozen=True)
@@ -33,54 +40,63 @@ class Acceptance:
     details: tuple[str, ...] = ()
 
 
-def accept_baseline(
-    reference: HookedModel,
+def accept(
+    reference: Runtime,
     task: Task,
     spec: MeasurementSpec,
-    settings: Settings,
     folder: Path,
+    request: Request,
+    reason: str,
     *,
-    advance: Advance,
+    limits: Mapping[str, Any] | None = None,
+    advance: Advance = silent,
     memory: int | None = None,
 ) -> Acceptance:
     """Records one task, if the request covers it, and writes its baseline only after everything succeeded.
 
+    Noise that was calibrated stays, of a reference that did not change; a baseline that differs in nothing else is left
+    as it is.
+
+    Args:
+        reference: the model.
+        task: the prompts.
+        spec: what to measure.
+        folder: where the reference's baselines lie.
+        request: `new` records what is missing, `changed` replaces what differs, `all` does both.
+        reason: why the reference is accepted.
+        limits: overrides, for what the verdict on it would have been.
+        advance: called with the number of (unit, prompt) rows that were just finished.
+        memory: budget in bytes for what the sweeps keep beside the model.
+
     Raises:
         CircuitcheckError: the reference cannot be recorded; nothing was written.
     """
-    from circuitcheck.baseline.baseline import baseline_files
-    from circuitcheck.baseline.diff import describe_change, describe_new
-    from circuitcheck.baseline.encoding import encode
-    from circuitcheck.gate.record import record_reference
-
-    file = baseline_files(folder, task.name)[0]
-    exists = any(path.exists() for path in baseline_files(folder, task.name))
-    if settings.accept == "new" and exists:
-        return Acceptance(task.name, f"left alone: {file} exists (use --circuit-accept=changed to replace it)")
-    if settings.accept == "changed" and not exists:
-        return Acceptance(task.name, f"left alone: {file} does not exist (use --circuit-accept=new to record it)")
-    old, fault = _load(file) if exists else (None, None)
-    reason = old.reason if old else settings.reason
-    recorded = record_reference(reference, task, spec, reason=reason, advance=advance, memory=memory)
-    if old is not None and encode(recorded) == encode(old):
-        return Acceptance(task.name, f"unchanged: {file}")
-    from dataclasses import replace
-
-    new = replace(recorded, reason=settings.reason)
-    details = (
-        describe_new(new) if old is None else [*describe_change(old, new), _would_have_been(reference, old, settings)]
-    )
+    files = baseline_files(folder, task.name, spec.unit)
+    exists = any(file.exists() for file in files)
+    if request == "new" and exists:
+        return Acceptance(task.name, f"left alone: {files[0]} exists (use --circuit-accept=changed to replace it)")
+    if request == "changed" and not exists:
+        return Acceptance(task.name, f"left alone: {files[0]} does not exist (use --circuit-accept=new to record it)")
+    old, fault = _load(files[0]) if exists else (None, "")
+    new = record_reference(reference, task, spec, reason=reason, advance=advance, memory=memory)
+    if old is not None and old.all_fingerprints == new.all_fingerprints:
+        if _same_but_for_noise(old, new):
+            return Acceptance(task.name, f"unchanged: {files[0]}")
+        new = replace(new, noise=_merged(old.noise, new.noise))
+    details = describe_new(new)
+    if old is not None:
+        details = [*describe_change(old, new), _would_have_been(reference, old, limits or {}, memory)]
     if fault:
         details.insert(0, f"the old baseline could not be read: {fault}")
     new.save(folder)
-    return Acceptance(task.name, f"accepted: {file} ({settings.reason})", tuple(details))
+    return Acceptance(task.name, f"accepted: {files[0]} ({reason})", tuple(details))
 
 
-def calibrate_baseline(
-    reference: HookedModel,
+def accept_calibration(
+    reference: Runtime,
     baseline: Baseline,
     folder: Path,
-    reload: Callable[[], HookedModel],
+    reload: Callable[[], Runtime],
     *,
     memory: int | None = None,
 ) -> Acceptance:
@@ -89,42 +105,41 @@ def calibrate_baseline(
     Raises:
         CircuitcheckError: it cannot be measured or written; the baseline is as it was.
     """
-    from circuitcheck.gate.calibrate import calibrate
-    from circuitcheck.runtimes.pytorch.environment import environment
-
     if not baseline.solved:
         return Acceptance(baseline.task.name, "left alone: the reference solves none of its prompts")
     calibrated = calibrate(reference, baseline, reload=reload, memory=memory)
-    where = environment(reference.device)["instruction_set"]
+    where = reference.facts.environment["instruction_set"]
     file = calibrated.save(folder)[0]
     lines = [f"{source}: {_change(change)}" for source, change in calibrated.noise[where].items()]
     floor = f"noise floor over all sources: {_change(calibrated.noise_floor)}"
     return Acceptance(baseline.task.name, f"calibrated on {where}: {file}", (*lines, floor))
 
 
+def _same_but_for_noise(old: Baseline, new: Baseline) -> bool:
+    return encode(replace(new, noise=old.noise, reason=old.reason)) == encode(old)
+
+
+def _merged(old: Mapping[str, dict[str, Change]], new: Mapping[str, dict[str, Change]]) -> dict[str, dict[str, Change]]:
+    """The noise of all instruction sets, with what was measured now in place of what was measured before."""
+    return {where: {**old.get(where, {}), **new.get(where, {})} for where in {**old, **new}}
+
+
 def _change(change: Mapping[str, float]) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {value:.2g}" for name, value in change.items())
 
 
-def _load(file: Path) -> tuple[Baseline | None, str | None]:
-    from circuitcheck.baseline.baseline import Baseline
-
+def _load(file: Path) -> tuple[Baseline | None, str]:
     try:
-        return Baseline.load(file), None
+        return Baseline.load(file), ""
     except BaselineError as error:
         return None, str(error)
 
 
-def _would_have_been(reference: HookedModel, old: Baseline, settings: Settings) -> str:
+def _would_have_been(reference: Runtime, old: Baseline, limits: Mapping[str, Any], memory: int | None) -> str:
     """The verdict on the new reference, had it been a float32 candidate under the old baseline."""
-    from circuitcheck.gate.judge import judge
-    from circuitcheck.gate.measure import measure
-    from circuitcheck.verdict.limits import limits_for
-
     prefix = "judged by the old baseline, the new reference would have been"
     try:
-        measurement = measure(reference, old)
-        verdict = judge(measurement, limits_for("f32", old.task.name, settings.limits))
+        verdict = judge(measure(reference, old, memory=memory), limits_for("f32", old.task.name, limits))
     except CircuitcheckError as error:
         return f"{prefix} refused: {error}"
     missed = [

@@ -17,10 +17,9 @@ from circuitcheck.report.fields import Entry
 
 if TYPE_CHECKING:
     from circuitcheck.baseline.baseline import Baseline
-    from circuitcheck.core.results import Measurement
+    from circuitcheck.core.results import Measurement, Verdict
+    from circuitcheck.core.runtime import Runtime
     from circuitcheck.core.specification import MeasurementSpec
-    from circuitcheck.gate.judge import Verdict
-    from circuitcheck.runtimes.pytorch.hooked import HookedModel
 
 
 @dataclass(frozen=True)
@@ -50,13 +49,12 @@ class Judge:
             CircuitcheckError: the baseline is stale, or the candidate cannot be loaded or measured.
         """
         from circuitcheck.baseline.freshness import environment_notes
-        from circuitcheck.runtimes.pytorch.environment import environment
 
         candidate = self.models.candidate(case.candidate)
         self.references.require_fresh(case, baseline, candidate)
         reference = self.models.reference() if self.settings.against_base else None
         measurement = self._measure(str(case), candidate, baseline, reference=reference)
-        notes = environment_notes(baseline, environment(candidate.device))
+        notes = environment_notes(baseline, measurement.environment)
         return self._judged(replace(measurement, candidate=case.candidate_name, notes=(*measurement.notes, *notes)))
 
     def additions(self, case: Case, baseline: Baseline, verdict: Verdict) -> Entry:
@@ -96,7 +94,7 @@ class Judge:
         siblings = [other for other in self.cases if other.candidate == case.candidate]
         baselines = [self.references.of(other) for other in siblings]
 
-        def judge_candidate(model: HookedModel) -> list[Verdict]:
+        def judge_candidate(model: Runtime) -> list[Verdict]:
             return [
                 self._judged(self._measure(f"keep list, {other}", model, baseline, curves=False))
                 for other, baseline in zip(siblings, baselines, strict=True)
@@ -108,7 +106,7 @@ class Judge:
         except CircuitcheckError as error:
             return failed_keep_entry(str(error))
 
-    def _measure(self, description: str, candidate: HookedModel, baseline: Baseline, **options: Any) -> Measurement:
+    def _measure(self, description: str, candidate: Runtime, baseline: Baseline, **options: Any) -> Measurement:
         from circuitcheck.gate.measure import measure
 
         with self.progress(description) as advance:

@@ -17,8 +17,8 @@ from circuitcheck.plugin.store import Store
 if TYPE_CHECKING:
     from circuitcheck.baseline.baseline import Baseline
     from circuitcheck.core.prompts import Task
+    from circuitcheck.core.runtime import Runtime
     from circuitcheck.core.specification import MeasurementSpec
-    from circuitcheck.runtimes.pytorch.hooked import HookedModel
 
 AGAINST_BASE = "The reference was measured in this run (--circuit-against-base), not taken from the stored baseline."
 
@@ -50,7 +50,7 @@ class References:
         """The JSON and the arrays of the case's baseline, in the reference's folder or in another."""
         from circuitcheck.baseline.baseline import baseline_files
 
-        return baseline_files(folder or self.folder, case.task_name)
+        return baseline_files(folder or self.folder, case.task_name, case.unit)
 
     def of(self, case: Case) -> Baseline:
         """The case's golden circuit.
@@ -104,18 +104,19 @@ class References:
             )
         return replace(recorded, notes=(*recorded.notes, AGAINST_BASE)) if whole else recorded
 
-    def _require_accepted(self, case: Case, reference: HookedModel) -> None:
+    def _require_accepted(self, case: Case, reference: Runtime) -> None:
         """A reference that is measured now is still the one that somebody accepted, where anybody did."""
         if not self.files(case)[0].exists():
             return
-        accepted, weights = self.stored(case).fingerprints["weights"], reference.fingerprints["weights"]
+        accepted, facts = self.stored(case).fingerprints["weights"], reference.facts
+        weights = facts.fingerprints["weights"]
         if accepted != weights:
             raise StaleBaselineError(
-                f"the reference {reference.name} is not the one that was accepted for {case.circuit!r}: its weights "
+                f"the reference {facts.name} is not the one that was accepted for {case.circuit!r}: its weights "
                 f"were {accepted[:12]} and are {weights[:12]}, so nothing was compared."
             )
 
-    def require_fresh(self, case: Case, baseline: Baseline, model: HookedModel, *, is_reference: bool = False) -> None:
+    def require_fresh(self, case: Case, baseline: Baseline, model: Runtime, *, is_reference: bool = False) -> None:
         """Refuses a baseline that speaks of other weights, prompts, tokens or another specification.
 
         Args:
@@ -131,15 +132,16 @@ class References:
 
         # A GGUF file describes its tokenizer in its own way; that the prompts are the same token ids is checked.
         has_own_tokenizer = case.candidate.endswith(GGUF) and not is_reference
+        fingerprints = model.facts.fingerprints
         require_fresh(
             baseline,
             task=self.task(case, model),
             spec=self.spec_of(case),
-            tokenizer=None if has_own_tokenizer else model.fingerprints["tokenizer"],
-            weights=model.fingerprints["weights"] if case.is_precision or is_reference else None,
+            tokenizer=None if has_own_tokenizer else fingerprints["tokenizer"],
+            weights=fingerprints["weights"] if case.is_precision or is_reference else None,
         )
 
-    def task(self, case: Case, model: HookedModel) -> Task:
+    def task(self, case: Case, model: Runtime) -> Task:
         """The case's prompts in the model's tokens.
 
         Raises:
@@ -147,8 +149,7 @@ class References:
         """
         from circuitcheck.tasks.named import load_task
 
-        vocabulary = getattr(getattr(model.module, "config", None), "vocab_size", None)
-        return load_task(case.task, model.tokenizer, prompts=self.settings.prompts, vocabulary=vocabulary)
+        return load_task(case.task, model.tokenizer, prompts=self.settings.prompts, vocabulary=model.facts.vocabulary)
 
     def spec_of(self, case: Case) -> MeasurementSpec:
         """What this run measures of a case."""

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from circuitcheck.core.candidates import EMBEDDED
 from circuitcheck.core.errors import BaselineError, CircuitcheckError, StaleBaselineError
-from circuitcheck.gate.accept import Acceptance, accept_baseline, calibrate_baseline
 from circuitcheck.plugin.cases import Case, cases_of
 from circuitcheck.plugin.judging import Judge
 from circuitcheck.plugin.models import Models
@@ -16,6 +15,9 @@ from circuitcheck.plugin.references import References
 from circuitcheck.plugin.settings import Settings
 from circuitcheck.plugin.store import Store
 from circuitcheck.report.fields import Entry
+
+if TYPE_CHECKING:
+    from circuitcheck.gate.accept import Acceptance
 
 
 class GateSession:
@@ -72,25 +74,32 @@ class GateSession:
         return self.accepted[case.circuit]
 
     def _accept(self, case: Case) -> Acceptance:
+        from circuitcheck.gate.accept import accept
+
+        settings = self.settings
         references, reference = self._references, self._models.reference()
         task = references.task(case, reference)
         with self._progress(f"recording {case.circuit}") as advance:
-            return accept_baseline(
+            return accept(
                 reference,
                 task,
                 references.spec_of(case),
-                self.settings,
                 references.folder,
+                settings.accept or "all",
+                settings.reason,
+                limits=settings.limits,
                 advance=advance,
-                memory=self.settings.memory,
+                memory=settings.memory,
             )
 
     def _calibrate(self, case: Case) -> Acceptance:
+        from circuitcheck.gate.accept import accept_calibration
+
         references, reference = self._references, self._models.reference()
         baseline = references.stored(case)
         self._references.require_fresh(case, baseline, reference, is_reference=True)
         with self._progress(f"calibrating {case.circuit}"):
-            return calibrate_baseline(
+            return accept_calibration(
                 reference, baseline, references.folder, self._models.reload_reference, memory=self.settings.memory
             )
 
