@@ -90,11 +90,12 @@ class Screened:
     @property
     def note(self) -> str:
         """What a reader of the report must know."""
+        swept, low, high = len(self.measured), *self.interval
         return (
-            f"screened sweep: {len(self.measured)} of {len(self.measured) + self.unmeasured} {self.kind}s were "
-            f"measured, {len(self.top)} by their gradient and {len(self.sample)} at random; among the "
-            f"{self.unmeasured} others {self.missed:.1f} are estimated to be important (at least {self.threshold:.3g} logits), "
-            f"{CONFIDENCE:.0%} interval {self.interval[0]:.1f} to {self.interval[1]:.1f}."
+            f"screened sweep: {swept} of {swept + self.unmeasured} {self.kind}s were measured, {len(self.top)} by their "
+            f"gradient and {len(self.sample)} at random; among the {self.unmeasured} others {self.missed:.1f} are "
+            f"estimated to be important (at least {self.threshold:.3g} logits), {CONFIDENCE:.0%} interval {low:.1f} to "
+            f"{high:.1f}."
         )
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
-from dataclasses import replace
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
 
@@ -62,121 +61,105 @@ def prove_replay(model: TorchModel, clean: CleanPass) -> Replay:
     problem: str | None = None
     some = [Savings(entry, last_position) for entry, last_position in product(ENTRIES, (True, False))]
     for savings in [NO_SAVINGS] if model.batch_size == 1 else some:
-        proof = _Proof(model, clean, savings)
-        problem = proof.problem()
-        if problem is None:
+        probe = _Probe.of(Replay(model, clean, savings))
+        # In order of execution, so that a layer that carries something over to the next meets the proof's rows there.
+        for layer, enters in probe.checks:
+            problem = probe.problem(layer, enters=enters)
+            if problem is not None:
+                break
+        else:
             layers = [
-                record if layer in proof.beside else replace(record, mlp=None)
+                record if layer in probe.beside else replace(record, mlp=None)
                 for layer, record in enumerate(clean.layers)
             ]
-            return Replay(model, replace(clean, layers=tuple(layers)), proof.savings)
+            return Replay(model, replace(clean, layers=tuple(layers)), savings)
     raise CannotReplayError(str(problem))
 
 
-class _Proof:
-    """The checks of one clean pass under some savings; each returns what is wrong, or None.
+@dataclass(frozen=True)
+class _Probe:
+    """Rows that show whether a replay stands for the clean pass, and what they have shown.
 
     Attributes:
-        savings: what is left out.
-        alone: whether every row runs alone, so that the decoys run after the rows and not beside them.
+        replay: the replay.
+        prompts: those that are run.
+        edits: for two sets of units, of which the first replaces nothing and the second makes the decoy.
         beside: layers whose MLP was seen to run beside their attention, on what does not depend on it.
     """
 
-    def __init__(self, model: TorchModel, clean: CleanPass, savings: Savings) -> None:
-        self.model, self.clean, self.savings = model, clean, savings
-        self.alone = model.batch_size == 1
-        self.beside: set[int] = set()
-        self.prompts = slice(0, min(PROMPTS, len(clean.ids)))
-        self.count = self.prompts.stop
-        self.last = len(clean.layers) - 1
-        ports = model.ports("head")
-        z = [port.split(DECOY * record.z[self.prompts]) for port, record in zip(ports, clean.layers, strict=True)]
-        self.edits = Edits.of(ports, [(), layout_of(ports, "head").units], z)
+    replay: Replay
+    prompts: slice
+    edits: Edits
+    beside: set[int] = field(default_factory=set)
 
-    def problem(self) -> str | None:
-        """What is wrong with any layer.
+    @classmethod
+    def of(cls, replay: Replay) -> _Probe:
+        """A probe of a few of the replay's prompts."""
+        clean, ports = replay.clean, replay.model.ports("head")
+        prompts = slice(0, min(PROMPTS, len(clean.ids)))
+        z = [port.split(DECOY * record.z[prompts]) for port, record in zip(ports, clean.layers, strict=True)]
+        return cls(replay, prompts, Edits.of(ports, [(), layout_of(ports, "head").units], z))
 
-        In order of execution, so that a layer that carries something over to the next meets the proof's rows there.
-        """
-        for layer in range(self.last + 1):
-            problem = self._entry(layer) or (self._layer(layer) if layer else None)
-            if problem:
-                return problem
-        return None
+    @property
+    def checks(self) -> list[tuple[int, bool]]:
+        """Each layer, entered with its recorded attention and, but for the first, run through as a whole."""
+        layers = range(len(self.replay.clean.layers))
+        return [(layer, enters) for layer in layers for enters in ((True, False) if layer else (True,))]
 
-    def _entry(self, layer: int) -> str | None:
-        """Whether rows that start in `layer` leave it with the recorded output."""
-        replay = Replay(self.model, self.clean, self.savings)
-
-        def run() -> Tensor:
-            hidden = self._run(lambda _, sets, edits: replay.enter(layer, self.prompts, sets, edits))
-            return replay.finish(hidden) if layer == self.last else hidden
-
-        with ExitStack() as stack:
-            mlp = self.model.structure.layers[layer].mlp
-            if mlp is not None and self.savings.entry != "rows":
-                stack.enter_context(pre_hook(self.model.module.get_submodule(mlp), self._watch(layer)))
-            return self._compare(f"layer {layer} with its recorded attention", layer, run)
-
-    def _watch(self, layer: int) -> Callable[..., None]:
-        def watch(_: nn.Module, arguments: tuple[Any, ...]) -> None:
-            # Two sets are under way: one row cannot depend on either.
-            if arguments and isinstance(arguments[0], Tensor) and len(arguments[0]) == 1:
-                self.beside.add(layer)
-
-        return watch
-
-    def _layer(self, layer: int) -> str | None:
-        """Whether rows that run through all of `layer` leave it with the recorded output."""
-        hidden = self.clean.layers[layer].hidden[self.prompts]
-        return self._compare(f"layer {layer}", layer, lambda: self._through(layer, hidden, self.savings))
-
-    def _through(self, layer: int, hidden: Tensor, savings: Savings) -> Tensor:
-        replay = Replay(self.model, self.clean, savings)
-
-        def run(decoy: float | None, sets: int, edits: Edits) -> Tensor:
-            rows = torch.cat([hidden, DECOY * hidden]) if decoy is None else decoy * hidden
-            return replay.layer(layer, rows, self.prompts, sets, edits)
-
-        output = self._run(run)
-        return replay.finish(output) if layer == self.last else output
-
-    def _run(self, run: Callable[[float | None, int, Edits], Tensor]) -> Tensor:
-        """Runs the proof's rows with their decoys.
-
-        Args:
-            run: runs some rows; given what the hidden state is multiplied by, or None for rows of both kinds, the
-                number of sets, and the edits.
-        """
-        if not self.alone:
-            return run(None, 2, self.edits)
-        output = run(1.0, 1, replace(self.edits, masks={}))
-        # A layer that carries something over to the next one is to carry the decoy's.
-        run(DECOY, 1, replace(self.edits, masks={place: mask[1:] for place, mask in self.edits.masks.items()}))
-        return output
-
-    def _compare(self, what: str, layer: int, run: Callable[[], Tensor]) -> str | None:
+    def problem(self, layer: int, *, enters: bool) -> str | None:
+        """What is wrong with the rows that a layer gives; None where they are those of the clean pass."""
+        replay, last = self.replay, len(self.replay.clean.layers) - 1
+        what = f"layer {layer} with its recorded attention" if enters else f"layer {layer}"
         try:
-            return self._difference(what, layer, run()[: self.count])
+            outputs = []
+            with self._watching(layer, enters=enters):
+                for sets, edits, hidden in self._rows(layer):
+                    if enters:
+                        outputs.append(replay.enter(layer, self.prompts, sets, edits))
+                    else:
+                        outputs.append(replay.layer(layer, hidden, self.prompts, sets, edits))
+                found = replay.finish(outputs[0]) if layer == last else outputs[0]
         except CannotEditError as error:
             return f"{what} cannot be run alone ({error})"
         except REFUSALS as error:
             if not is_refusal(error):
                 raise
             return f"{what} cannot be run alone ({refusal(error)})"
+        return self._difference(what, layer, found[: self.prompts.stop])
+
+    def _rows(self, layer: int) -> list[tuple[int, Edits, Tensor]]:
+        """Number of sets, edits and hidden state of the passes through a layer: rows with their decoys beside them.
+
+        Where every row runs alone, the decoys run after the rows, so that a layer that carries something over to the
+        next one carries the decoy's.
+        """
+        hidden, edits = self.replay.clean.layers[layer].hidden[self.prompts], self.edits
+        if self.replay.model.batch_size != 1:
+            return [(2, edits, torch.cat([hidden, DECOY * hidden]))]
+        decoy = replace(edits, masks={place: mask[1:] for place, mask in edits.masks.items()})
+        return [(1, replace(edits, masks={}), hidden), (1, decoy, DECOY * hidden)]
+
+    def _watching(self, layer: int, *, enters: bool) -> AbstractContextManager[None]:
+        """Notes whether the layer's MLP runs on one row while two sets are under way: it cannot depend on either."""
+        mlp = self.replay.model.structure.layers[layer].mlp
+        if mlp is None or not enters or self.replay.savings.entry == "rows":
+            return nullcontext()
+
+        def watch(_: nn.Module, arguments: tuple[Any, ...]) -> None:
+            if arguments and isinstance(arguments[0], Tensor) and len(arguments[0]) == 1:
+                self.beside.add(layer)
+
+        return pre_hook(self.replay.model.module.get_submodule(mlp), watch)
 
     def _difference(self, what: str, layer: int, found: Tensor) -> str | None:
-        given = self.clean.layers[layer].hidden[self.prompts]
-        if layer < self.last:
-            expected = self.clean.layers[layer + 1].hidden[self.prompts]
-        else:
-            expected = self.clean.final[self.prompts]
-            given = torch.zeros_like(expected)
+        clean, is_last = self.replay.clean, layer == len(self.replay.clean.layers) - 1
+        expected = (clean.final if is_last else clean.layers[layer + 1].hidden)[self.prompts]
+        given = torch.zeros_like(expected) if is_last else clean.layers[layer].hidden[self.prompts]
         if found.shape != expected.shape:
             return f"{what} gives {list(found.shape)} instead of {list(expected.shape)}"
         if torch.equal(found, expected):
             return None
-        if self.alone:
+        if self.replay.model.batch_size == 1:
             return f"{what} does not reproduce the clean pass bit for bit"
         error = relative_error(found, expected, given)
         if error <= rounding(expected.dtype) or error <= self._own_rounding(layer, given):
@@ -188,11 +171,17 @@ class _Proof:
 
         A layer that rounds activations to a coarse grid turns the last bit of a sum into a whole step of that grid.
         """
-        hidden = self.clean.layers[layer].hidden[self.prompts]
+        plain = replace(self.replay, savings=NO_SAVINGS)
+        hidden = plain.clean.layers[layer].hidden[self.prompts]
         sign = torch.ones_like(hidden)
         sign.view(-1)[::2] = -1
         moved = (hidden.float() * (1 + rounding(hidden.dtype) * sign)).to(hidden.dtype)
-        outputs = [self._through(layer, value, NO_SAVINGS)[: self.count] for value in (hidden, moved)]
+        outputs = []
+        for value in (hidden, moved):
+            rows = torch.cat([value, DECOY * value])
+            output = plain.layer(layer, rows, self.prompts, 2, self.edits)
+            output = plain.finish(output) if layer == len(plain.clean.layers) - 1 else output
+            outputs.append(output[: self.prompts.stop])
         return relative_error(outputs[1], outputs[0], given)
 
 
