@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from circuitcheck.core.errors import CandidateError, ConfigurationError
-from circuitcheck.gate.judge import Criterion, Verdict, Word
+from circuitcheck.core.results import Judgement, Verdict, Word
 from circuitcheck.runtimes.pytorch.hooked import HookedModel
 from circuitcheck.runtimes.pytorch.quantizers.rtn import linear_weights
+from circuitcheck.verdict.judgement import worst
 
 JudgeCandidate = Callable[[HookedModel], Sequence[Verdict]]
 """Measures and judges a candidate on all tasks."""
@@ -216,12 +217,11 @@ def _outcome(verdicts: Sequence[Verdict]) -> tuple[Word, float]:
     judged = [verdict for verdict in verdicts if verdict.criteria]
     if not judged:
         raise ConfigurationError("the reference solves none of these tasks, so no list of modules could be judged.")
-    words = {verdict.word for verdict in judged}
-    word: Word = "FAIL" if "FAIL" in words else "INCONCLUSIVE" if "INCONCLUSIVE" in words else "PASS"
-    return word, sum(_miss(criterion) for verdict in judged for criterion in verdict.criteria)
+    missed = sum(_miss(criterion) for verdict in judged for criterion in verdict.criteria)
+    return worst(verdict.word for verdict in judged), missed
 
 
-def _miss(criterion: Criterion) -> float:
+def _miss(criterion: Judgement) -> float:
     """How far the interval reaches beyond the limit, as a logarithm, so that no one criterion outweighs the others."""
     if criterion.verdict == "PASS":
         return 0.0
