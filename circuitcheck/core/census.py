@@ -1,4 +1,4 @@
-"""What a model was really loaded as: the types of its modules and weights."""
+"""What a candidate was really loaded as: the types of its modules and weights."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +160,6 @@ def unused_limits(limits: dict[str, Any], metric: str, entries: Sequence[Entry],
     return [f"note: limits that nothing in this run was held against: {item}" for item in unused]
 
 
-def _named(limits: dict[str, Any]) -> Iterator[str]:
-    for name, value in limits.items():
-        yield from _named(value) if isinstance(value, dict) else (name,)
+def _named(limits: dict[str, Any]) -> list[str]:
+    found = [_named(value) if isinstance(value, dict) else [name] for name, value in limits.items()]
+    return [name for names in found for name in names]
