@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from circuitcheck.baseline.baseline import Baseline
     from circuitcheck.core.errors import CircuitcheckError
     from circuitcheck.core.prompts import PromptPair, Task
-    from circuitcheck.core.results import Measurement
+    from circuitcheck.core.results import Measurement, Verdict
     from circuitcheck.core.specification import MeasurementSpec
-    from circuitcheck.gate.judge import Verdict, judge
+    from circuitcheck.gate.judge import judge
     from circuitcheck.gate.measure import measure
     from circuitcheck.gate.record import record_reference
     from circuitcheck.report.text import render
@@ -36,7 +36,7 @@ _HOMES = {
     "MeasurementSpec": "circuitcheck.core.specification",
     "PromptPair": "circuitcheck.core.prompts",
     "Task": "circuitcheck.core.prompts",
-    "Verdict": "circuitcheck.gate.judge",
+    "Verdict": "circuitcheck.core.results",
     "hook_module": "circuitcheck.runtimes.pytorch.loading.load",
     "judge": "circuitcheck.gate.judge",
     "load_model": "circuitcheck.runtimes.pytorch.loading.load",

@@ -16,7 +16,8 @@ from circuitcheck.baseline.recording import Recording
 from circuitcheck.core.activations import ZCache
 from circuitcheck.core.errors import CircuitcheckError
 from circuitcheck.core.prompts import Task
-from circuitcheck.gate.judge import Verdict, judge
+from circuitcheck.core.results import Verdict
+from circuitcheck.gate.judge import judge
 from circuitcheck.gate.measure import measure
 from circuitcheck.runtimes.pytorch.hooked import HookedModel
 from circuitcheck.runtimes.pytorch.threads import computing_threads

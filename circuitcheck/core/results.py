@@ -104,7 +104,7 @@ class Repair:
             asked for, so that nobody knows where it is.
         damage: mean of m_ref - m_cand, in logits.
         recovery: share of the damage that repairing all units gives back; None where there is no resolved damage.
-        unrepaired: |mean of m_ref - m(all units repaired)| over the mean of m_ref, dimensionless.
+        unrepaired: |mean of m_ref - m(all units repaired)| over the mean of m_ref, dimensionless; in nats likewise.
         curves: order to points; empty where there is no resolved damage.
         random: mean over the random orders, and the range of all of them; likewise.
         areas: order to the area under its curve; likewise.
@@ -215,7 +215,7 @@ class Circuit:
 
     Attributes:
         behaviour_kept: share of the reference's solved prompts that the candidate solves.
-        metric_change: |mean m_cand / mean m_ref - 1|, dimensionless.
+        metric_change: |mean m_cand / mean m_ref - 1|, dimensionless; of a log-probability the difference, in nats.
         metric_ref: mean m of the reference, in logits.
         metric_cand: mean m of the candidate, in logits.
         drift_median: median over units.

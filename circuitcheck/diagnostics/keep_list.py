@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from circuitcheck.core.errors import CandidateError, ConfigurationError
 from circuitcheck.core.results import Judgement, Verdict, Word
 from circuitcheck.core.runtime import Replaceable, Runtime
+from circuitcheck.verdict.judgement import worst
 
 JudgeCandidate = Callable[[Runtime], Sequence[Verdict]]
 """Measures and judges a candidate on all tasks."""
@@ -182,9 +183,8 @@ def _outcome(verdicts: Sequence[Verdict]) -> tuple[Word, float]:
     judged = [verdict for verdict in verdicts if verdict.criteria]
     if not judged:
         raise ConfigurationError("the reference solves none of these tasks, so no list of modules could be judged.")
-    words = {verdict.word for verdict in judged}
-    word: Word = "FAIL" if "FAIL" in words else "INCONCLUSIVE" if "INCONCLUSIVE" in words else "PASS"
-    return word, sum(_miss(criterion) for verdict in judged for criterion in verdict.criteria)
+    missed = sum(_miss(criterion) for verdict in judged for criterion in verdict.criteria)
+    return worst(verdict.word for verdict in judged), missed
 
 
 def _miss(criterion: Judgement) -> float:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from circuitcheck.baseline.recording import Recording
 from circuitcheck.core.activations import Activations
+from circuitcheck.core.metric import LOG_PROBABILITY
 from circuitcheck.gate.repair_plan import RepairPlan
 from circuitcheck.gate.sample import part_sample
 from circuitcheck.stats.first_order import FirstOrder
@@ -44,4 +45,6 @@ class Observation:
 def part_damage(baseline: Recording, metric: NDArray[Any]) -> Damage:
     """Whether the prompts that can be repaired are damaged; `metric` is the candidate's of all solved ones."""
     sample, reference = part_sample(baseline), baseline.metric[list(baseline.z.index)].astype(np.float64)
-    return damage(reference, baseline.of_part(metric), sample.weights, sample.level)
+    # A log-probability may be as near to 0 as it likes, so its damage is told in nats.
+    scale = 1.0 if baseline.spec.metric == LOG_PROBABILITY.name else abs(float(reference.mean()))
+    return damage(reference, baseline.of_part(metric), sample.weights, sample.level, scale=scale)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from circuitcheck.core.metric import LOG_PROBABILITY
 from circuitcheck.core.results import CurvePoint, Estimate, Repair
 from circuitcheck.gate.observation import Observation
 from circuitcheck.gate.sample import Sample
@@ -21,7 +22,9 @@ DAMAGE_ORDERS = ("importance", "drift", "importance x drift", "fragility")
 """Orders that look for the damage; the others are controls."""
 
 
-def summarize_repair(observed: Observation, reference: Array, candidate: Array, part: Sample, seed: int) -> Repair:
+def summarize_repair(
+    observed: Observation, reference: Array, candidate: Array, part: Sample, metric: str, seed: int
+) -> Repair:
     """What putting the reference's z back gives.
 
     Args:
@@ -29,13 +32,14 @@ def summarize_repair(observed: Observation, reference: Array, candidate: Array, 
         reference: m of the reference in logits, `[part]`.
         candidate: m of the candidate in logits, `[part]`.
         part: the prompts.
+        metric: what was measured of a prompt.
         seed: of drawing from the random orders.
     """
     plan = observed.plan
     repaired = observed.repaired.astype(np.float64)
     known: dict[str, Any] = {
         "damage": mean_estimate(reference - candidate, part.weights, part.level),
-        "unrepaired": relative_change(reference, repaired[plan.everything], part),
+        "unrepaired": mean_change(reference, repaired[plan.everything], part, metric),
     }
     if observed.damage != "damage":
         return Repair(observed.damage, **known, recovery=None)
@@ -71,10 +75,17 @@ def summarize_repair(observed: Observation, reference: Array, candidate: Array, 
     )
 
 
-def relative_change(reference: Array, candidate: Array, sample: Sample) -> Estimate:
-    """|mean candidate / mean reference - 1| over the prompts of a sample, `[prompts]` each, dimensionless."""
-    change = weighted_means(sample.weights, candidate) / weighted_means(sample.weights, reference) - 1
-    return magnitude(estimate(float(candidate.mean() / reference.mean() - 1), change, sample.level))
+def mean_change(reference: Array, candidate: Array, sample: Sample, metric: str) -> Estimate:
+    """|mean candidate / mean reference - 1| over the prompts of a sample, `[prompts]` each, dimensionless.
+
+    Of a log-probability |mean candidate - mean reference|, in nats: it may be as near to 0 as it likes.
+    """
+    ours, theirs = weighted_means(sample.weights, reference), weighted_means(sample.weights, candidate)
+    if metric == LOG_PROBABILITY.name:
+        value, draws = candidate.mean() - reference.mean(), theirs - ours
+    else:
+        value, draws = candidate.mean() / reference.mean() - 1, theirs / ours - 1
+    return magnitude(estimate(float(value), draws, sample.level))
 
 
 def _band(places: Array, recoveries: list[Estimate], grid: tuple[int, ...]) -> tuple[CurvePoint, ...]:

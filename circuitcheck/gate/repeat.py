@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from circuitcheck.baseline.noise_floor import Change
 from circuitcheck.core.activations import Activations, join
 from circuitcheck.core.errors import ModelError
+from circuitcheck.core.metric import LOG_PROBABILITY
 from circuitcheck.core.patch import Patch
 from circuitcheck.core.prompts import Prompts, Task
 from circuitcheck.core.runtime import Runtime, Variation, Work
@@ -48,7 +49,7 @@ def measured_noise(
 
     Returns:
         Variation to the largest `drift` of any unit (relative), `ranking_change` (1 - rank-biased overlap),
-        `profile_distance`, and `metric_change` (of the mean over solved prompts, relative).
+        `profile_distance`, and `metric_change` (of the mean over solved prompts, as the criterion has it).
 
     Raises:
         ModelError: one of them is undefined, as where no unit matters, so that no limit could be held against it.
@@ -66,11 +67,18 @@ def measured_noise(
             "drift": float(relative_drift(drift_sums(z, z_again)).max()),
             "ranking_change": 1 - rank_biased_overlap(importance, other, persistence=spec.persistence),
             "profile_distance": profile_distance(importance, other),
-            "metric_change": abs(means[1] / means[0] - 1) if means[0] else math.nan,
+            "metric_change": _change_of_mean(*means, spec.metric),
         }
         _require_defined(change, model, task, importance)
         noise[variation.name] = change
     return noise
+
+
+def _change_of_mean(before: float, after: float, metric: str) -> float:
+    """Relative, but in nats for a log-probability; NaN where the mean is 0."""
+    if metric == LOG_PROBABILITY.name:
+        return abs(after - before)
+    return abs(after / before - 1) if before else math.nan
 
 
 def _measure_again(

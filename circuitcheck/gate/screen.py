@@ -92,8 +92,8 @@ class Screened:
         """What a reader of the report must know."""
         swept, low, high = len(self.measured), *self.interval
         return (
-            f"screened sweep: {swept} of {swept + self.unmeasured} {self.kind}s were measured, {len(self.top)} by their "
-            f"gradient and {len(self.sample)} at random; among the {self.unmeasured} others {self.missed:.1f} are "
+            f"screened sweep: {swept} of {swept + self.unmeasured} {self.kind}s were measured, {len(self.top)} by "
+            f"their gradient and {len(self.sample)} at random; among the {self.unmeasured} others {self.missed:.1f} are "
             f"estimated to be important (at least {self.threshold:.3g} logits), {CONFIDENCE:.0%} interval {low:.1f} to "
             f"{high:.1f}."
         )

@@ -15,7 +15,7 @@ from circuitcheck.core.units import Unit
 from circuitcheck.diagnostics.association import associate
 from circuitcheck.diagnostics.bound_audit import audit
 from circuitcheck.gate.observation import Observation
-from circuitcheck.gate.repair import relative_change, summarize_repair
+from circuitcheck.gate.repair import mean_change, summarize_repair
 from circuitcheck.gate.sample import Sample, part_sample, solved_sample
 from circuitcheck.stats.bootstrap import mean_estimate, share_estimate, weighted_means
 from circuitcheck.stats.drift import DriftSums, cosine, drift_draws, drift_sums, relative_drift
@@ -79,14 +79,14 @@ def summarize(baseline: Recording, observed: Observation, integrated: Array | No
     part_ref, part_cand = baseline.of_part(metric_ref), baseline.of_part(metric_cand)
     return Circuit(
         behaviour_kept=share_estimate(observed.preference > 0, sample.weights, sample.level),
-        metric_change=relative_change(metric_ref, metric_cand, sample),
+        metric_change=mean_change(metric_ref, metric_cand, sample, baseline.spec.metric),
         metric_ref=mean_estimate(metric_ref, sample.weights, sample.level),
         metric_cand=mean_estimate(metric_cand, sample.weights, sample.level),
         drift_median=estimate(float(np.median(drift)), np.median(moved, axis=1), part.level),
         drift_largest=estimate(float(drift.max()), moved.max(axis=1), part.level),
         profile_distance=largest_magnitude(importances.change, float(np.abs(importances.reference).max())),
         ranking=_ranking(baseline, importances, sample),
-        repair=summarize_repair(observed, part_ref, part_cand, part, baseline.spec.seed),
+        repair=summarize_repair(observed, part_ref, part_cand, part, baseline.spec.metric, baseline.spec.seed),
         bound=audit(observed.first_order, part_ref, part_cand, integrated),
         associations=_associations(baseline, drift, moved, part),
         units=_units(baseline, observed, importances, sums, part_cand, sample),

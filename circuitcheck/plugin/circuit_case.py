@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+
 import pytest
 
-from circuitcheck.core.errors import CircuitcheckError
+from circuitcheck.core.errors import CircuitcheckError, ConfigurationError
 from circuitcheck.plugin.cases import Case
 from circuitcheck.plugin.session import GateSession
 from circuitcheck.report.fields import Entry
+from circuitcheck.verdict.criteria import BY_NAME
 
 
 class CircuitCase:
@@ -24,14 +27,20 @@ class CircuitCase:
         Skips in an accepting run, which compares nothing, and, where the settings allow it, what is inconclusive.
 
         Args:
-            criteria: names as in the report; `recovery` may be missing where the damage is too small.
+            criteria: names as in the report, all where none is given; `recovery` may be missing where the damage is too
+                small.
+
+        Raises:
+            ConfigurationError: there is no criterion of that name.
         """
         __tracebackhide__ = True
+        names = _known(criteria)
         if self._session.settings.writes_baselines:
             self._write_baseline()
         entry = self._session.entry(self._case)
-        self._properties += _properties(entry, criteria)
-        failures, undecided = _problems(entry, criteria)
+        found = {criterion["name"]: criterion for criterion in entry["criteria"] if criterion["name"] in names}
+        self._properties += _properties(found)
+        failures, undecided = _problems(entry, names, found)
         if failures:
             pytest.fail(f"{self._case}: " + "\n".join(failures), pytrace=False)
         if undecided:
@@ -55,29 +64,29 @@ class CircuitCase:
         pytest.skip(f"{doing}, nothing was compared; {self._case.circuit}: {acceptance.outcome}")
 
 
-def _properties(entry: Entry, names: tuple[str, ...]) -> list[tuple[str, object]]:
-    """Verdict, value, limit, interval and unit of every criterion that was asked for."""
-    found = {criterion["name"]: criterion for criterion in entry["criteria"]}
-    keys = ("verdict", "value", "relation", "limit", "unit")
-    properties: list[tuple[str, object]] = []
-    for name in names:
-        if name in found:
-            criterion = found[name]
-            properties += [(f"{name}.{key}", criterion[key]) for key in keys]
-            ends = zip(("low", "high"), criterion["interval"], strict=True)
-            properties += [(f"{name}.{end}", value) for end, value in ends]
-    return properties
+def _known(names: tuple[str, ...]) -> tuple[str, ...]:
+    unknown = [name for name in names if name not in BY_NAME]
+    if unknown:
+        raise ConfigurationError(f"there is no criterion {', '.join(unknown)}; known are {', '.join(BY_NAME)}.")
+    return names or tuple(BY_NAME)
 
 
-def _problems(entry: Entry, names: tuple[str, ...]) -> tuple[list[str], list[str]]:
+def _properties(found: Mapping[str, Entry]) -> Iterator[tuple[str, object]]:
+    """Verdict, value, limit, interval and unit of criteria."""
+    for name, criterion in found.items():
+        low, high = criterion["interval"]
+        shown = {key: criterion[key] for key in ("verdict", "value", "relation", "limit", "unit")}
+        yield from ((f"{name}.{key}", value) for key, value in (shown | {"low": low, "high": high}).items())
+
+
+def _problems(entry: Entry, names: tuple[str, ...], found: Mapping[str, Entry]) -> tuple[list[str], list[str]]:
     """What fails, and what cannot be decided."""
     if entry["verdict"] == "INCONCLUSIVE" and not entry["criteria"]:
         return [], [entry["message"]]
     if entry["message"]:
         return [entry["message"]], []
-    found = {criterion["name"]: criterion for criterion in entry["criteria"]}
     missing = [name for name in names if name not in found and not (name == "recovery" and entry["repair"])]
     failures = [f"{name} was not measured" for name in missing]
-    failures += [found[name]["message"] for name in names if name in found and found[name]["verdict"] == "FAIL"]
-    undecided = [found[name]["message"] for name in names if name in found and found[name]["verdict"] == "INCONCLUSIVE"]
+    failures += [criterion["message"] for criterion in found.values() if criterion["verdict"] == "FAIL"]
+    undecided = [criterion["message"] for criterion in found.values() if criterion["verdict"] == "INCONCLUSIVE"]
     return failures, undecided

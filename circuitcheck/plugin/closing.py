@@ -82,7 +82,8 @@ def _show_report(session: GateSession, terminal: pytest.TerminalReporter, code: 
         from circuitcheck.report.text import render_entries
 
         terminal.write_line(render_entries(entries))
-        for line in unused_limits(session.settings.limits, entries, len(session.cases)):
+        settings = session.settings
+        for line in unused_limits(settings.limits, settings.metric, entries, len(session.cases)):
             terminal.write_line(line, yellow=True)
         if session.document and session.document["compare"]:
             from circuitcheck.report.compare import render_comparison
@@ -133,8 +134,9 @@ def gate_line(entries: Sequence[Entry], expected: int, *, was_stopped: bool = Fa
     return f"circuit gate: {word} ({listed}" + (f", {missing} of {expected} not compared)" if missing else ")"), colour
 
 
-def unused_limits(limits: dict[str, Any], entries: Sequence[Entry], expected: int) -> list[str]:
-    """Tables of limits that nothing in a complete run was held against: a misspelt precision, or a misspelt task."""
+def unused_limits(limits: dict[str, Any], metric: str, entries: Sequence[Entry], expected: int) -> list[str]:
+    """Limits that nothing in a complete run was held against: of other precisions, misspelt tasks or other metrics."""
+    from circuitcheck.verdict.criteria import criteria_for
     from circuitcheck.verdict.limits import SAME_BITS
 
     precisions = {entry["precision"] for entry in entries}
@@ -150,4 +152,13 @@ def unused_limits(limits: dict[str, Any], entries: Sequence[Entry], expected: in
         for task in table
         if isinstance(table[task], dict) and task not in tasks
     ]
+    held = {criterion.limit_name for criterion in criteria_for(metric)}
+    unused += [
+        f"{name}: {metric} is judged in another unit" for name in dict.fromkeys(_named(limits)) if name not in held
+    ]
     return [f"note: limits that nothing in this run was held against: {item}" for item in unused]
+
+
+def _named(limits: dict[str, Any]) -> list[str]:
+    found = [_named(value) if isinstance(value, dict) else [name] for name, value in limits.items()]
+    return [name for names in found for name in names]

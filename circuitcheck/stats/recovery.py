@@ -18,7 +18,7 @@ from circuitcheck.stats.rounding import rounding_slack
 Damage = Literal["no damage", "unresolved", "damage"]
 Diagnosis = Literal["no damage", "unresolved", "localized", "distributed", "collapse"]
 
-NEGLIGIBLE = 0.05  # damage below this share of the reference's mean metric is no damage
+NEGLIGIBLE = 0.05  # damage below this share of the scale is no damage
 FEW_HEADS = Fraction(1, 5)  # this share of all heads, rounded up, is few; a fraction, for 0.2 * 35 is above 7
 MOST = 0.8  # damage is localized where few heads recover this much
 ENOUGH = 0.5  # damage is a collapse where all heads recover less than this
@@ -65,7 +65,9 @@ def resolved(reference: np.ndarray, candidate: np.ndarray, weights: np.ndarray, 
     return _resolved(_damage(reference, candidate, weights, level), np.asarray(reference, np.float64))
 
 
-def damage(reference: np.ndarray, candidate: np.ndarray, weights: np.ndarray, level: float = LEVEL) -> Damage:
+def damage(
+    reference: np.ndarray, candidate: np.ndarray, weights: np.ndarray, level: float = LEVEL, *, scale: float
+) -> Damage:
     """Whether there is anything to repair; needs no repair.
 
     Args:
@@ -73,10 +75,11 @@ def damage(reference: np.ndarray, candidate: np.ndarray, weights: np.ndarray, le
         candidate: m of the candidate in logits, `[prompts]`.
         weights: `[draws, prompts]`.
         level: of the percentiles, as `percentile_level` gives it.
+        scale: what damage is small beside, in logits: the reference's mean metric.
 
     Returns:
-        `no damage` where the whole interval of the damage is below 5 % of the reference's mean metric, `unresolved`
-        where it reaches beyond and contains 0, else `damage`.
+        `no damage` where the whole interval of the damage is below 5 % of the scale, `unresolved` where it reaches
+        beyond and contains 0, else `damage`.
 
     Raises:
         CandidateError: a metric that is NaN or infinite.
@@ -85,7 +88,7 @@ def damage(reference: np.ndarray, candidate: np.ndarray, weights: np.ndarray, le
     if not (np.isfinite(metric).all() and np.isfinite(candidate).all()):
         raise CandidateError("a metric is NaN or infinite, so its damage cannot be placed; look at the candidate's z.")
     lost = _damage(metric, candidate, weights, level)
-    if max(abs(lost.low), abs(lost.high)) < NEGLIGIBLE * abs(metric.mean()):
+    if max(abs(lost.low), abs(lost.high)) < NEGLIGIBLE * scale:
         return "no damage"
     return "damage" if _resolved(lost, metric) else "unresolved"
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from circuitcheck.plugin.circuit_case import CircuitCase
+from circuitcheck.verdict.criteria import names_of
 
 
 def test_behaviour(circuit: CircuitCase) -> None:
     """As many prompts are solved, and by as much."""
-    circuit.check("behaviour_kept", "metric_change")
+    circuit.check(*names_of("behaviour"))

@@ -1,10 +1,11 @@
-"""Drift: no head's z has moved further than the precision explains."""
+"""Drift: no unit's z has moved further than the precision explains."""
 
 from __future__ import annotations
 
 from circuitcheck.plugin.circuit_case import CircuitCase
+from circuitcheck.verdict.criteria import names_of
 
 
 def test_drift(circuit: CircuitCase) -> None:
-    """Median and largest drift of all heads."""
-    circuit.check("drift_median", "drift_largest")
+    """Median and largest drift of all units."""
+    circuit.check(*names_of("drift"))

@@ -1,10 +1,11 @@
-"""Importance ranking: the same heads matter, in the same order, by as much."""
+"""Importance ranking: the same units matter, in the same order, by as much."""
 
 from __future__ import annotations
 
 from circuitcheck.plugin.circuit_case import CircuitCase
+from circuitcheck.verdict.criteria import names_of
 
 
 def test_importance_ranking(circuit: CircuitCase) -> None:
     """Ranking agreement and profile distance."""
-    circuit.check("ranking_agreement", "profile_distance")
+    circuit.check(*names_of("importance_ranking"))

@@ -1,10 +1,11 @@
-"""Repair recovery: what damage there is lies in the heads, so the reference's z undoes it."""
+"""Repair recovery: what damage there is lies in the units, so the reference's z undoes it."""
 
 from __future__ import annotations
 
 from circuitcheck.plugin.circuit_case import CircuitCase
+from circuitcheck.verdict.criteria import names_of
 
 
 def test_repair_recovery(circuit: CircuitCase) -> None:
-    """What all heads' repair leaves, and the share of the damage that it gives back."""
-    circuit.check("unrepaired", "recovery")
+    """What all units' repair leaves, and the share of the damage that it gives back."""
+    circuit.check(*names_of("repair_recovery"))

@@ -6,16 +6,22 @@ The verdict, the suite's tests, limits, JSON, terminal, Markdown, HTML, the mode
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 from circuitcheck.core.results import Circuit, Estimate, Relation
 
 MATERIAL = 0.1
 """Share of the reference's metric beyond which damage must be recoverable by repairing its units."""
 
+MATERIAL_NATS = 0.1
+"""The same where a log-probability is measured: a tenth of the answer's probability."""
+
 Noise = Literal["drift", "ranking_change", "profile_distance", "metric_change"]
 """What is known of the reference against itself."""
+
+SuiteTest = Literal["behaviour", "drift", "importance_ranking", "repair_recovery"]
+"""Tests of the suite, without their `test_`."""
 
 
 @dataclass(frozen=True)
@@ -23,32 +29,44 @@ class Criterion:
     """One question that a candidate has to answer.
 
     Attributes:
-        name: of the criterion, its limit, and its key in reports.
+        name: of the criterion, and its key in reports.
+        test: the suite's test that holds it.
         read: reads it off the measures; None where it does not apply to them.
         relation: on which side of the limit the value must lie.
-        limit: the default limit.
+        limit: the default limit; None where it depends on the precision, see `circuitcheck.verdict.limits`.
         unit: of value and limit.
-        noise: what of the reference against itself the limit must exceed (or, for `>=`, leave room for below 1).
-        of_part: whether it is measured on the part of the solved prompts that baselines keep z of.
         label: what people call it.
         phrase: the same inside a sentence.
         explanation: one line on what it is.
+        noise: what of the reference against itself the limit must exceed (or, for `>=`, leave room for below 1).
+        of_part: whether it is measured on the part of the solved prompts that baselines keep z of.
     """
 
     name: str
+    test: SuiteTest
     read: Callable[[Circuit], Estimate | None]
     relation: Relation
-    limit: float
+    limit: float | None
     unit: str
-    noise: Noise | None
-    of_part: bool
     label: str
     phrase: str
     explanation: str
+    noise: Noise | None = None
+    of_part: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuses a criterion that no test holds, because it would decide nothing where only tests do."""
+        if self.test not in get_args(SuiteTest):
+            raise ValueError(f"criterion {self.name}: no test of the suite is called {self.test!r}.")
+
+    @property
+    def limit_name(self) -> str:
+        """What its limit is called: its own name, and where it is judged in nats another, as that is another limit."""
+        return f"{self.name}_nats" if self.unit == "nats" else self.name
 
 
-def _recovery(circuit: Circuit) -> Estimate | None:
-    """Only where the whole interval of the damage is beyond a share of the reference's metric.
+def _recovery(circuit: Circuit, material: float) -> Estimate | None:
+    """Only where the whole interval of the damage is beyond what is material, in the unit of the metric.
 
     A share of little is no measure of much: 4-bit weights cost a few hundredths of the metric, partly outside the
     units, and repairing all of them need not give half of that back. What repair leaves is held against a limit in any
@@ -56,106 +74,139 @@ def _recovery(circuit: Circuit) -> Estimate | None:
     """
     damage = circuit.repair.damage
     least = 0.0 if damage.low <= 0 <= damage.high else min(abs(damage.low), abs(damage.high))
-    return circuit.repair.recovery if least > MATERIAL * abs(circuit.metric_ref.value) else None
+    return circuit.repair.recovery if least > material else None
 
 
 CRITERIA: tuple[Criterion, ...] = (
     Criterion(
         name="behaviour_kept",
+        test="behaviour",
         read=lambda circuit: circuit.behaviour_kept,
         relation=">=",
         limit=0.9,
         unit="share of prompts",
-        noise=None,
-        of_part=False,
         label="behaviour kept",
         phrase="the share of behaviour kept",
         explanation="share of the reference's solved prompts that the candidate solves too",
     ),
     Criterion(
         name="metric_change",
+        test="behaviour",
         read=lambda circuit: circuit.metric_change,
         relation="<=",
         limit=0.2,
         unit="of the reference's logit difference",
-        noise="metric_change",
-        of_part=False,
         label="metric change",
         phrase="the change of the metric",
         explanation="relative change of the mean logit difference between answer and foil",
+        noise="metric_change",
     ),
     Criterion(
         name="drift_median",
+        test="drift",
         read=lambda circuit: circuit.drift_median,
         relation="<=",
-        limit=0.2,
+        limit=None,
         unit="relative norm",
-        noise="drift",
-        of_part=True,
         label="drift, median",
         phrase="the median drift",
         explanation="how far the z of the median unit moved, relative to its norm",
+        noise="drift",
+        of_part=True,
     ),
     Criterion(
         name="drift_largest",
+        test="drift",
         read=lambda circuit: circuit.drift_largest,
         relation="<=",
-        limit=0.8,
+        limit=None,
         unit="relative norm",
-        noise="drift",
-        of_part=True,
         label="drift, largest",
         phrase="the largest drift",
         explanation="how far the z of the unit that moved most did, relative to its norm",
+        noise="drift",
+        of_part=True,
     ),
     Criterion(
         name="ranking_agreement",
+        test="importance_ranking",
         read=lambda circuit: circuit.ranking.agreement,
         relation=">=",
         limit=0.8,
         unit="rank-biased overlap",
-        noise="ranking_change",
-        of_part=False,
         label="ranking",
         phrase="the agreement of the ranking",
         explanation="rank-biased overlap of the units by importance; 1 is the same order",
+        noise="ranking_change",
     ),
     Criterion(
         name="profile_distance",
+        test="importance_ranking",
         read=lambda circuit: circuit.profile_distance,
         relation="<=",
         limit=0.3,
         unit="of the largest importance",
-        noise="profile_distance",
-        of_part=False,
         label="profile distance",
         phrase="the profile distance",
         explanation="largest change of a unit's importance, relative to the largest importance",
+        noise="profile_distance",
     ),
     Criterion(
         name="unrepaired",
+        test="repair_recovery",
         read=lambda circuit: circuit.repair.unrepaired,
         relation="<=",
         limit=0.1,
         unit="of the reference's logit difference",
-        noise="metric_change",
-        of_part=True,
         label="unrepaired",
         phrase="the unrepaired share",
         explanation="what stays of the damage when every unit gets the reference's z",
+        noise="metric_change",
+        of_part=True,
     ),
     Criterion(
         name="recovery",
-        read=_recovery,
+        test="repair_recovery",
+        read=lambda circuit: _recovery(circuit, MATERIAL * abs(circuit.metric_ref.value)),
         relation=">=",
         limit=0.5,
         unit="share of the damage",
-        noise=None,
-        of_part=True,
         label="recovery",
         phrase="recovery by repair",
         explanation="share of the damage that giving every unit the reference's z undoes",
+        of_part=True,
     ),
 )
 
 BY_NAME = {criterion.name: criterion for criterion in CRITERIA}
+
+BY_METRIC = {
+    "log_probability": {
+        "metric_change": replace(
+            BY_NAME["metric_change"],
+            limit=0.2,
+            unit="nats",
+            explanation="change of the mean log-probability of the answer",
+        ),
+        "unrepaired": replace(BY_NAME["unrepaired"], limit=0.1, unit="nats"),
+        "recovery": replace(BY_NAME["recovery"], read=lambda circuit: _recovery(circuit, MATERIAL_NATS)),
+    }
+}
+"""Metric to the criteria that are another question where it is measured.
+
+The log-probability of an answer that the reference is sure of is near 0, so that a change relative to it means nothing:
+the embedded model's is -0.017 on ioi and -0.006 on facts. In nats, 0.2 is a factor of 1.22 in the answer's probability
+and 0.1 one of 1.1, whatever it was before. Rounding to 3 bits changes the embedded model's by 0.016 and 0.006, and to 2
+bits, which leaves little of the circuit, by 1.6 and 1.0.
+"""
+
+
+def criteria_for(metric: str) -> tuple[Criterion, ...]:
+    """All criteria, as they are held where that is measured of a prompt."""
+    own = BY_METRIC.get(metric, {})
+    return tuple(own.get(criterion.name, criterion) for criterion in CRITERIA)
+
+
+def names_of(test: SuiteTest) -> tuple[str, ...]:
+    """The criteria that one test of the suite holds."""
+    return tuple(criterion.name for criterion in CRITERIA if criterion.test == test)

@@ -1,4 +1,4 @@
-"""The limits that a candidate must keep, all in one place.
+"""The limits that a candidate must keep: the table of criteria has their names and most defaults.
 
 Limits on drift depend on the precision, because rounding may be coarse. All others are the same for every precision,
 because the circuit is to be the same.
@@ -7,50 +7,42 @@ because the circuit is to be the same.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 from circuitcheck.core.errors import ConfigurationError
+from circuitcheck.verdict.criteria import BY_METRIC, CRITERIA
 
-
-@dataclass(frozen=True)
-class Limits:
-    """The largest or smallest value that each criterion allows.
-
-    Attributes:
-        behaviour_kept: smallest share of the reference's solved prompts that the candidate solves.
-        metric_change: largest |mean m_cand / mean m_ref - 1|.
-        drift_median: largest median drift over heads.
-        drift_largest: largest drift of any head.
-        ranking_agreement: smallest rank-biased overlap of the heads by |importance|.
-        profile_distance: largest max_h |I_cand - I_ref| / max_h |I_ref|.
-        recovery: smallest share of resolved damage that repairing all heads gives back.
-        unrepaired: largest |mean m_ref - mean m(all heads repaired)| / mean m_ref.
-    """
-
-    behaviour_kept: float = 0.9
-    metric_change: float = 0.2
-    drift_median: float = 0.2
-    drift_largest: float = 0.8
-    ranking_agreement: float = 0.8
-    profile_distance: float = 0.3
-    recovery: float = 0.5
-    unrepaired: float = 0.1
-
-
-DRIFT_LIMITS: dict[str, tuple[float, float]] = {
-    "f32": (1e-4, 1e-3),
-    "f16": (0.005, 0.02),
-    "bf16": (0.04, 0.1),
-    "8-bit": (0.06, 0.12),
-    "int8-sim": (0.08, 0.3),
-    "float8": (0.12, 0.4),
-    "4-bit": (0.4, 0.9),
-    "3-bit": (0.8, 2.0),
-    "2-bit": (1.5, 3.5),
+DEFAULTS = {
+    criterion.limit_name: criterion.limit
+    for criteria in (CRITERIA, *(own.values() for own in BY_METRIC.values()))
+    for criterion in criteria
 }
-"""Precision to limits of (drift_median, drift_largest); a precision that is not here gets the defaults above.
+"""Name to the limit that holds where nothing else is said; None where that depends on the precision."""
+
+NAMES = tuple(DEFAULTS)
+
+
+class DriftLimits(NamedTuple):
+    """Limits of `drift_median` and `drift_largest`, and what else they hold for: specs made in memory, other names."""
+
+    median: float
+    largest: float
+    specs: tuple[str, ...] = ()
+
+
+DRIFT_LIMITS: dict[str, DriftLimits] = {
+    "f32": DriftLimits(1e-4, 1e-3, ("float32", "float64")),
+    "f16": DriftLimits(0.005, 0.02),
+    "bf16": DriftLimits(0.04, 0.1),
+    "8-bit": DriftLimits(0.06, 0.12, ("int8-rtn", "int8", "int8-weight", "bnb-int8")),
+    "int8-sim": DriftLimits(0.08, 0.3),
+    "float8": DriftLimits(0.12, 0.4, ("float8-weight",)),
+    "4-bit": DriftLimits(0.4, 0.9, ("int4-rtn", "int4-weight", "bnb-nf4")),
+    "3-bit": DriftLimits(0.8, 2.0, ("int3-rtn",)),
+    "2-bit": DriftLimits(1.5, 3.5, ("int2-rtn",)),
+}
+"""Every precision that can be judged.
 
 They tell a release that rounds as coarsely as it says from one that is worse than its bits. Seen on the embedded model
 and on a Llama of 260 000 parameters: f16 0.001 and 0.002, bf16 0.009 and 0.014, integers of 8 bits 0.031 and 0.053,
@@ -58,21 +50,52 @@ int8-sim 0.022 and 0.083, float8 0.083 and 0.173, 4 bits 0.31 and 0.62, 3 bits 0
 and 2 bits drift excludes hardly anything; whether the circuit is the same is for the other criteria to say.
 """
 
-SAME_BITS: dict[str, str] = {
-    "int8-rtn": "8-bit",
-    "int8": "8-bit",
-    "int8-weight": "8-bit",
-    "float8-weight": "float8",
-    "bnb-int8": "8-bit",
-    "int4-rtn": "4-bit",
-    "int4-weight": "4-bit",
-    "bnb-nf4": "4-bit",
-    "int3-rtn": "3-bit",
-    "int2-rtn": "2-bit",
-}
-"""Specs made in memory to the precision whose limits they share."""
+SAME_BITS = {spec: precision for precision, shared in DRIFT_LIMITS.items() for spec in shared.specs}
+"""Specs and other names to the precision whose limits they share."""
 
-NAMES = tuple(field.name for field in fields(Limits))
+KNOWN = tuple(name for precision, shared in DRIFT_LIMITS.items() for name in (precision, *shared.specs))
+
+
+class Limits(Mapping[str, float]):
+    """The largest or smallest value that each criterion allows, by its name: `limits.profile_distance`.
+
+    There is one for every criterion of `circuitcheck.verdict.criteria`, and, ending in `_nats`, for those that are
+    judged in nats where a log-probability is measured.
+
+    Args:
+        **limits: what is to hold instead of the defaults; limits on drift have none, because they depend on the
+            precision. `circuitcheck.verdict.limits.limits_for` knows them.
+
+    Raises:
+        ConfigurationError: a name is unknown, or a limit without a default is not given.
+    """
+
+    __slots__ = ("_limits",)
+
+    def __init__(self, **limits: float) -> None:
+        """Checks names only: a limit that is infinite, so that nothing is held against it, has to be given here."""
+        _require_known(limits, "limits")
+        self._limits = {name: limit for name, limit in (DEFAULTS | limits).items() if limit is not None}
+        missing = [name for name in NAMES if name not in self._limits]
+        if missing:
+            raise ConfigurationError(f"limits {', '.join(missing)} depend on the precision, so they must be given.")
+
+    def __getitem__(self, name: str) -> float:
+        return self._limits[name]
+
+    def __getattr__(self, name: str) -> float:
+        if name not in NAMES:
+            raise AttributeError(f"there is no limit {name!r}; known are {', '.join(NAMES)}.")
+        return self._limits[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._limits)
+
+    def __len__(self) -> int:
+        return len(self._limits)
+
+    def __repr__(self) -> str:
+        return f"Limits({', '.join(f'{name}={limit!r}' for name, limit in self.items())})"
 
 
 def limits_for(precision: str, task: str, overrides: Mapping[str, Any] | None = None) -> Limits:
@@ -86,19 +109,22 @@ def limits_for(precision: str, task: str, overrides: Mapping[str, Any] | None = 
             `4-bit` holds for every spec of 4 bits that has none of its own.
 
     Raises:
-        ConfigurationError: a limit of an unknown name or of the wrong type.
+        ConfigurationError: an unknown precision, or a limit of an unknown name, of an unknown precision or of the wrong
+            type.
     """
-    check_overrides(overrides or {})
-    limits = Limits()
-    known = SAME_BITS.get(precision, precision)
-    if known in DRIFT_LIMITS:
-        median, largest = DRIFT_LIMITS[known]
-        limits = replace(limits, drift_median=median, drift_largest=largest)
     everywhere = overrides or {}
-    for_precision = everywhere.get(precision, everywhere.get(known, {}))
+    check_overrides(everywhere)
+    if precision not in KNOWN:
+        raise ConfigurationError(
+            f"there are no limits on drift for precision {precision!r}; known are {', '.join(KNOWN)}."
+        )
+    shared = SAME_BITS.get(precision, precision)
+    drift = DRIFT_LIMITS[shared]
+    limits = {"drift_median": drift.median, "drift_largest": drift.largest}
+    for_precision = everywhere.get(precision, everywhere.get(shared, {}))
     for table in (everywhere, for_precision, for_precision.get(task, {})):
-        limits = replace(limits, **{name: value for name, value in table.items() if name in NAMES})
-    return limits
+        limits |= {name: value for name, value in table.items() if name in NAMES}
+    return Limits(**limits)
 
 
 def check_overrides(overrides: Mapping[str, Any], where: str = "limits", depth: int = 0) -> None:
@@ -110,14 +136,22 @@ def check_overrides(overrides: Mapping[str, Any], where: str = "limits", depth: 
         depth: how many tables they are nested in.
 
     Raises:
-        ConfigurationError: a name is unknown, or a value is no number from 0 up.
+        ConfigurationError: a limit or a precision is unknown, or a value is no number from 0 up.
     """
     for name, value in overrides.items():
         if isinstance(value, Mapping):
             if name in NAMES or depth == 2:
                 raise ConfigurationError(f"{where}.{name} is a table, but must be a number.")
+            if depth == 0 and name not in KNOWN:
+                raise ConfigurationError(f"{where}.{name}: there is no such precision; known are {', '.join(KNOWN)}.")
             check_overrides(value, f"{where}.{name}", depth + 1)
-        elif name not in NAMES:
-            raise ConfigurationError(f"{where}.{name}: there is no such limit; known are {', '.join(NAMES)}.")
-        elif isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+            continue
+        _require_known((name,), where)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
             raise ConfigurationError(f"{where}.{name} is {value!r}, but must be a number from 0 up.")
+
+
+def _require_known(names: Iterable[str], where: str) -> None:
+    unknown = [name for name in names if name not in NAMES]
+    if unknown:
+        raise ConfigurationError(f"{where}.{unknown[0]}: there is no such limit; known are {', '.join(NAMES)}.")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import circuitcheck
-from circuitcheck.gate.judge import Verdict
+from circuitcheck.core.results import Verdict
 
 
 def modules_after(statement: str) -> set[str]:

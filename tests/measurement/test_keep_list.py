@@ -14,15 +14,15 @@ from torch import nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TorchAoConfig
 
 from circuitcheck.core.errors import CandidateError, ConfigurationError
+from circuitcheck.core.results import Estimate, Judgement, Verdict
 from circuitcheck.core.specification import MeasurementSpec
 from circuitcheck.diagnostics.keep_list import KeepList, find_keep_list, kept_modules, replaceable_modules
-from circuitcheck.gate.judge import Criterion, Verdict, judge
+from circuitcheck.gate.judge import judge
 from circuitcheck.gate.measure import measure
 from circuitcheck.gate.record import record_reference
 from circuitcheck.runtimes.pytorch.loading.fingerprint import fingerprint_module
 from circuitcheck.runtimes.pytorch.quantizers.rtn import quantize_rtn
 from circuitcheck.runtimes.pytorch.quiet import quiet_quantizers
-from circuitcheck.stats.estimate import Estimate
 from circuitcheck.verdict.limits import Limits
 
 DENSE = "gpt_neox.layers.{}.attention.dense"
@@ -47,7 +47,7 @@ def verdict_of(miss: float, word: str | None = None) -> Verdict:
     """A verdict whose only criterion misses its limit of 1 by so much."""
     word = word or ("PASS" if miss <= 0 else "FAIL")
     value = Estimate(1 + miss, 1 + miss, 1 + miss)
-    criterion = Criterion("profile_distance", value, "<=", 1.0, "", "PASS" if miss <= 0 else "FAIL", "")
+    criterion = Judgement("profile_distance", value, "<=", 1.0, "", "PASS" if miss <= 0 else "FAIL", "")
     return Verdict(synthetic.make_measurement(), word, (criterion,))
 
 
@@ -192,7 +192,16 @@ def test_planted_fault_is_found_by_measuring(reference):
     quantized = replace(faulty, precision="int8-rtn")
     quantize_rtn(quantized.module, quantized.structure, 8)
     # Eight prompts tell little: limits are such that the reference passes and the fault does not.
-    wide = Limits(0.5, 1, 1, 2, 0.3, 3, 0.1, 1)
+    wide = Limits(
+        behaviour_kept=0.5,
+        metric_change=1,
+        drift_median=1,
+        drift_largest=2,
+        ranking_agreement=0.3,
+        profile_distance=3,
+        unrepaired=1,
+        recovery=0.1,
+    )
 
     def judge_candidate(model):
         return [judge(measure(model, baseline, curves=False), wide)]

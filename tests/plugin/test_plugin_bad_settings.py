@@ -119,6 +119,7 @@ def test_invalid_toml_where_pytest_has_a_file_of_its_own(gate: Gate) -> None:
         ({"drift_median": -0.1}, "drift_median is -0.1, but must be a number from 0 up."),
         ({"drift_median": [0.1]}, "drift_median is [[]0.1[]], but must be a number from 0 up."),
         ({"drift_median": {"f16": 0.1}}, "drift_median is a table, but must be a number."),
+        ({"f61": {"drift_median": 0.1}}, "f61: there is no such precision; known are f32, *, f16, *, int4-rtn, *"),
     ],
 )
 def test_limits_of_the_wrong_type_or_name(gate: Gate, limits: dict[str, Any], message: str) -> None:

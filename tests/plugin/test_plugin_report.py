@@ -70,13 +70,13 @@ def test_the_report_decides_where_the_selected_tests_pass(gate: Gate) -> None:
 
 
 def test_limits_that_nothing_was_held_against_are_named(gate: Gate) -> None:
-    """A misspelt precision or task would otherwise leave the default limit in force, unseen."""
-    gate.configure(limits={"f61": {"drift_median": 0.001}, "f16": {"oii": {"drift_median": 0.001}}})
+    """A misspelt task, or another precision's name, would otherwise leave the default limit in force, unseen."""
+    gate.configure(limits={"bf16": {"drift_median": 0.001}, "f16": {"oii": {"drift_median": 0.001}}})
     result = gate.run("--circuit-report")
     assert result.ret == pytest.ExitCode.OK
     result.stdout.fnmatch_lines(
         [
-            "note: limits that nothing in this run was held against: f61: no candidate has that precision",
+            "note: limits that nothing in this run was held against: bf16: no candidate has that precision",
             "note: limits that nothing in this run was held against: f16.oii: no task is called so",
             "circuit gate: PASS (1 PASS)",
         ]

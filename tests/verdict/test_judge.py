@@ -6,15 +6,14 @@ from dataclasses import replace
 from math import inf, nan, nextafter
 
 import pytest
-import synthetic
 from hypothesis import given
 from hypothesis import strategies as st
+from made_measurements import circuit_with, exactly, left_out, made_circuit, made_measurement, made_unit
 
 from circuitcheck.core.errors import ConfigurationError
-from circuitcheck.core.results import Circuit
-from circuitcheck.gate.judge import Criterion, Verdict, judge
-from circuitcheck.stats.estimate import Estimate
-from circuitcheck.verdict.limits import Limits
+from circuitcheck.core.results import Estimate, Judgement, Verdict
+from circuitcheck.gate.judge import judge
+from circuitcheck.verdict.limits import Limits, limits_for
 
 UPPER = ("metric_change", "drift_median", "drift_largest", "profile_distance", "unrepaired")
 LOWER = ("behaviour_kept", "ranking_agreement", "recovery")
@@ -22,21 +21,14 @@ LIMIT = 0.5
 """Held against every criterion; all numbers below are binary fractions, so that touching means equal."""
 
 
-def circuit_with(name: str, value: Estimate) -> Circuit:
-    """A circuit without fault but for one measure."""
-    circuit = synthetic.make_circuit()
-    if name == "ranking_agreement":
-        return replace(circuit, ranking=replace(circuit.ranking, agreement=value))
-    if name == "recovery":
-        return replace(circuit, repair=replace(circuit.repair, recovery=value, damage=synthetic.exactly(2.0)))
-    if name == "unrepaired":
-        return replace(circuit, repair=replace(circuit.repair, **{name: value}))
-    return replace(circuit, **{name: value})
+def with_limits(**changes: float) -> Limits:
+    """Those of 8 bits but for these."""
+    return Limits(**dict(limits_for("8-bit", "synthetic")) | changes)
 
 
-def verdict_on(name: str, value: Estimate, **measurement) -> tuple[Verdict, Criterion]:
+def verdict_on(name: str, value: Estimate, **measurement) -> tuple[Verdict, Judgement]:
     circuit = circuit_with(name, value)
-    verdict = judge(synthetic.make_measurement(circuit, **measurement), replace(Limits(), **{name: LIMIT}))
+    verdict = judge(made_measurement(circuit, **measurement), with_limits(**{name: LIMIT}))
     return verdict, next(criterion for criterion in verdict.criteria if criterion.name == name)
 
 
@@ -149,33 +141,32 @@ def test_limit_above_the_ceiling_of_the_ranking_is_said(ceiling, is_said):
     for value in (Estimate(0.375, 0.25, 0.4375), Estimate(0.375, 0.25, 0.75)):
         known = circuit_with("ranking_agreement", value)
         circuit = replace(known, ranking=replace(known.ranking, ceiling=ceiling))
-        verdict = judge(synthetic.make_measurement(circuit), Limits(ranking_agreement=LIMIT))
+        verdict = judge(made_measurement(circuit), with_limits(ranking_agreement=LIMIT))
         (criterion,) = (criterion for criterion in verdict.criteria if criterion.name == "ranking_agreement")
         assert ("(the reference's own halves agree by 0.4375 only" in criterion.message) == is_said
 
 
-def test_head_is_broken_where_its_whole_interval_lies_beyond_the_limit():
+def test_unit_is_broken_where_its_whole_interval_lies_beyond_the_limit():
     changes = [Estimate(-1.0, -1.5, -0.5), Estimate(3.0, 2.0, 4.0), Estimate(3.0, nextafter(2.0, 3), 4.0)]
-    heads = [synthetic.make_head(0, number, importance_change=change) for number, change in enumerate(changes)]
-    undefined = synthetic.make_head(1, 0, importance_change=synthetic.exactly(nan))
-    unswept = replace(undefined, head=1, rank_ref=None, rank_cand=None)
-    circuit = synthetic.make_circuit(heads=(*heads, undefined, unswept, synthetic.make_head(1, 2, -4.0, -4.0)))
+    moved = [made_unit(0, number, importance_change=change) for number, change in enumerate(changes)]
+    undefined = made_unit(1, 0, importance_change=exactly(nan))
+    circuit = made_circuit(units=(*moved, undefined, left_out(1, 1), made_unit(1, 2, -4.0, -4.0)))
     # Half of 4, the largest importance of the reference.
-    assert judge(synthetic.make_measurement(circuit), Limits(profile_distance=0.5)).broken == ((0, 2), (1, 0))
+    assert judge(made_measurement(circuit), with_limits(profile_distance=0.5)).broken == ("0.2", "1.0")
 
 
 def test_worst_criterion_decides():
     undecided = circuit_with("profile_distance", Estimate(0.3, 0.25, 0.35))
     both = replace(undecided, metric_change=Estimate(0.9, 0.8, 1.0))
-    assert judge(synthetic.make_measurement()).word == "PASS"
-    assert judge(synthetic.make_measurement(undecided)).word == "INCONCLUSIVE"
-    assert judge(synthetic.make_measurement(both)).word == "FAIL"
+    assert judge(made_measurement()).word == "PASS"
+    assert judge(made_measurement(undecided)).word == "INCONCLUSIVE"
+    assert judge(made_measurement(both)).word == "FAIL"
 
 
 def test_every_limit_is_held_and_recovery_only_where_there_is_damage():
-    names = [criterion.name for criterion in judge(synthetic.make_measurement()).criteria]
+    names = [criterion.name for criterion in judge(made_measurement()).criteria]
     assert sorted(names) == sorted(set(UPPER + LOWER) - {"recovery"})
-    damaged = judge(synthetic.make_measurement(circuit_with("recovery", synthetic.exactly(0.9))))
+    damaged = judge(made_measurement(circuit_with("recovery", exactly(0.9))))
     assert sorted(criterion.name for criterion in damaged.criteria) == sorted(UPPER + LOWER)
     assert all(criterion.unit for criterion in damaged.criteria)
 
@@ -191,14 +182,14 @@ def test_every_limit_is_held_and_recovery_only_where_there_is_damage():
 )
 def test_recovery_is_judged_where_the_damage_is_more_than_a_tenth_of_the_metric(damage, is_judged):
     """4-bit weights cost a few hundredths of the metric; that repair gives back little of it is no fault."""
-    circuit = circuit_with("recovery", synthetic.exactly(0.0))
+    circuit = circuit_with("recovery", exactly(0.0))
     circuit = replace(circuit, repair=replace(circuit.repair, damage=damage))
-    names = [criterion.name for criterion in judge(synthetic.make_measurement(circuit)).criteria]
+    names = [criterion.name for criterion in judge(made_measurement(circuit)).criteria]
     assert ("recovery" in names) is is_judged
 
 
 def test_task_that_the_reference_does_not_solve_is_inconclusive_and_never_a_pass():
-    unsolved = replace(synthetic.make_measurement(), circuit=None, inconclusive="the reference solves 3 of 64")
+    unsolved = replace(made_measurement(), circuit=None, inconclusive="the reference solves 3 of 64")
     verdict = judge(unsolved)
     assert (verdict.word, verdict.criteria, verdict.message) == ("INCONCLUSIVE", (), "the reference solves 3 of 64")
     silent = judge(replace(unsolved, inconclusive=None))
@@ -217,33 +208,93 @@ def test_task_that_the_reference_does_not_solve_is_inconclusive_and_never_a_pass
 )
 @pytest.mark.parametrize("limit", [0.0, 0.125, 0.25])
 def test_limit_that_the_reference_itself_could_miss_is_refused(name, noise, limit):
-    measurement = synthetic.make_measurement(noise_floor={noise: 0.25})
-    generous = Limits(metric_change=1, drift_median=1, drift_largest=1, profile_distance=1, unrepaired=1)
+    measurement = made_measurement(noise_floor={noise: 0.25})
+    generous = with_limits(metric_change=1, drift_median=1, drift_largest=1, profile_distance=1, unrepaired=1)
     judge(measurement, generous)
     with pytest.raises(ConfigurationError, match=f"{name} = {limit:g} is not above the noise floor 0.25") as caught:
-        judge(measurement, replace(generous, **{name: limit}))
+        judge(measurement, with_limits(**dict(generous) | {name: limit}))
     assert "Choose other limits" in str(caught.value)
     assert "'synthetic'" in str(caught.value)
 
 
 def test_ranking_limit_above_what_the_reference_reaches_is_refused():
-    measurement = synthetic.make_measurement(noise_floor={"ranking_change": 0.25})
-    assert judge(measurement, Limits(ranking_agreement=0.75)).word == "PASS"
+    measurement = made_measurement(noise_floor={"ranking_change": 0.25})
+    assert judge(measurement, with_limits(ranking_agreement=0.75)).word == "PASS"
     with pytest.raises(ConfigurationError, match=r"ranking_agreement = 0.8 is above the reference's own 0\.75"):
-        judge(measurement, Limits(ranking_agreement=0.8))
+        judge(measurement, with_limits(ranking_agreement=0.8))
 
 
 def test_all_limits_that_cannot_be_judged_are_named_at_once():
-    measurement = synthetic.make_measurement(noise_floor={"drift": 0.9, "ranking_change": 0.5})
+    measurement = made_measurement(noise_floor={"drift": 0.9, "ranking_change": 0.5})
     with pytest.raises(ConfigurationError) as caught:
-        judge(measurement, Limits())
+        judge(measurement)
     assert all(name in str(caught.value) for name in ("drift_median", "drift_largest", "ranking_agreement"))
 
 
 def test_limits_of_the_precision_are_the_default():
-    drifted = synthetic.make_circuit(drift_median=synthetic.exactly(0.03), drift_largest=synthetic.exactly(0.05))
+    drifted = made_circuit(drift_median=exactly(0.03), drift_largest=exactly(0.05))
     words = {
-        precision: judge(synthetic.make_measurement(drifted, precision=precision)).word
-        for precision in ("f32", "f16", "bf16", "int8-sim", "unheard-of")
+        precision: judge(made_measurement(drifted, precision=precision)).word
+        for precision in ("f32", "f16", "bf16", "int8-sim")
     }
-    assert words == {"f32": "FAIL", "f16": "FAIL", "bf16": "PASS", "int8-sim": "PASS", "unheard-of": "PASS"}
+    assert words == {"f32": "FAIL", "f16": "FAIL", "bf16": "PASS", "int8-sim": "PASS"}
+
+
+def test_precision_without_limits_is_refused_and_not_held_to_the_widest():
+    measurement = made_measurement(precision="int4-rnt")
+    with pytest.raises(ConfigurationError, match=r"no limits .* precision 'int4-rnt'; known are f32, .*, 2-bit"):
+        judge(measurement)
+    assert judge(measurement, with_limits()).word == "PASS", "limits that are given need no precision"
+
+
+class TestLogProbability:
+    """Near 0 where the reference is sure, so that a change relative to it says nothing: it is judged in nats."""
+
+    @staticmethod
+    def judged(circuit, **changes) -> dict[str, Judgement]:
+        metric = {"metric": "log_probability", **changes}
+        return {judgement.name: judgement for judgement in judge(made_measurement(circuit, **metric)).criteria}
+
+    def test_a_change_is_held_against_nats_whatever_the_reference_is(self):
+        """What int8-sim does to the embedded model on ioi, and, relative to its -0.017 nats, was up to 0.31."""
+        circuit = made_circuit(metric_ref=exactly(-0.0167), metric_change=Estimate(0.0024, 0.0011, 0.0052))
+        found = self.judged(circuit)["metric_change"]
+        assert (found.verdict, found.limit, found.unit) == ("PASS", 0.2, "nats")
+        for low, high, word in ((0.1, 0.25, "INCONCLUSIVE"), (0.25, 0.5, "FAIL")):
+            circuit = circuit_with("metric_change", Estimate(high, low, high))
+            assert self.judged(circuit)["metric_change"].verdict == word
+
+    def test_what_repair_leaves_likewise(self):
+        found = self.judged(circuit_with("unrepaired", Estimate(0.115, 0.101, 0.178)))["unrepaired"]
+        assert (found.verdict, found.limit, found.unit) == ("FAIL", 0.1, "nats")
+        assert found.message == "unrepaired is 0.115 [0.101, 0.178], must be <= 0.1"
+
+    @pytest.mark.parametrize(("low", "is_judged"), [(0.125, True), (0.0625, False), (-0.5, False)])
+    def test_recovery_where_the_damage_is_material_in_nats(self, low, is_judged):
+        circuit = circuit_with("recovery", exactly(0.0))
+        circuit = replace(circuit, repair=replace(circuit.repair, damage=Estimate(1.0, low, 2.0)))
+        for reference in (-0.001, -40.0):
+            assert ("recovery" in self.judged(replace(circuit, metric_ref=exactly(reference)))) is is_judged
+
+    def test_limits_of_its_own(self):
+        relative, nats = with_limits(metric_change=0.005), with_limits(metric_change_nats=0.005)
+        for metric, limits, word in (
+            ("log_probability", relative, "PASS"),
+            ("log_probability", nats, "INCONCLUSIVE"),
+            ("logit_difference", relative, "INCONCLUSIVE"),
+            ("logit_difference", nats, "PASS"),
+            ("package.module:function", nats, "PASS"),
+        ):
+            assert judge(made_measurement(metric=metric), limits).word == word, (metric, limits)
+
+    def test_limits_below_the_noise_are_refused_by_their_own_name(self):
+        measurement = made_measurement(metric="log_probability", noise_floor={"metric_change": 0.15})
+        with pytest.raises(ConfigurationError, match=r"unrepaired_nats = 0\.1 is not above the noise floor 0\.15"):
+            judge(measurement)
+
+    def test_all_other_criteria_are_the_same(self):
+        circuit = circuit_with("recovery", exactly(0.9))
+        relative, nats = self.judged(circuit, metric="logit_difference"), self.judged(circuit)
+        assert list(relative) == list(nats)
+        changed = {name for name in nats if nats[name] != relative[name]}
+        assert changed == {"metric_change", "unrepaired"}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from dataclasses import asdict, replace
+import pickle
 from pathlib import Path
 
 import pytest
@@ -12,44 +13,87 @@ from hypothesis import strategies as st
 
 from circuitcheck.baseline.baseline import Baseline, baseline_files
 from circuitcheck.core.candidates import PRECISIONS
+from circuitcheck.core.census import Census, WeightKind
 from circuitcheck.core.errors import ConfigurationError
-from circuitcheck.gate.judge import NOISE
 from circuitcheck.runtimes.pytorch.quantizers.recipes import RECIPES
 from circuitcheck.tasks.named import BUILT_IN
-from circuitcheck.verdict.limits import DRIFT_LIMITS, NAMES, SAME_BITS, Limits, check_overrides, limits_for
+from circuitcheck.verdict.criteria import CRITERIA
+from circuitcheck.verdict.limits import (
+    DEFAULTS,
+    DRIFT_LIMITS,
+    KNOWN,
+    NAMES,
+    SAME_BITS,
+    Limits,
+    check_overrides,
+    limits_for,
+)
 
 BASELINES = Path(__file__).parents[2] / "baselines" / "embedded"
 
 
 def test_limits_on_drift_alone_depend_on_the_precision():
-    known = {precision: asdict(limits_for(precision, "ioi")) for precision in (*DRIFT_LIMITS, "anything else")}
-    for limits in known.values():
-        others = {name: value for name, value in limits.items() if not name.startswith("drift")}
-        assert others == {name: value for name, value in asdict(Limits()).items() if not name.startswith("drift")}
-    assert limits_for("anything else", "ioi") == Limits()
+    for precision in DRIFT_LIMITS:
+        limits = dict(limits_for(precision, "ioi"))
+        assert limits.pop("drift_median") == DRIFT_LIMITS[precision].median
+        assert limits.pop("drift_largest") == DRIFT_LIMITS[precision].largest
+        assert limits == {name: limit for name, limit in DEFAULTS.items() if limit is not None}
+
+
+def test_there_is_a_limit_for_every_criterion_and_one_in_nats_where_that_is_another():
+    assert (*(criterion.name for criterion in CRITERIA), "metric_change_nats", "unrepaired_nats") == NAMES
+    assert [name for name, limit in DEFAULTS.items() if limit is None] == ["drift_median", "drift_largest"]
+
+
+def test_limits_are_read_by_name_and_cannot_be_changed():
+    limits = Limits(drift_median=0.1, drift_largest=math.inf, recovery=0.25)
+    assert (limits.drift_median, limits["drift_largest"], limits.recovery) == (0.1, math.inf, 0.25)
+    assert (limits.profile_distance, limits.metric_change_nats) == (0.3, 0.2)
+    assert list(limits) == list(NAMES)
+    assert repr(limits).startswith("Limits(behaviour_kept=0.9, metric_change=0.2, drift_median=0.1, ")
+    with pytest.raises(AttributeError):
+        limits.recovery = 0.0
+    with pytest.raises(AttributeError, match="there is no limit 'profile_distanc'; known are behaviour_kept, "):
+        _ = limits.profile_distanc
+    assert limits == Limits(**limits) == copy.deepcopy(limits) == pickle.loads(pickle.dumps(limits))
+    assert limits != Limits(**dict(limits) | {"recovery": 0.5})
+
+
+def test_limits_that_cannot_be_made():
+    with pytest.raises(ConfigurationError, match=r"limits\.drift: there is no such limit; known are behaviour_kept, "):
+        Limits(drift=0.1)
+    with pytest.raises(ConfigurationError, match="limits drift_median, drift_largest depend on the precision"):
+        Limits(recovery=0.1)
 
 
 def test_every_precision_that_can_be_made_has_its_limits_from_fine_to_coarse():
-    assert set(PRECISIONS) <= set(DRIFT_LIMITS) | set(SAME_BITS)
-    assert not set(DRIFT_LIMITS) & set(SAME_BITS)
-    assert set(SAME_BITS.values()) <= set(DRIFT_LIMITS)
+    assert set(PRECISIONS) <= set(KNOWN)
+    assert len(KNOWN) == len(set(KNOWN))
     names = ["f32", "f16", "bf16", "8-bit", "int8-sim", "float8", "4-bit", "3-bit", "2-bit"]
     assert list(DRIFT_LIMITS) == names
-    order = [DRIFT_LIMITS[precision] for precision in names]
+    order = [DRIFT_LIMITS[precision][:2] for precision in names]
     assert order == sorted(order)
     assert all(median < largest for median, largest in order)
+
+
+def test_every_level_of_a_census_has_its_limits():
+    """A release is called by the bits that were found in it, or by the type of its weights."""
+    quantized = [Census((), (), 1, 1, bits, None).level for bits in (8.0, 6.5, 4.0, 3.0, 2.0, 1.58, None)]
+    float8 = Census((WeightKind("Linear", "float8_e4m3fn", 8.0, 1, 1),), (), 1, 1, 8.0, None).level
+    assert {*quantized, float8, "f32", "f16", "bf16", "float64"} <= set(KNOWN)
 
 
 def test_specs_share_the_limits_of_their_bits():
     for spec, bits in SAME_BITS.items():
         assert limits_for(spec, "ioi") == limits_for(bits, "ioi")
-        recipe = RECIPES[spec]
-        assert bits == ("float8" if "float8" in spec else f"{recipe.bits}-bit")
+    for spec, recipe in RECIPES.items():
+        assert SAME_BITS[spec] == ("float8" if "float8" in spec else f"{recipe.bits}-bit")
+    assert set(SAME_BITS) - set(RECIPES) == {"float32", "float64"}
 
 
-@pytest.mark.parametrize("precision", [*DRIFT_LIMITS, "anything else"])
+@pytest.mark.parametrize("precision", DRIFT_LIMITS)
 def test_every_default_is_a_limit_that_something_can_pass_and_something_can_miss(precision):
-    for name, value in asdict(limits_for(precision, "ioi")).items():
+    for name, value in dict(limits_for(precision, "ioi")).items():
         check_overrides({name: value})
         assert math.isfinite(value)
         # A drift of 1 is as far as z is long; rounding to 3 and 2 bits goes further.
@@ -57,14 +101,15 @@ def test_every_default_is_a_limit_that_something_can_pass_and_something_can_miss
 
 
 @pytest.mark.parametrize("task", BUILT_IN)
-@pytest.mark.parametrize("precision", [*DRIFT_LIMITS, "anything else"])
+@pytest.mark.parametrize("precision", DRIFT_LIMITS)
 def test_every_default_lies_above_the_noise_of_the_committed_baselines(task, precision):
     floor = Baseline.load(baseline_files(BASELINES, task)[0]).noise_floor
     limits = limits_for(precision, task)
-    for name, noise in NOISE.items():
+    for criterion in CRITERIA:
         # Ten times, so that another machine's noise does not turn a green gate into a refused one.
-        assert getattr(limits, name) > 10 * floor[noise]
-    assert limits.ranking_agreement < 1 - 10 * floor["ranking_change"]
+        noise = 10 * floor.get(criterion.noise, 0.0)
+        limit = limits[criterion.name]
+        assert limit > noise if criterion.relation == "<=" else limit < 1 - noise
 
 
 def test_overrides_go_from_the_general_to_the_special():
@@ -73,13 +118,12 @@ def test_overrides_go_from_the_general_to_the_special():
         "drift_median": 0.01,
         "int8-sim": {"drift_median": 0.05, "ioi": {"drift_median": 0.08, "recovery": 0.6}},
     }
-    assert limits_for("f16", "ioi", overrides) == replace(
-        limits_for("f16", "ioi"), profile_distance=0.2, drift_median=0.01
-    )
+    changes = {"profile_distance": 0.2, "drift_median": 0.01}
+    assert dict(limits_for("f16", "ioi", overrides)) == dict(limits_for("f16", "ioi")) | changes
     assert limits_for("int8-sim", "facts", overrides).drift_median == 0.05
     special = limits_for("int8-sim", "ioi", overrides)
     assert (special.profile_distance, special.drift_median, special.recovery) == (0.2, 0.08, 0.6)
-    assert special.drift_largest == DRIFT_LIMITS["int8-sim"][1]
+    assert special.drift_largest == DRIFT_LIMITS["int8-sim"].largest
 
 
 @given(
@@ -89,14 +133,14 @@ def test_overrides_go_from_the_general_to_the_special():
 )
 def test_the_most_special_override_wins(everywhere, for_precision, for_task):
     overrides = {**everywhere, "f16": {**for_precision, "ioi": for_task}}
-    assert asdict(limits_for("f16", "ioi", overrides)) == {
-        **asdict(limits_for("f16", "ioi")),
+    assert dict(limits_for("f16", "ioi", overrides)) == {
+        **dict(limits_for("f16", "ioi")),
         **everywhere,
         **for_precision,
         **for_task,
     }
-    elsewhere = asdict(limits_for("bf16", "ioi", overrides))
-    assert elsewhere == {**asdict(limits_for("bf16", "ioi")), **everywhere}
+    elsewhere = dict(limits_for("bf16", "ioi", overrides))
+    assert elsewhere == {**dict(limits_for("bf16", "ioi")), **everywhere}
 
 
 BAD = [
@@ -113,6 +157,9 @@ BAD = [
     ({"recovery": {"f16": 0.1}}, "limits.recovery is a table, but must be a number"),
     ({"f16": {"ioi": {"more": {"recovery": 0.1}}}}, "limits.f16.ioi.more is a table, but must be a number"),
     ({"f16": 0.1}, r"limits\.f16: there is no such limit"),
+    ({"int4-rnt": {"recovery": 0.1}}, r"limits\.int4-rnt: there is no such precision; known are f32, .*int4-rtn, "),
+    ({"ioi": {"recovery": 0.1}}, r"limits\.ioi: there is no such precision"),
+    ({"int4-rnt": {}}, r"limits\.int4-rnt: there is no such precision"),
 ]
 
 
@@ -131,3 +178,15 @@ def test_bad_overrides_are_never_ignored_when_limits_are_made(overrides, message
 
 def test_whole_numbers_are_numbers():
     assert limits_for("f16", "ioi", {"profile_distance": 1}).profile_distance == 1
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_every_known_precision_may_have_limits_of_its_own(name):
+    assert limits_for(name, "ioi", {name: {"recovery": 0.25}}).recovery == 0.25
+
+
+@pytest.mark.parametrize("precision", ["int4-rnt", "unheard-of", "", "recovery"])
+def test_precision_without_limits_is_refused_by_name(precision):
+    """It would otherwise be held to limits on drift that fit no precision."""
+    with pytest.raises(ConfigurationError, match=f"no limits on drift for precision '{precision}'; known are f32, "):
+        limits_for(precision, "ioi")
