@@ -93,9 +93,9 @@ class Screened:
         swept, low, high = len(self.measured), *self.interval
         return (
             f"screened sweep: {swept} of {swept + self.unmeasured} {self.kind}s were measured, {len(self.top)} by "
-            f"their gradient and {len(self.sample)} at random; among the {self.unmeasured} others {self.missed:.1f} are "
-            f"estimated to be important (at least {self.threshold:.3g} logits), {CONFIDENCE:.0%} interval {low:.1f} to "
-            f"{high:.1f}."
+            f"their gradient and {len(self.sample)} at random; among the {self.unmeasured} others {self.missed:.1f} "
+            f"are estimated to be important (at least {self.threshold:.3g} logits), {CONFIDENCE:.0%} interval "
+            f"{low:.1f} to {high:.1f}."
         )
 
 
