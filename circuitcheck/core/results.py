@@ -23,6 +23,8 @@ class HeadMeasure:
         importance_cand: the same of the candidate.
         importance_change: candidate minus reference, paired, in logits; its interval holds together with those of all
             other heads.
+        profile_change: the same relative to the largest |importance_ref| of any head, dimensionless; its interval
+            knows that this scale is uncertain, too.
         rank_ref: 1 for the measured head with the largest |importance| of the reference; None, with importances that
             are NaN, for a head that a screened sweep left out.
         rank_cand: the same of the candidate.
@@ -41,6 +43,7 @@ class HeadMeasure:
     importance_ref: Estimate
     importance_cand: Estimate
     importance_change: Estimate
+    profile_change: Estimate
     rank_ref: int | None
     rank_cand: int | None
     drift: float

@@ -51,6 +51,7 @@ def calibrate(
             baseline.effects(baseline.spec.ablation)[:, :part],
             all_sources(model, len(baseline.task.pairs), reload),
             heads=baseline.measured,
+            solved=baseline.solved,
             memory=memory,
         )
     return replace(baseline, noise={**baseline.noise, where: sources})

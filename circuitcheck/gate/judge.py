@@ -9,8 +9,7 @@ from typing import Literal
 from circuitcheck.core.errors import ConfigurationError
 from circuitcheck.core.results import Circuit, Measurement
 from circuitcheck.runtimes.pytorch.ports.structure import Head
-from circuitcheck.stats.estimate import Estimate
-from circuitcheck.stats.simultaneous import magnitude
+from circuitcheck.stats.estimate import Estimate, magnitude
 from circuitcheck.verdict.limits import Limits, limits_for
 
 Word = Literal["PASS", "FAIL", "INCONCLUSIVE"]
@@ -106,10 +105,8 @@ def judge(measurement: Measurement, limits: Limits | None = None) -> Verdict:
 
 
 def _broken(circuit: Circuit, limit: float) -> tuple[Head, ...]:
-    swept = [head for head in circuit.heads if head.rank_ref is not None]
-    largest = max((abs(head.importance_ref.value) for head in swept), default=0.0)
-    moved = ((head, magnitude(head.importance_change).low) for head in swept)
-    return tuple((head.layer, head.head) for head, low in moved if not math.isfinite(low) or low > limit * largest)
+    moved = ((head, magnitude(head.profile_change).low) for head in circuit.heads if head.rank_ref is not None)
+    return tuple((head.layer, head.head) for head, low in moved if not math.isfinite(low) or low > limit)
 
 
 def _values(circuit: Circuit) -> list[tuple[str, Estimate, Relation, str]]:

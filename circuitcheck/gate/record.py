@@ -87,7 +87,7 @@ def record_reference(
         effects = metric[list(solved)][None].astype(np.float64) - ablated[spec.ablation]
         early = effects[:, : len(part)]
         tried = usual_sources(model) if sources is None else sources
-        options: dict[str, Any] = {"heads": measured, "memory": memory}
+        options: dict[str, Any] = {"heads": measured, "solved": solved, "memory": memory}
         noise = measured_noise(model, task, spec, z, metric, early, tried, **options) if solved else {}
     where = environment(model.device)
     clusters = [task.pairs[place].cluster for place in solved]

@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 from circuitcheck.core.results import CurvePoint, Repair
 from circuitcheck.gate.observe import Observation
 from circuitcheck.gate.sample import Sample
-from circuitcheck.stats.bootstrap import mean_estimate, weighted_means
-from circuitcheck.stats.estimate import Estimate, estimate
+from circuitcheck.stats.bootstrap import mean_estimate, ratio_estimate, weighted_means
+from circuitcheck.stats.estimate import Estimate, estimate, magnitude
 from circuitcheck.stats.recovery import areas_over_random, diagnose, recovery
-from circuitcheck.stats.simultaneous import magnitude
 
 Array = NDArray[Any]
 
@@ -73,8 +72,9 @@ def summarize_repair(observed: Observation, reference: Array, candidate: Array, 
 
 def relative_change(reference: Array, candidate: Array, sample: Sample) -> Estimate:
     """|mean candidate / mean reference - 1| over the prompts of a sample, `[prompts]` each, dimensionless."""
-    change = weighted_means(sample.weights, candidate) / weighted_means(sample.weights, reference) - 1
-    return magnitude(estimate(float(candidate.mean() / reference.mean() - 1), change, sample.level))
+    change = candidate - reference
+    drawn, reference_drawn = (weighted_means(sample.weights, values) for values in (change, reference))
+    return magnitude(ratio_estimate(change.mean(), reference.mean(), drawn, reference_drawn, sample.level))
 
 
 def _band(places: Array, recoveries: list[Estimate], grid: tuple[int, ...]) -> tuple[CurvePoint, ...]:

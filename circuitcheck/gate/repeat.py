@@ -22,8 +22,8 @@ from circuitcheck.runtimes.pytorch.hooked import HookedModel
 from circuitcheck.runtimes.pytorch.ports.structure import Head
 from circuitcheck.runtimes.pytorch.variations import Source
 from circuitcheck.stats.drift import drift_sums, relative_drift
-from circuitcheck.stats.profile import profile_distance
 from circuitcheck.stats.ranking import rank_biased_overlap
+from circuitcheck.stats.simultaneous import profile_distance
 
 
 def measured_noise(
@@ -36,6 +36,7 @@ def measured_noise(
     sources: Iterable[Source],
     *,
     heads: Sequence[Head],
+    solved: Sequence[int],
     memory: int | None = None,
 ) -> dict[str, Change]:
     """Repeats the reference's own measurement under every source of noise.
@@ -49,17 +50,19 @@ def measured_noise(
         effects: m(clean) - m(head ablated) of the prompts of `z`, `[heads, prompts of z]`.
         sources: what to change.
         heads: the heads whose importances were measured.
+        solved: the prompts that the reference solves, of which the metric's change is judged.
         memory: budget in bytes for the sweeps.
 
     Returns:
         Source to the largest `drift` of any head (relative), `ranking_change` (1 - rank-biased overlap),
-        `profile_distance`, and `metric_change` (relative to the mean metric).
+        `profile_distance`, and `metric_change` (of the mean metric, relative), each as a candidate's is judged.
 
     Raises:
         ModelError: one of them is undefined, as where no head matters, so that no limit could be held against it.
     """
     model, importance = model.measured_by(spec.metric), effects.mean(axis=1)
     noise: dict[str, Change] = {}
+    mean_metric = metric[list(solved)].astype(np.float64).mean()
     for source in sources:
         again = replace(source.model(), metric=model.metric) if source.model else model
         z_again, metric_again, ablated = _measure_again(again, task, spec, z, source, heads, memory)
@@ -69,7 +72,7 @@ def measured_noise(
             "drift": float(relative_drift(drift_sums(z, z_again)).max()),
             "ranking_change": 1 - rank_biased_overlap(importance, other, persistence=spec.persistence),
             "profile_distance": profile_distance(importance, other),
-            "metric_change": float(np.abs(metric_again - metric).max() / np.abs(metric).mean()),
+            "metric_change": float(abs(metric_again[list(solved)].astype(np.float64).mean() / mean_metric - 1)),
         }
         _require_defined(change, model, task, importance)
         noise[source.name] = change

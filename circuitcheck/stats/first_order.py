@@ -9,7 +9,7 @@ import numpy as np
 from circuitcheck.core.activations import ZCache
 from circuitcheck.core.errors import BaselineError
 from circuitcheck.stats.caches import check_comparable, first_not_finite, layers_of, per_prompt
-from circuitcheck.stats.rounding import rounding_slack
+from circuitcheck.stats.estimate import rounding_slack
 
 
 @dataclass(frozen=True)

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from math import ceil, inf, nan
+from math import ceil, nan
 from typing import Literal
 
 import numpy as np
 
 from circuitcheck.core.errors import CandidateError
-from circuitcheck.stats.bootstrap import mean_estimate, weighted_means
-from circuitcheck.stats.estimate import LEVEL, Estimate, estimate
-from circuitcheck.stats.rounding import rounding_slack
+from circuitcheck.stats.bootstrap import mean_estimate, ratio_estimate, weighted_means
+from circuitcheck.stats.estimate import LEVEL, Estimate, rounding_slack
 
 Damage = Literal["no damage", "unresolved", "damage"]
 Diagnosis = Literal["no damage", "unresolved", "localized", "distributed", "collapse"]
@@ -47,8 +46,11 @@ def recovery(
     if not resolved(reference, candidate, weights, level):
         return [Estimate(nan, nan, nan)] * len(rows)
     lost, gains = reference - candidate, rows - candidate
-    gains_drawn = weighted_means(weights, gains)
-    return [_ratio(gain.mean(), drawn, lost, weights, level) for gain, drawn in zip(gains, gains_drawn.T, strict=True)]
+    lost_drawn, gains_drawn = weighted_means(weights, lost), weighted_means(weights, gains)
+    return [
+        ratio_estimate(gain.mean(), lost.mean(), drawn, lost_drawn, level)
+        for gain, drawn in zip(gains, gains_drawn.T, strict=True)
+    ]
 
 
 def resolved(reference: np.ndarray, candidate: np.ndarray, weights: np.ndarray, level: float = LEVEL) -> bool:
@@ -90,32 +92,13 @@ def damage(reference: np.ndarray, candidate: np.ndarray, weights: np.ndarray, le
     return "damage" if _resolved(lost, metric) else "unresolved"
 
 
-def area_under(values: Sequence[float] | np.ndarray, counts: Sequence[int] | np.ndarray) -> float:
-    """Mean height of a repair curve, by the trapezoidal rule over the number of repaired heads.
-
-    Args:
-        values: recovery at each count, `[counts]`.
-        counts: how many heads are repaired, increasing.
-
-    Returns:
-        Dimensionless: 1 where the first count already recovers all, 1/2 for a straight line from 0 to 1; NaN if any
-        value is NaN.
-
-    Raises:
-        ValueError: fewer than two counts, counts that do not increase, or another number of values.
-    """
-    heights, grid = np.asarray(values, np.float64), np.asarray(counts, np.float64)
-    if heights.shape != grid.shape or grid.ndim != 1 or len(grid) < 2 or not (np.diff(grid) > 0).all():
-        raise ValueError(f"no curve: {heights.shape} values over counts {grid.tolist()}.")
-    return float(np.trapezoid(heights, grid) / (grid[-1] - grid[0]))
-
-
 @dataclass(frozen=True)
 class Area:
     """The area under a repair curve.
 
     Attributes:
-        value: mean recovery from one head to all, as `area_under` gives it.
+        value: mean recovery from one head to all, by the trapezoidal rule over the number of repaired heads: 1 where
+            the first count already recovers all, 1/2 for a straight line from 0 to 1.
         over_random: how much of it the random orders do not have: 0 where the order finds the damage no sooner than
             chance. Its interval is over prompts and over random orders.
     """
@@ -151,7 +134,7 @@ def areas_over_random(
         Order to area; NaN throughout where the damage is not `resolved`.
 
     Raises:
-        ValueError: as in `area_under`.
+        ValueError: fewer than two counts, counts that do not increase, or another number of repaired metrics.
     """
     reference, candidate = np.asarray(reference, np.float64), np.asarray(candidate, np.float64)
     # Recovery is linear in the repaired metric, so the area under a curve is the recovery of its mean height.
@@ -161,12 +144,12 @@ def areas_over_random(
     chance_drawn = (weighted_means(weights, by_chance) * drawn_orders).sum(1)
     is_resolved = resolved(reference, candidate, weights, level)
     lost = reference - candidate
+    lost_drawn = weighted_means(weights, lost)
     areas = {}
     for order, repaired in curves.items():
         gain = _mean_heights(repaired, counts) - candidate
-        over = _ratio(
-            gain.mean() - by_chance.mean(), weighted_means(weights, gain) - chance_drawn, lost, weights, level
-        )
+        gain_drawn = weighted_means(weights, gain) - chance_drawn
+        over = ratio_estimate(gain.mean() - by_chance.mean(), lost.mean(), gain_drawn, lost_drawn, level)
         areas[order] = (
             Area(float(gain.mean() / lost.mean()), over) if is_resolved else Area(nan, Estimate(nan, nan, nan))
         )
@@ -211,17 +194,6 @@ def _mean_heights(repaired: np.ndarray, counts: Sequence[int]) -> np.ndarray:
     if len(grid) < 2 or repaired.shape[-2] != len(grid) or not (np.diff(grid) > 0).all():
         raise ValueError(f"no curve: repaired metrics of shape {repaired.shape} over counts {grid.tolist()}.")
     return np.asarray(np.trapezoid(repaired, grid, axis=-2) / (grid[-1] - grid[0]))
-
-
-def _ratio(gain: float, gain_drawn: np.ndarray, lost: np.ndarray, weights: np.ndarray, level: float) -> Estimate:
-    """A mean gain over the mean loss, with its interval; `gain_drawn` is `[draws]`."""
-    lost_drawn = weighted_means(weights, lost)
-    # The few draws whose damage vanishes or turns round have no ratio: they count as the worst at both ends.
-    usable = lost_drawn * lost.mean() > 0
-    ratios = gain_drawn / np.where(usable, lost_drawn, 1.0)
-    value = float(gain / lost.mean()) if lost.mean() else nan
-    low = estimate(value, np.where(usable, ratios, -inf), level).low
-    return Estimate(value, low, estimate(value, np.where(usable, ratios, inf), level).high)
 
 
 def _damage(reference: np.ndarray, candidate: np.ndarray, weights: np.ndarray, level: float) -> Estimate:
