@@ -44,6 +44,8 @@ class UnitMeasure:
         importance_cand: the same of the candidate.
         importance_change: candidate minus reference, paired, in logits; its interval holds together with those of all
             other units.
+        profile_change: the same relative to the largest |importance_ref| of any unit, dimensionless; its interval
+            knows that this scale is uncertain, too.
         rank_ref: 1 for the measured unit with the largest |importance| of the reference; None if it was left out.
         rank_cand: the same of the candidate.
         drift: norm(z_ref - z_cand) / norm(z_ref), dimensionless.
@@ -62,6 +64,7 @@ class UnitMeasure:
     importance_ref: Estimate
     importance_cand: Estimate
     importance_change: Estimate
+    profile_change: Estimate
     rank_ref: int | None
     rank_cand: int | None
     drift: float

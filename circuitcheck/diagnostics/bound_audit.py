@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from circuitcheck.core.results import BoundAudit, Integrated, PerPrompt
+from circuitcheck.stats.estimate import rounding_slack
 from circuitcheck.stats.first_order import FirstOrder
-from circuitcheck.stats.rounding import rounding_slack
 
 
 def audit(

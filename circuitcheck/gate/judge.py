@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from circuitcheck.core.results import Circuit, Measurement, Verdict
-from circuitcheck.stats.simultaneous import magnitude
+from circuitcheck.stats.estimate import magnitude
 from circuitcheck.verdict.criteria import criteria_for
 from circuitcheck.verdict.judgement import hold, require_above_noise, worst
 from circuitcheck.verdict.limits import Limits, limits_for
@@ -43,7 +43,5 @@ def judge(measurement: Measurement, limits: Limits | None = None) -> Verdict:
 
 
 def _broken(circuit: Circuit, limit: float) -> tuple[str, ...]:
-    swept = [measure for measure in circuit.units if measure.rank_ref is not None]
-    largest = max((abs(measure.importance_ref.value) for measure in swept), default=0.0)
-    moved = ((measure.unit, magnitude(measure.importance_change).low) for measure in swept)
-    return tuple(unit for unit, low in moved if not math.isfinite(low) or low > limit * largest)
+    moved = ((unit.unit, magnitude(unit.profile_change).low) for unit in circuit.units if unit.rank_ref is not None)
+    return tuple(unit for unit, low in moved if not math.isfinite(low) or low > limit)

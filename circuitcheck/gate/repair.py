@@ -11,10 +11,9 @@ from circuitcheck.core.metric import LOG_PROBABILITY
 from circuitcheck.core.results import CurvePoint, Estimate, Repair
 from circuitcheck.gate.observation import Observation
 from circuitcheck.gate.sample import Sample
-from circuitcheck.stats.bootstrap import mean_estimate, weighted_means
-from circuitcheck.stats.estimate import estimate
+from circuitcheck.stats.bootstrap import mean_estimate, ratio_estimate, weighted_means
+from circuitcheck.stats.estimate import estimate, magnitude
 from circuitcheck.stats.recovery import areas_over_random, diagnose, recovery
-from circuitcheck.stats.simultaneous import magnitude
 
 Array = NDArray[Any]
 
@@ -80,12 +79,11 @@ def mean_change(reference: Array, candidate: Array, sample: Sample, metric: str)
 
     Of a log-probability |mean candidate - mean reference|, in nats: it may be as near to 0 as it likes.
     """
-    ours, theirs = weighted_means(sample.weights, reference), weighted_means(sample.weights, candidate)
+    change = candidate - reference
     if metric == LOG_PROBABILITY.name:
-        value, draws = candidate.mean() - reference.mean(), theirs - ours
-    else:
-        value, draws = candidate.mean() / reference.mean() - 1, theirs / ours - 1
-    return magnitude(estimate(float(value), draws, sample.level))
+        return magnitude(mean_estimate(change, sample.weights, sample.level))
+    drawn, reference_drawn = (weighted_means(sample.weights, values) for values in (change, reference))
+    return magnitude(ratio_estimate(change.mean(), reference.mean(), drawn, reference_drawn, sample.level))
 
 
 def _band(places: Array, recoveries: list[Estimate], grid: tuple[int, ...]) -> tuple[CurvePoint, ...]:

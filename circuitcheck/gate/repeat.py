@@ -19,8 +19,8 @@ from circuitcheck.core.runtime import Runtime, Variation, Work
 from circuitcheck.core.specification import MeasurementSpec
 from circuitcheck.core.units import Layout, Unit
 from circuitcheck.stats.drift import drift_sums, relative_drift
-from circuitcheck.stats.profile import profile_distance
 from circuitcheck.stats.ranking import rank_biased_overlap
+from circuitcheck.stats.simultaneous import profile_distance
 
 
 def measured_noise(

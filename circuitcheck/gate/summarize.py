@@ -29,13 +29,14 @@ from circuitcheck.stats.ranking import (
     ranks,
     top_k_overlap,
 )
-from circuitcheck.stats.simultaneous import largest_magnitude, simultaneous
+from circuitcheck.stats.simultaneous import largest_magnitude, profile_changes, simultaneous
 
 Array = NDArray[Any]
 UNMEASURED: dict[str, Any] = {
     "importance_ref": UNKNOWN,
     "importance_cand": UNKNOWN,
     "importance_change": UNKNOWN,
+    "profile_change": UNKNOWN,
     "rank_ref": None,
     "rank_cand": None,
 }
@@ -52,6 +53,7 @@ class Importances:
         reference_draws: `[draws, measured]`.
         candidate_draws: `[draws, measured]`.
         change: candidate minus reference, in logits, with intervals that hold together.
+        profile: the same relative to the largest |importance| of the reference, dimensionless.
     """
 
     reference: Array
@@ -59,6 +61,7 @@ class Importances:
     reference_draws: Array
     candidate_draws: Array
     change: list[Estimate]
+    profile: list[Estimate]
 
 
 def summarize(baseline: Recording, observed: Observation, integrated: Array | None = None) -> Circuit:
@@ -83,8 +86,8 @@ def summarize(baseline: Recording, observed: Observation, integrated: Array | No
         metric_ref=mean_estimate(metric_ref, sample.weights, sample.level),
         metric_cand=mean_estimate(metric_cand, sample.weights, sample.level),
         drift_median=estimate(float(np.median(drift)), np.median(moved, axis=1), part.level),
-        drift_largest=estimate(float(drift.max()), moved.max(axis=1), part.level),
-        profile_distance=largest_magnitude(importances.change, float(np.abs(importances.reference).max())),
+        drift_largest=largest_magnitude(simultaneous(drift, moved, part.units)),
+        profile_distance=largest_magnitude(importances.profile),
         ranking=_ranking(baseline, importances, sample),
         repair=summarize_repair(observed, part_ref, part_cand, part, baseline.spec.metric, baseline.spec.seed),
         bound=audit(observed.first_order, part_ref, part_cand, integrated),
@@ -97,8 +100,10 @@ def _importances(baseline: Recording, observed: Observation, sample: Sample) -> 
     reference = baseline.effects(baseline.spec.ablation)
     candidate = observed.metric[None].astype(np.float64) - observed.ablated
     ours, theirs = (weighted_means(sample.weights, effects) for effects in (reference, candidate))
-    change = simultaneous(candidate.mean(axis=1) - reference.mean(axis=1), theirs - ours, sample.units)
-    return Importances(reference.mean(axis=1), candidate.mean(axis=1), ours, theirs, change)
+    before, after = reference.mean(axis=1), candidate.mean(axis=1)
+    change = simultaneous(after - before, theirs - ours, sample.units)
+    profile = profile_changes(after - before, before, theirs - ours, ours, sample.units)
+    return Importances(before, after, ours, theirs, change, profile)
 
 
 def _ranking(baseline: Recording, importances: Importances, sample: Sample) -> Ranking:
@@ -201,6 +206,7 @@ def _importance_of_units(baseline: Recording, importances: Importances, sample: 
             "importance_ref_by_kind": {kind: found[place] for kind, found in by_kind.items()},
             "importance_cand": theirs[place],
             "importance_change": importances.change[place],
+            "profile_change": importances.profile[place],
             "rank_ref": int(rank_ref[place]),
             "rank_cand": int(rank_cand[place]),
         }

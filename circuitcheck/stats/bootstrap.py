@@ -7,7 +7,7 @@ Prompts of one template go right or wrong together, so templates are drawn, not 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import sqrt
+from math import inf, nan, sqrt
 
 import numpy as np
 from scipy.special import ndtr, ndtri
@@ -135,6 +135,57 @@ def share_estimate(hits: np.ndarray, weights: np.ndarray, level: float = LEVEL) 
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = sqrt(z2 * share * (1 - share) / n + z2 * z2 / (4 * n * n)) / (1 + z2 / n)
     return Estimate(share, min(drawn.low, max(centre - half, 0.0)), max(drawn.high, min(centre + half, 1.0)))
+
+
+def ratio_draws(numerator: np.ndarray, denominator: np.ndarray, sign: float) -> np.ndarray:
+    """A ratio of two means on every bootstrap draw, both of the same draws.
+
+    Args:
+        numerator: `[draws, ...]`.
+        denominator: `[draws]`.
+        sign: of what the denominator estimates.
+
+    Returns:
+        `[draws, ...]`; infinite on the few draws whose denominator vanishes or turns round: they have no ratio, and
+        count as the worst at both ends of an interval. NaN where the numerator or the denominator is.
+    """
+    numerator, denominator = np.asarray(numerator, np.float64), np.asarray(denominator, np.float64)
+    denominator = denominator.reshape(-1, *(1,) * (numerator.ndim - 1))
+    vanishes = denominator * np.sign(sign) <= 0
+    return np.where(vanishes & ~np.isnan(numerator), inf, numerator / np.where(vanishes, 1.0, denominator))
+
+
+def ratio_estimate(
+    numerator: float,
+    denominator: float,
+    numerator_draws: np.ndarray,
+    denominator_draws: np.ndarray,
+    level: float = LEVEL,
+) -> Estimate:
+    """A ratio of two means with the outer ends of two intervals: both are uncertain, and drawn together.
+
+    Percentiles of so few clusters' draws end where the most extreme cluster does, and hold too rarely; as many
+    standard errors as Student's t asks for go further out. Those in turn are symmetric, and know nothing of a
+    denominator that comes close to 0; percentiles do.
+
+    Args:
+        numerator: the one mean, over all prompts.
+        denominator: the other.
+        numerator_draws: on every bootstrap draw, `[draws]`.
+        denominator_draws: on the same draws, `[draws]`.
+        level: of the percentiles, as `percentile_level` gives it.
+
+    Returns:
+        The estimate, dimensionless; NaN throughout where the denominator is 0.
+    """
+    draws = ratio_draws(numerator_draws, denominator_draws, denominator)
+    value = float(numerator / denominator) if denominator else nan
+    low = estimate(value, np.where(np.isinf(draws), -inf, draws), level).low
+    high = estimate(value, draws, level).high
+    # The error of a ratio to first order; the level stands for so many of them, as `percentile_level` says.
+    error = float((numerator_draws - value * denominator_draws).std() / abs(denominator)) if denominator else nan
+    reach = -float(ndtri((1 - level) / 2)) * error
+    return Estimate(value, min(low, value - reach), max(high, value + reach))
 
 
 def _one_per_prompt(values: np.ndarray, weights: np.ndarray) -> np.ndarray:

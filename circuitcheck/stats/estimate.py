@@ -12,6 +12,9 @@ LEVEL = 0.95
 """Level of every interval. A criterion passes where its whole interval is on the right side of the limit: two one-sided
 tests at 2.5 % each, stricter than the 5 % (intervals at 90 %) that equivalence tests are usually run at."""
 
+RELATIVE_ROUNDING = 1e-6
+"""About eight units in the last place of float32: a difference of two logits that were each summed in float32."""
+
 
 def estimate(value: float, draws: np.ndarray, level: float = LEVEL) -> Estimate:
     """Percentile interval of bootstrap draws (Efron 1981), widened to include the value.
@@ -41,3 +44,15 @@ def estimate(value: float, draws: np.ndarray, level: float = LEVEL) -> Estimate:
     tail, last = (1 - level) / 2, len(ordered) - 1
     low, high = float(ordered[floor(tail * last)]), float(ordered[ceil((1 - tail) * last)])
     return Estimate(value, min(low, value), max(high, value))
+
+
+def magnitude(signed: Estimate) -> Estimate:
+    """The estimate of an absolute value; its interval reaches 0 where the signed one contains it."""
+    ends = abs(signed.low), abs(signed.high)
+    low = 0.0 if signed.low <= 0 <= signed.high else min(ends)
+    return Estimate(abs(signed.value), low, max(ends))
+
+
+def rounding_slack(metric: np.ndarray) -> np.ndarray:
+    """The part of a difference of metrics that says nothing, in logits, in the shape of `metric`."""
+    return np.asarray(RELATIVE_ROUNDING * (1 + np.abs(metric)))

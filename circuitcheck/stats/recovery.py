@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from math import ceil, inf, nan
+from math import ceil, nan
 from typing import Literal
 
 import numpy as np
 
 from circuitcheck.core.errors import CandidateError
 from circuitcheck.core.results import Area, Estimate
-from circuitcheck.stats.bootstrap import mean_estimate, weighted_means
-from circuitcheck.stats.estimate import LEVEL, estimate
-from circuitcheck.stats.rounding import rounding_slack
+from circuitcheck.stats.bootstrap import mean_estimate, ratio_estimate, weighted_means
+from circuitcheck.stats.estimate import LEVEL, rounding_slack
 
 Damage = Literal["no damage", "unresolved", "damage"]
 Diagnosis = Literal["no damage", "unresolved", "localized", "distributed", "collapse"]
@@ -47,8 +46,11 @@ def recovery(
     if not resolved(reference, candidate, weights, level):
         return [Estimate(nan, nan, nan)] * len(rows)
     lost, gains = reference - candidate, rows - candidate
-    gains_drawn = weighted_means(weights, gains)
-    return [_ratio(gain.mean(), drawn, lost, weights, level) for gain, drawn in zip(gains, gains_drawn.T, strict=True)]
+    lost_drawn, gains_drawn = weighted_means(weights, lost), weighted_means(weights, gains)
+    return [
+        ratio_estimate(gain.mean(), lost.mean(), drawn, lost_drawn, level)
+        for gain, drawn in zip(gains, gains_drawn.T, strict=True)
+    ]
 
 
 def resolved(reference: np.ndarray, candidate: np.ndarray, weights: np.ndarray, level: float = LEVEL) -> bool:
@@ -93,26 +95,6 @@ def damage(
     return "damage" if _resolved(lost, metric) else "unresolved"
 
 
-def area_under(values: Sequence[float] | np.ndarray, counts: Sequence[int] | np.ndarray) -> float:
-    """Mean height of a repair curve, by the trapezoidal rule over the number of repaired heads.
-
-    Args:
-        values: recovery at each count, `[counts]`.
-        counts: how many heads are repaired, increasing.
-
-    Returns:
-        Dimensionless: 1 where the first count already recovers all, 1/2 for a straight line from 0 to 1; NaN if any
-        value is NaN.
-
-    Raises:
-        ValueError: fewer than two counts, counts that do not increase, or another number of values.
-    """
-    heights, grid = np.asarray(values, np.float64), np.asarray(counts, np.float64)
-    if heights.shape != grid.shape or grid.ndim != 1 or len(grid) < 2 or not (np.diff(grid) > 0).all():
-        raise ValueError(f"no curve: {heights.shape} values over counts {grid.tolist()}.")
-    return float(np.trapezoid(heights, grid) / (grid[-1] - grid[0]))
-
-
 def areas_over_random(
     reference: np.ndarray,
     candidate: np.ndarray,
@@ -140,7 +122,7 @@ def areas_over_random(
         Order to area; NaN throughout where the damage is not `resolved`.
 
     Raises:
-        ValueError: as in `area_under`.
+        ValueError: fewer than two counts, counts that do not increase, or another number of repaired metrics.
     """
     reference, candidate = np.asarray(reference, np.float64), np.asarray(candidate, np.float64)
     # Recovery is linear in the repaired metric, so the area under a curve is the recovery of its mean height.
@@ -150,12 +132,12 @@ def areas_over_random(
     chance_drawn = (weighted_means(weights, by_chance) * drawn_orders).sum(1)
     is_resolved = resolved(reference, candidate, weights, level)
     lost = reference - candidate
+    lost_drawn = weighted_means(weights, lost)
     areas = {}
     for order, repaired in curves.items():
         gain = _mean_heights(repaired, counts) - candidate
-        over = _ratio(
-            gain.mean() - by_chance.mean(), weighted_means(weights, gain) - chance_drawn, lost, weights, level
-        )
+        gain_drawn = weighted_means(weights, gain) - chance_drawn
+        over = ratio_estimate(gain.mean() - by_chance.mean(), lost.mean(), gain_drawn, lost_drawn, level)
         areas[order] = (
             Area(float(gain.mean() / lost.mean()), over) if is_resolved else Area(nan, Estimate(nan, nan, nan))
         )
@@ -200,17 +182,6 @@ def _mean_heights(repaired: np.ndarray, counts: Sequence[int]) -> np.ndarray:
     if len(grid) < 2 or repaired.shape[-2] != len(grid) or not (np.diff(grid) > 0).all():
         raise ValueError(f"no curve: repaired metrics of shape {repaired.shape} over counts {grid.tolist()}.")
     return np.asarray(np.trapezoid(repaired, grid, axis=-2) / (grid[-1] - grid[0]))
-
-
-def _ratio(gain: float, gain_drawn: np.ndarray, lost: np.ndarray, weights: np.ndarray, level: float) -> Estimate:
-    """A mean gain over the mean loss, with its interval; `gain_drawn` is `[draws]`."""
-    lost_drawn = weighted_means(weights, lost)
-    # The few draws whose damage vanishes or turns round have no ratio: they count as the worst at both ends.
-    usable = lost_drawn * lost.mean() > 0
-    ratios = gain_drawn / np.where(usable, lost_drawn, 1.0)
-    value = float(gain / lost.mean()) if lost.mean() else nan
-    low = estimate(value, np.where(usable, ratios, -inf), level).low
-    return Estimate(value, low, estimate(value, np.where(usable, ratios, inf), level).high)
 
 
 def _damage(reference: np.ndarray, candidate: np.ndarray, weights: np.ndarray, level: float) -> Estimate:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import astuple, replace
+from math import nan
 from typing import Any
 
 import numpy as np
@@ -168,6 +169,7 @@ def make_head(layer: int = 0, head: int = 0, reference: float = 1.0, candidate: 
         importance_ref=exactly(reference),
         importance_cand=exactly(candidate),
         importance_change=exactly(candidate - reference),
+        profile_change=exactly(nan),  # `make_circuit` knows the largest importance
         rank_ref=1,
         rank_cand=1,
         drift=0.01,
@@ -178,6 +180,17 @@ def make_head(layer: int = 0, head: int = 0, reference: float = 1.0, candidate: 
         repair_gain=0.0,
     )
     return replace(known, **changes)
+
+
+def _relative_to_the_largest(heads: tuple[HeadMeasure, ...]) -> tuple[HeadMeasure, ...]:
+    """The heads with their changes relative to the largest importance of the reference, as if that were certain."""
+    largest = max((abs(head.importance_ref.value) for head in heads if head.rank_ref is not None), default=0)
+    return tuple(
+        replace(head, profile_change=Estimate(*(end / largest for end in astuple(head.importance_change))))
+        if largest
+        else head
+        for head in heads
+    )
 
 
 def make_circuit(**changes: Any) -> Circuit:
@@ -211,7 +224,8 @@ def make_circuit(**changes: Any) -> Circuit:
         associations={kind: Association(exactly(0.1), exactly(0.2), p_within=0.3, between_share=0.4) for kind in KINDS},
         heads=(make_head(0, 0, 4.0, 4.0), make_head(0, 1, 1.0, 1.0)),
     )
-    return replace(known, **changes)
+    circuit = replace(known, **changes)
+    return replace(circuit, heads=_relative_to_the_largest(circuit.heads))
 
 
 def make_measurement(circuit: Circuit | None = None, **changes: Any) -> Measurement:

@@ -1,10 +1,16 @@
+from dataclasses import astuple
+from math import inf, isnan, nan, sqrt
+
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy.stats import norm
+from scipy.stats import t as student
 
-from circuitcheck.stats.profile import profile_distance, profile_distance_draws
+from circuitcheck.stats.bootstrap import cluster_weights, weighted_means
+from circuitcheck.stats.simultaneous import largest_magnitude, profile_changes, profile_distance
 
 IMPORTANCES = arrays(np.float64, 5, elements=st.integers(-20, 20).map(float))
 
@@ -19,9 +25,45 @@ def test_largest_is_of_the_reference_and_counts_without_sign():
 
 
 def test_every_draw_has_its_own_largest():
-    reference = np.array([[4.0, -2.0], [1.0, 0.5], [0.0, 0.0]])
-    candidate = np.array([[3.0, -2.0], [0.0, 0.5], [1.0, 0.0]])
-    np.testing.assert_array_equal(profile_distance_draws(reference, candidate), [0.25, 1.0, np.nan])
+    """The same change is a quarter of one draw's largest importance and a half of the other's."""
+    changes, references = np.array([[0.0, 1.0]] * 2), np.array([[4.0, -2.0], [0.5, -2.0]])
+    still, moved = profile_changes(np.array([0.0, 1.0]), np.array([3.0, -2.0]), changes, references, units=9)
+    assert astuple(still) == (0, 0, 0)
+    # A standard error of 1/8; from 1/3 the draws lie 2/3 and 4/3 of it away, and 4/3 is as far for 8 degrees of
+    # freedom as 1.46 is, of the variance divided by 8.
+    reach = student.isf(norm.sf(4 / 3), 8) * sqrt(9 / 8) / 8
+    assert reach == pytest.approx(1.46 * 1.0607 / 8, rel=2e-3)
+    assert astuple(moved) == pytest.approx((1 / 3, 1 / 3 - reach, 1 / 3 + reach), rel=1e-12)
+
+
+def test_a_change_that_is_certain_is_as_uncertain_as_what_it_is_relative_to():
+    """Every prompt loses exactly 1 logit of the first head, whose importance varies from prompt to prompt."""
+    importance = np.array([[2.0, 3, 4, 5, 6, 3, 4, 5], [1.0] * 8])
+    moved = np.array([[-1.0] * 8, [0.0] * 8])
+    weights = cluster_weights([str(place) for place in range(8)])
+    ours, change = weighted_means(weights, importance), weighted_means(weights, moved)
+    found = largest_magnitude(profile_changes(moved.mean(1), importance.mean(1), change, ours, units=8))
+    assert found.value == 0.25
+    # Importance is 4 with a standard error of 1.22 / sqrt(7) = 0.46, Student's t reaches 2.36 of them: 4 +- 1.1.
+    assert found.low == pytest.approx(0.25 - 0.25 * 1.1 / 4, abs=0.015)
+    assert found.high == pytest.approx(0.25 + 0.25 * 1.1 / 4, abs=0.015)
+
+
+def test_importances_that_a_draw_does_not_have_count_as_the_worst():
+    references = np.array([[4.0]] * 96 + [[0.0]] * 4)
+    changes = np.linspace(0.9, 1.1, 100)[:, None]
+    one, reference = np.array([1.0]), np.array([4.0])
+    (found,) = profile_changes(one, reference, changes, references, units=9)
+    assert 0.2 < found.low < 0.25 < found.high < 0.3
+    # Of 100 draws 5 may be beyond the interval.
+    (found,) = profile_changes(one, reference, changes, np.roll(references, 2) * (np.arange(100) > 3)[:, None], units=9)
+    assert astuple(found) == (0.25, -inf, inf)
+
+
+def test_changes_relative_to_nothing_are_undefined():
+    for reference in (0.0, nan):
+        changes = profile_changes(np.ones(2), np.full(2, reference), np.ones((3, 2)), np.ones((3, 2)), units=5)
+        assert all(isnan(end) for change in changes for end in astuple(change))
 
 
 @pytest.mark.parametrize(

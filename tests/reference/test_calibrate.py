@@ -74,6 +74,20 @@ def test_noise_of_other_machines_is_kept_and_counts(model, baseline):
     assert {"one thread (AVX9)", f"one thread ({HERE})"} <= set(listed(calibrated.noise))
 
 
+def test_metric_change_is_of_the_mean_over_the_solved_prompts_as_the_criterion_is(model):
+    """What moves up on one prompt and down on another has not moved the mean, which is what is judged."""
+    baseline = record_reference(model, tiny_circuits.solvable_task(model, 9), MeasurementSpec(part=4))
+    solved = list(baseline.solved)
+    assert len(solved) > 3
+    to_and_fro, shifted = baseline.metric.copy(), baseline.metric.copy()
+    to_and_fro[solved[:4]] += np.float32([0.1, -0.1, 0.2, -0.2]) * baseline.metric.max()
+    shifted[solved] *= 1.25
+    changes = [calibrate(model, replace(baseline, metric=metric)).noise_floor for metric in (to_and_fro, shifted)]
+    # Roundings of float32; the largest change of a prompt would be a fifth.
+    assert changes[0]["metric_change"] < 1e-5
+    assert changes[1]["metric_change"] == pytest.approx(1 - 1 / 1.25, abs=1e-5)
+
+
 def test_a_reference_that_is_not_the_recorded_one_shows(model, baseline):
     """What calibration measures is the recorded numbers against now, not now against now."""
     other = tiny_circuits.scale_head(model, 0, 1, 1.5)
