@@ -66,8 +66,9 @@ def save_releases(folder: Path) -> None:
 
 def work(job: str, folder: Path, form: str, memory: int | None) -> int:
     """Does one job in this process; returns its peak in bytes."""
-    from circuitcheck import Baseline, judge, load_model, measure
     from circuitcheck.runtimes.pytorch.engine.clean import clean_metric
+
+    from circuitcheck import Baseline, judge, load_model, measure
 
     baseline = Baseline.load(folder / "baselines" / "random.json")
     reference = load_model(folder / "reference") if job == "both" else None

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from circuitcheck.runtimes.pytorch.engine.clean import clean_z
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 from torch import Tensor, nn
@@ -26,7 +27,6 @@ from circuitcheck.core.prompts import Task
 from circuitcheck.diagnostics.association import associate, permutation_p
 from circuitcheck.gate.measure import measure
 from circuitcheck.gate.record import record_reference
-from circuitcheck.runtimes.pytorch.engine.clean import clean_z
 from circuitcheck.runtimes.pytorch.hooked import HookedModel
 from circuitcheck.runtimes.pytorch.loading.load import load_model
 from circuitcheck.stats.drift import drift_sums, relative_drift

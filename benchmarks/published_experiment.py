@@ -16,12 +16,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from shapes import SEQ, SHAPES, build, tokens
-
-from circuitcheck.core.prompts import PromptPair, Task
 from circuitcheck.runtimes.pytorch.engine.ablate import ablated_metric
 from circuitcheck.runtimes.pytorch.engine.clean import clean_metric, clean_z
 from circuitcheck.runtimes.pytorch.engine.repair import repaired_metric
+from shapes import SEQ, SHAPES, build, tokens
+
+from circuitcheck.core.prompts import PromptPair, Task
 from circuitcheck.runtimes.pytorch.hooked import HookedModel
 from circuitcheck.runtimes.pytorch.loading.load import hook_module
 from circuitcheck.runtimes.pytorch.quantizers.int8_sim import simulate_int8

@@ -28,6 +28,7 @@ BUDGET = 64 * 2**20
 def replayed(shape: Shape, memory: int | None = None, engine: str = "replay") -> Sweep:
     """Ours."""
     from circuitcheck.runtimes.pytorch.engine.intervene import intervene
+
     from circuitcheck.runtimes.pytorch.loading.load import hook_module
 
     model = hook_module(build(shape))

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+from circuitcheck.runtimes.pytorch.ports.hooks import record_z
 from torch import Tensor, nn
 
 from circuitcheck.runtimes.pytorch.hooked import HookedModel
-from circuitcheck.runtimes.pytorch.ports.hooks import record_z
 from circuitcheck.runtimes.pytorch.ports.structure import Head
 from circuitcheck.runtimes.pytorch.quantizers.rtn import dequantize, round_weight
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from circuitcheck.runtimes.pytorch.ports.hooks import record_input
 from numpy.typing import NDArray
 from torch import Tensor
 
 from circuitcheck.baseline.recording import Recording
 from circuitcheck.runtimes.pytorch.forward import final_hidden, logit_difference
 from circuitcheck.runtimes.pytorch.hooked import HookedModel
-from circuitcheck.runtimes.pytorch.ports.hooks import record_input
 from circuitcheck.runtimes.pytorch.ports.structure import Head
 from circuitcheck.runtimes.pytorch.quantizers.rtn import dequantize, round_weight
 from detection.candidate import Truth

@@ -17,14 +17,10 @@ Sweep = Literal["exact", "screened"]
 ABLATIONS: tuple[Ablation, ...] = get_args(Ablation)
 POSITIONS: tuple[Positions, ...] = get_args(Positions)
 SWEEPS: tuple[Sweep, ...] = get_args(Sweep)
-UNIT_KINDS = ("head", "block")
-"""What can be gated: attention heads, or each layer's whole attention and whole MLP."""
-
 METRICS = ("logit_difference", "log_probability")
 """Metrics that have a name; others are Python functions, `package.module:function`."""
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    "unit": UNIT_KINDS,
     "ablation": ABLATIONS,
     "positions": POSITIONS,
     "ablate_at": POSITIONS,
@@ -42,7 +38,7 @@ class MeasurementSpec:
     """The choices that change what a number means; their hash is part of every golden baseline.
 
     Attributes:
-        unit: kind of unit that is measured, ablated and repaired.
+        unit: kind of unit that is measured, ablated and repaired; the model's runtime says which it knows.
         ablation: kind of ablation whose importances the gate compares.
         positions: positions at which z and gradients are kept: `all`, or only the `answer` position (for models whose
             baselines would be too large; drift and repair then say nothing about earlier positions).
@@ -82,6 +78,8 @@ class MeasurementSpec:
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ConfigurationError(f"{name} is {getattr(self, name)!r}, but must be one of {', '.join(choices)}.")
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", self.unit):  # baselines of it are called so
+            raise ConfigurationError(f"unit is {self.unit!r}, but must be the name of a kind, such as head or block.")
         if self.metric not in METRICS and not FUNCTION.fullmatch(self.metric):
             raise ConfigurationError(
                 f"metric is {self.metric!r}, but must be {', '.join(METRICS)}, or package.module:function."

@@ -67,7 +67,7 @@ def measured_noise(
             "drift": float(relative_drift(drift_sums(z, z_again)).max()),
             "ranking_change": 1 - rank_biased_overlap(importance, other, persistence=spec.persistence),
             "profile_distance": profile_distance(importance, other),
-            "metric_change": _change_of_mean(*means, spec.metric),
+            "metric_change": _change_of_mean(means[0], means[1], spec.metric),
         }
         _require_defined(change, model, task, importance)
         noise[variation.name] = change

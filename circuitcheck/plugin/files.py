@@ -61,10 +61,8 @@ def workflow_commands(settings: Settings, document: dict[str, Any]) -> list[str]
 def _attempt(name: str, task: Callable[[], list[Path]]) -> list[Written]:
     try:
         return [(f"wrote {file}", True) for file in task()]
-    except OSError as error:
-        return [(f"{name} could not be written: {error.strerror or error}", False)]
-    except ConfigurationError as error:
-        return [(f"{name} could not be written: {error}", False)]
+    except (OSError, ConfigurationError) as error:
+        return [(f"{name} could not be written: {getattr(error, 'strerror', None) or error}", False)]
 
 
 def _writer(file: Path, render: Callable[[dict[str, Any]], str], document: dict[str, Any]) -> Callable[[], list[Path]]:

@@ -43,7 +43,8 @@ class Option:
         parse: makes the field's value from the one that was given; raises ValueError saying what that must be.
         where: whether it can be given everywhere, only in the table, or, being what one run is to do, only on the
             command line.
-        repeated: whether commands that continue the run repeat it, or only those that compare the same again.
+        repeated: in which commands that users are told: all that continue the run, those that compare the same again,
+            or none. What one run is to do is in none.
         kind: type of the value as it is given, where that is not the field's.
         name: of the field.
         default: of the field; a relative path starts where the pyproject.toml lies.

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import pytest
 
-from circuitcheck.core.progress import Advance
+from circuitcheck.core.progress import Advance, silent
 
 Progress = Callable[[str], AbstractContextManager[Advance]]
 """Takes a description, and shows a bar of that name as long as its context lasts; the context gives what moves it."""
@@ -27,32 +27,16 @@ class TerminalProgress:
         reporter: Any = self._plugins.get_plugin("terminalreporter")
         # The reporter's own answer: while output is captured, its stream is no terminal.
         if reporter is None or not reporter.isatty:
-            yield _nothing
+            yield silent
             return
         from tqdm import tqdm
 
         stream = reporter._tw._file
         capture: Any = self._plugins.get_plugin("capturemanager")
         # Captured output goes to a file, so the bar needs the terminal for itself.
-        with capture.global_and_fixture_disabled() if capture else _no_capture():
-            bar = tqdm(desc=description, unit=" rows", file=stream, leave=False, dynamic_ncols=True)
+        with capture.global_and_fixture_disabled() if capture else nullcontext():
+            bar: Any = tqdm(desc=description, unit=" rows", file=stream, leave=False, dynamic_ncols=True)
             try:
-                yield _moves(bar)
+                yield bar.update
             finally:
                 bar.close()
-
-
-def _moves(bar: Any) -> Callable[[int], None]:
-    def advance(rows: int) -> None:
-        bar.update(rows)
-
-    return advance
-
-
-def _nothing(_: int) -> None:
-    """No bar to move."""
-
-
-@contextmanager
-def _no_capture() -> Iterator[None]:
-    yield

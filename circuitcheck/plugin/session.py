@@ -77,6 +77,7 @@ class GateSession:
         from circuitcheck.gate.accept import accept
 
         settings = self.settings
+        request: Any = settings.accept  # one of the option's choices
         references, reference = self._references, self._models.reference()
         task = references.task(case, reference)
         with self._progress(f"recording {case.circuit}") as advance:
@@ -85,7 +86,7 @@ class GateSession:
                 task,
                 references.spec_of(case),
                 references.folder,
-                settings.accept or "all",
+                request,
                 settings.reason,
                 limits=settings.limits,
                 advance=advance,

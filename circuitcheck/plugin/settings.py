@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from circuitcheck.core.candidates import BITSANDBYTES, DEFAULT_CANDIDATES, EMBEDDED, PRECISIONS, RTN, TORCHAO
-from circuitcheck.core.specification import ABLATIONS, METRICS, POSITIONS, SWEEPS, UNIT_KINDS, MeasurementSpec
+from circuitcheck.core.specification import ABLATIONS, METRICS, POSITIONS, SWEEPS, MeasurementSpec
 from circuitcheck.plugin.options import option, options_of
+from circuitcheck.runtimes.pytorch import UNIT_KINDS
 
 TABLE = "tool.circuitcheck"
 TASKS = ("ioi", "facts", "induction")

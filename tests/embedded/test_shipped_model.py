@@ -6,11 +6,11 @@ from itertools import count
 
 import pytest
 import torch
+from circuitcheck.runtimes.pytorch.engine.clean import clean_metric, counterfactual_metric
 
 from circuitcheck.core.prompts import Task
 from circuitcheck.embedded.corpus import build_tokenizer
 from circuitcheck.embedded.train import build_model
-from circuitcheck.runtimes.pytorch.engine.clean import clean_metric, counterfactual_metric
 from circuitcheck.runtimes.pytorch.forward import last_logits
 from circuitcheck.runtimes.pytorch.loading.load import load_model, resolve_directory
 from circuitcheck.runtimes.pytorch.ports.proofs import prove

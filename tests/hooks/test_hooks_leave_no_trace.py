@@ -5,12 +5,12 @@ from __future__ import annotations
 import micro_model
 import pytest
 import torch
-from torch import nn
-
 from circuitcheck.runtimes.pytorch.engine.gradient import z_gradient
 from circuitcheck.runtimes.pytorch.engine.intervene import intervene
-from circuitcheck.runtimes.pytorch.forward import final_hidden, last_logits
 from circuitcheck.runtimes.pytorch.ports.hooks import edit_z, pre_hook, record_input, record_z
+from torch import nn
+
+from circuitcheck.runtimes.pytorch.forward import final_hidden, last_logits
 from circuitcheck.runtimes.pytorch.ports.proofs import measuring
 
 IDS = torch.tensor([[2, 0], [1, 3]])

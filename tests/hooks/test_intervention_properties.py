@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 import tiny_models
 import torch
+from circuitcheck.runtimes.pytorch.engine.clean import clean_metric, clean_z
+from circuitcheck.runtimes.pytorch.engine.intervene import intervene
+from circuitcheck.runtimes.pytorch.engine.repair import repaired_metric
+from circuitcheck.runtimes.pytorch.ports.hooks import edit_z, record_z, split_heads
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from circuitcheck.core.activations import join
 from circuitcheck.core.prompts import PromptPair, Task
-from circuitcheck.runtimes.pytorch.engine.clean import clean_metric, clean_z
-from circuitcheck.runtimes.pytorch.engine.intervene import intervene
-from circuitcheck.runtimes.pytorch.engine.repair import repaired_metric
 from circuitcheck.runtimes.pytorch.forward import final_hidden
 from circuitcheck.runtimes.pytorch.hooked import HookedModel
-from circuitcheck.runtimes.pytorch.ports.hooks import edit_z, record_z, split_heads
 from circuitcheck.runtimes.pytorch.ports.structure import LayerSite
 
 seeds = st.integers(0, 2**16)

@@ -25,13 +25,13 @@ import micro_model
 import numpy as np
 import pytest
 import torch
-
 from circuitcheck.runtimes.pytorch.engine.ablate import ablated_metric
 from circuitcheck.runtimes.pytorch.engine.clean import clean_metric, clean_z, counterfactual_metric
 from circuitcheck.runtimes.pytorch.engine.gradient import z_gradient
 from circuitcheck.runtimes.pytorch.engine.repair import repaired_metric
-from circuitcheck.runtimes.pytorch.forward import last_logits
 from circuitcheck.runtimes.pytorch.ports.hooks import record_z
+
+from circuitcheck.runtimes.pytorch.forward import last_logits
 from circuitcheck.runtimes.pytorch.ports.proofs import prove
 from circuitcheck.stats.drift import cosine, drift_sums, relative_drift
 from circuitcheck.stats.first_order import audit, first_order, fragility

@@ -8,13 +8,13 @@ import sys
 import pytest
 import tiny_models
 import torch
+from circuitcheck.runtimes.pytorch.ports.hooks import gradient_probe, pre_hook
 from torch import nn
 
 from circuitcheck.core.errors import ModelError
 from circuitcheck.runtimes.pytorch.forward import last_logits
 from circuitcheck.runtimes.pytorch.loading.fingerprint import fingerprint_module
 from circuitcheck.runtimes.pytorch.loading.load import hook_module
-from circuitcheck.runtimes.pytorch.ports.hooks import gradient_probe, pre_hook
 from circuitcheck.runtimes.pytorch.ports.proofs import float_matrix, measuring, prove
 from circuitcheck.runtimes.pytorch.quantizers.native import PACKS, PORTABLE_NOTE, settle
 from circuitcheck.runtimes.pytorch.quantizers.recipes import RECIPES, bits_of, quantize

@@ -12,10 +12,11 @@ from gate_runner import Gate
 
 from circuitcheck.core.candidates import EMBEDDED
 from circuitcheck.core.errors import ConfigurationError
-from circuitcheck.core.specification import ABLATIONS, CHOICES, POSITIONS, SWEEPS, UNIT_KINDS, MeasurementSpec
+from circuitcheck.core.specification import ABLATIONS, CHOICES, POSITIONS, SWEEPS, MeasurementSpec
 from circuitcheck.plugin.configuration import read_settings
 from circuitcheck.plugin.options import Option
 from circuitcheck.plugin.settings import OPTIONS, TASKS, Settings
+from circuitcheck.runtimes.pytorch import UNIT_KINDS
 from circuitcheck.tasks.named import BUILT_IN
 
 BY_NAME = {option.name: option for option in OPTIONS}
@@ -112,7 +113,7 @@ def test_what_is_measured_is_what_the_settings_say() -> None:
     spec = dataclasses.replace(Settings(), **{name: GIVEN[name] for name in shared}).spec("block")
     assert {name: getattr(spec, name) for name in shared} == {name: GIVEN[name] for name in shared}
     assert spec.unit == "block"
-    assert BY_NAME["units"].choices == CHOICES["unit"] == UNIT_KINDS
+    assert BY_NAME["units"].choices == UNIT_KINDS
     for name in shared & set(CHOICES):
         assert BY_NAME[name].choices == CHOICES[name]
     assert (ABLATIONS, POSITIONS, SWEEPS) == (("resample", "mean", "zero"), ("all", "answer"), ("exact", "screened"))

@@ -3,10 +3,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from circuitcheck.runtimes.pytorch.ports.hooks import record_z
 from detection import surgery
 from detection.texts import evaluation_text
-
-from circuitcheck.runtimes.pytorch.ports.hooks import record_z
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import pytest
 import tiny_circuits
 import tiny_models
 import torch
+from circuitcheck.runtimes.pytorch.engine.clean import clean_z
 
 from circuitcheck.baseline.noise_floor import MEASURES, floor_of, largest, listed
 from circuitcheck.core.prompts import Task
@@ -16,7 +17,6 @@ from circuitcheck.core.specification import MeasurementSpec
 from circuitcheck.gate.calibrate import calibrate
 from circuitcheck.gate.record import record_reference
 from circuitcheck.gate.repeat import _in_order
-from circuitcheck.runtimes.pytorch.engine.clean import clean_z
 from circuitcheck.runtimes.pytorch.environment import environment
 from circuitcheck.runtimes.pytorch.hooked import HookedModel
 from circuitcheck.runtimes.pytorch.variations import all_sources, usual_sources

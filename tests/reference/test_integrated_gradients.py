@@ -10,14 +10,14 @@ import pytest
 import tiny_circuits
 import tiny_models
 import torch
+from circuitcheck.runtimes.pytorch.engine.clean import clean_metric, clean_z
+from circuitcheck.runtimes.pytorch.engine.gradient import z_gradient
+from circuitcheck.runtimes.pytorch.engine.repair import repaired_metric
 
 from circuitcheck.core.specification import MeasurementSpec
 from circuitcheck.diagnostics.integrated_gradients import integrated_damage
 from circuitcheck.gate.measure import measure
 from circuitcheck.gate.record import record_reference
-from circuitcheck.runtimes.pytorch.engine.clean import clean_metric, clean_z
-from circuitcheck.runtimes.pytorch.engine.gradient import z_gradient
-from circuitcheck.runtimes.pytorch.engine.repair import repaired_metric
 from circuitcheck.stats.first_order import first_order
 
 SPEC = MeasurementSpec(draws=100)

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import tiny_models
 import torch
+from circuitcheck.runtimes.pytorch.engine.ablate import ablated_metric
 from torch import Tensor
 
 from circuitcheck.core.errors import SiteError
 from circuitcheck.core.metric import Function
 from circuitcheck.core.prompts import PromptPair, Task
-from circuitcheck.runtimes.pytorch.engine.ablate import ablated_metric
 from circuitcheck.runtimes.pytorch.hooked import HookedModel
 from circuitcheck.runtimes.pytorch.loading.load import hook_module
 from circuitcheck.runtimes.pytorch.ports.proofs import measuring, prove

@@ -10,16 +10,16 @@ import pytest
 import tiny_circuits
 import tiny_models
 import torch
+from circuitcheck.runtimes.pytorch.engine.ablate import AblationKind, ablated_metric
+from circuitcheck.runtimes.pytorch.engine.intervene import intervene
+from circuitcheck.runtimes.pytorch.ports.hooks import record_z
 from tiny_sites import EXPECTED
 from torch import Tensor, nn
 
-from circuitcheck.runtimes.pytorch.engine.ablate import AblationKind, ablated_metric
-from circuitcheck.runtimes.pytorch.engine.intervene import intervene
 from circuitcheck.runtimes.pytorch.forward import final_hidden, metric_of
 from circuitcheck.runtimes.pytorch.hooked import HookedModel
 from circuitcheck.runtimes.pytorch.loading.load import hook_module
 from circuitcheck.runtimes.pytorch.ports.architectures import ARCHITECTURES
-from circuitcheck.runtimes.pytorch.ports.hooks import record_z
 from circuitcheck.runtimes.pytorch.ports.proofs import measuring, prove
 
 EVERY = sorted(EXPECTED)

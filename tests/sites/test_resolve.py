@@ -8,6 +8,7 @@ import pytest
 import tiny_models
 import torch
 import transformers
+from circuitcheck.runtimes.pytorch.ports.hooks import edit_z, record_z
 from tiny_sites import EXPECTED
 from torch import nn
 
@@ -15,7 +16,6 @@ from circuitcheck.core.errors import SiteError
 from circuitcheck.runtimes.pytorch.forward import last_logits
 from circuitcheck.runtimes.pytorch.loading.load import hook_module
 from circuitcheck.runtimes.pytorch.ports.architectures import ARCHITECTURES
-from circuitcheck.runtimes.pytorch.ports.hooks import edit_z, record_z
 from circuitcheck.runtimes.pytorch.ports.proofs import prove
 from circuitcheck.runtimes.pytorch.ports.structure import resolve
 

@@ -11,16 +11,16 @@ import pytest
 import tiny_circuits
 import tiny_models
 import torch
+from circuitcheck.runtimes.pytorch.engine.ablate import KINDS, ablated_metric
+from circuitcheck.runtimes.pytorch.ports.hooks import edit_z, record_z
 
 from circuitcheck.core.prompts import Task
 from circuitcheck.core.specification import MeasurementSpec
 from circuitcheck.gate.measure import measure
 from circuitcheck.gate.record import record_reference
 from circuitcheck.gate.screen import estimate_importance
-from circuitcheck.runtimes.pytorch.engine.ablate import KINDS, ablated_metric
 from circuitcheck.runtimes.pytorch.forward import metric_of, run_model
 from circuitcheck.runtimes.pytorch.hooked import HookedModel
-from circuitcheck.runtimes.pytorch.ports.hooks import edit_z, record_z
 
 # Logits of about 10 in float32, summed in another order by other batch shapes.
 ROUNDING = 2e-5

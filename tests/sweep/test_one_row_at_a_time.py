@@ -11,6 +11,12 @@ import pytest
 import tiny_circuits
 import tiny_models
 import torch
+from circuitcheck.runtimes.pytorch.engine.ablate import ablated_metric
+from circuitcheck.runtimes.pytorch.engine.clean import clean_metric, clean_z
+from circuitcheck.runtimes.pytorch.engine.gradient import z_gradient
+from circuitcheck.runtimes.pytorch.engine.intervene import intervene
+from circuitcheck.runtimes.pytorch.engine.repair import repaired_metric
+from circuitcheck.runtimes.pytorch.ports.hooks import edit_z, record_z
 from torch import Tensor, nn
 
 from circuitcheck.core.prompts import PromptPair, Task
@@ -18,16 +24,10 @@ from circuitcheck.core.specification import MeasurementSpec
 from circuitcheck.gate.measure import measure
 from circuitcheck.gate.record import record_reference
 from circuitcheck.gate.screen import estimate_importance
-from circuitcheck.runtimes.pytorch.engine.ablate import ablated_metric
-from circuitcheck.runtimes.pytorch.engine.clean import clean_metric, clean_z
 from circuitcheck.runtimes.pytorch.engine.clean_pass import record_clean_pass
-from circuitcheck.runtimes.pytorch.engine.gradient import z_gradient
-from circuitcheck.runtimes.pytorch.engine.intervene import intervene
-from circuitcheck.runtimes.pytorch.engine.repair import repaired_metric
 from circuitcheck.runtimes.pytorch.engine.replay_proof import NO_SAVINGS, prove_replay
 from circuitcheck.runtimes.pytorch.forward import final_hidden, logit_difference
 from circuitcheck.runtimes.pytorch.hooked import HookedModel
-from circuitcheck.runtimes.pytorch.ports.hooks import edit_z, record_z
 from circuitcheck.runtimes.pytorch.ports.structure import Head
 
 ARCHITECTURES = ["gpt_neox", "llama", "gpt2"]

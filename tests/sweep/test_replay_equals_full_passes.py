@@ -7,16 +7,16 @@ from typing import Any
 import pytest
 import tiny_models
 import torch
+from circuitcheck.runtimes.pytorch.engine.intervene import intervene
+from circuitcheck.runtimes.pytorch.ports.hooks import record_z
 from torch import Tensor, nn
 
 from circuitcheck.runtimes.pytorch.engine.clean_pass import record_clean_pass
-from circuitcheck.runtimes.pytorch.engine.intervene import intervene
 from circuitcheck.runtimes.pytorch.engine.replay import Savings
 from circuitcheck.runtimes.pytorch.engine.replay_proof import prove_replay
 from circuitcheck.runtimes.pytorch.forward import final_hidden
 from circuitcheck.runtimes.pytorch.hooked import HookedModel
 from circuitcheck.runtimes.pytorch.loading.load import hook_module
-from circuitcheck.runtimes.pytorch.ports.hooks import record_z
 from circuitcheck.runtimes.pytorch.quantizers.int8_sim import simulate_int8
 
 BATCH, SEQ = 5, 9

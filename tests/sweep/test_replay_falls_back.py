@@ -9,9 +9,9 @@ import micro_model
 import pytest
 import tiny_models
 import torch
+from circuitcheck.runtimes.pytorch.engine.intervene import intervene
 from torch import Tensor, nn
 
-from circuitcheck.runtimes.pytorch.engine.intervene import intervene
 from circuitcheck.runtimes.pytorch.engine.replay_proof import relative_error, rounding
 from circuitcheck.runtimes.pytorch.hooked import HookedModel
 from circuitcheck.runtimes.pytorch.loading.load import hook_module

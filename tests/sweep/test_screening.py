@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import tiny_models
 import torch
+from circuitcheck.runtimes.pytorch.engine.ablate import KINDS, AblationKind, ablated_metric
+from circuitcheck.runtimes.pytorch.engine.clean import clean_metric
 
 from circuitcheck.core.errors import ConfigurationError
 from circuitcheck.core.prompts import PromptPair, Task
@@ -18,8 +20,6 @@ from circuitcheck.gate.screen import (
     missed_heads,
     screened_metric,
 )
-from circuitcheck.runtimes.pytorch.engine.ablate import KINDS, AblationKind, ablated_metric
-from circuitcheck.runtimes.pytorch.engine.clean import clean_metric
 from circuitcheck.runtimes.pytorch.engine.packing import row_bytes
 from circuitcheck.runtimes.pytorch.hooked import HookedModel
 

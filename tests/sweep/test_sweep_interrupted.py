@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import tiny_models
 import torch
+from circuitcheck.runtimes.pytorch.engine.intervene import Engine, intervene
 from torch import nn
 
-from circuitcheck.runtimes.pytorch.engine.intervene import Engine, intervene
 from circuitcheck.runtimes.pytorch.hooked import HookedModel
 
 BATCH, SEQ = 3, 5

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import tiny_models
 import torch
+from circuitcheck.runtimes.pytorch.engine.intervene import intervene
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -19,7 +20,6 @@ from circuitcheck.core.errors import MemoryBudgetError
 from circuitcheck.core.metric import LOG_PROBABILITY, LOGIT_DIFFERENCE, named_metric
 from circuitcheck.runtimes.pytorch import forward
 from circuitcheck.runtimes.pytorch.engine import packing
-from circuitcheck.runtimes.pytorch.engine.intervene import intervene
 from circuitcheck.runtimes.pytorch.engine.packing import (
     Block,
     blocks,

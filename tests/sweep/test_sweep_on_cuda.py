@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import tiny_models
 import torch
-
 from circuitcheck.runtimes.pytorch.engine.intervene import intervene
+
 from circuitcheck.runtimes.pytorch.engine.packing import free_memory
 from circuitcheck.runtimes.pytorch.loading.load import hook_module
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import tiny_models
 import torch
+from circuitcheck.runtimes.pytorch.engine.ablate import KINDS, AblationKind, ablated_metric
+from circuitcheck.runtimes.pytorch.engine.clean import clean_metric, clean_z
+from circuitcheck.runtimes.pytorch.engine.repair import repaired_metric
 
 from circuitcheck.core.prompts import PromptPair, Task
 from circuitcheck.runtimes.pytorch.engine import ablate
-from circuitcheck.runtimes.pytorch.engine.ablate import KINDS, AblationKind, ablated_metric
-from circuitcheck.runtimes.pytorch.engine.clean import clean_metric, clean_z
 from circuitcheck.runtimes.pytorch.engine.packing import record_bytes, row_bytes
-from circuitcheck.runtimes.pytorch.engine.repair import repaired_metric
 from circuitcheck.runtimes.pytorch.hooked import HookedModel
 
 LENGTHS = (7, 4, 7, 5, 4)

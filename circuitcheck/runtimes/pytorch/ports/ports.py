@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from circuitcheck.core.errors import SiteError
 from circuitcheck.core.units import Group, Layout
+from circuitcheck.runtimes.pytorch import UNIT_KINDS
 from circuitcheck.runtimes.pytorch.hooks import post_hook, pre_hook
 from circuitcheck.runtimes.pytorch.ports.structure import LayerSite, Structure, output_width
 
@@ -71,7 +72,7 @@ def _blocks(module: nn.Module, site: LayerSite) -> list[Port]:
     ]
 
 
-PORTS: dict[str, Callable[[nn.Module, LayerSite], list[Port]]] = {"head": _heads, "block": _blocks}
+PORTS: dict[str, Callable[[nn.Module, LayerSite], list[Port]]] = dict(zip(UNIT_KINDS, (_heads, _blocks), strict=True))
 """Kind of unit to the ports of one layer."""
 
 
