@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from circuitcheck.core.census import Census
 from circuitcheck.diagnostics.association import Association
-from circuitcheck.runtimes.pytorch.loading.find_weights import Census
 from circuitcheck.stats.estimate import Estimate
 from circuitcheck.stats.first_order import BoundAudit
 from circuitcheck.stats.recovery import Area

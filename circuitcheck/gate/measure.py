@@ -13,7 +13,7 @@ from circuitcheck.core.results import Measurement
 from circuitcheck.diagnostics.integrated_gradients import integrated_damage
 from circuitcheck.gate.observe import Observation, observe
 from circuitcheck.gate.summarize import summarize
-from circuitcheck.runtimes.pytorch.batching import with_batching
+from circuitcheck.runtimes.pytorch.batching import needs_probe, with_batching
 from circuitcheck.runtimes.pytorch.hooked import HookedModel
 from circuitcheck.runtimes.pytorch.ports.proofs import measuring
 
@@ -74,8 +74,8 @@ def measure(
 
 
 def _probed(candidate: HookedModel, baseline: Recording) -> HookedModel:
-    """With the batch size that its kernels need; float32 kernels only sum in another order."""
-    if candidate.precision == "f32" or candidate.batch_size is not None:
+    """With the batch size that its kernels need."""
+    if not needs_probe(candidate):
         return candidate
     with measuring(candidate):
         return with_batching(candidate, baseline.task.batches()[0].clean.to(candidate.device))

@@ -20,14 +20,15 @@ def run_document(settings: Settings, entries: Sequence[Entry], expected: int) ->
     """The run's report.
 
     Raises:
-        ConfigurationError: the report to compare with cannot be read.
+        ConfigurationError: the report to compare with cannot be read, or the device is not there.
     """
     from circuitcheck.report.compare import load_report
     from circuitcheck.report.document import document
-    from circuitcheck.runtimes.pytorch.environment import environment
+    from circuitcheck.runtimes.pytorch.environment import environment, resolve_device
 
     old = None if settings.compare is None else load_report(settings.compare)
-    return document(entries, environment(), expected, command=settings.report_command, old=old)
+    here = environment(resolve_device(settings.device))
+    return document(entries, here, expected, command=settings.report_command, old=old)
 
 
 def write_files(settings: Settings, document: dict[str, Any]) -> list[Written]:

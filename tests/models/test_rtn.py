@@ -14,9 +14,11 @@ from transformers.pytorch_utils import Conv1D
 
 from circuitcheck.core.errors import ConfigurationError, ModelError
 from circuitcheck.runtimes.pytorch.forward import last_logits
+from circuitcheck.runtimes.pytorch.loading.load import load_model
+from circuitcheck.runtimes.pytorch.loading.precision import dtype_for
 from circuitcheck.runtimes.pytorch.ports.proofs import prove
 from circuitcheck.runtimes.pytorch.ports.structure import LayerSite, Structure
-from circuitcheck.runtimes.pytorch.quantizers.recipes import RECIPES, bits_of, dtype_of, quantize
+from circuitcheck.runtimes.pytorch.quantizers.recipes import RECIPES
 from circuitcheck.runtimes.pytorch.quantizers.rtn import (
     RoundedWeight,
     dequantize,
@@ -264,25 +266,18 @@ def test_layers_without_a_linear_map_are_refused():
 # --- the recipes ----------------------------------------------------------------------------------------------------
 
 
-def test_recipes_say_what_they_need():
-    assert {spec: bits_of(spec) for spec in RECIPES if spec.endswith("rtn")} == {
-        "int8-rtn": 8,
-        "int4-rtn": 4,
-        "int3-rtn": 3,
-        "int2-rtn": 2,
-    }
-    assert {dtype_of(spec) for spec in RECIPES} == {torch.float32}
+def test_every_recipe_starts_from_float32():
+    assert {dtype_for(spec) for spec in RECIPES} == {torch.float32}
 
 
 def test_a_recipe_is_its_function():
     by_name, by_hand = tiny_models.tiny_model(), tiny_models.tiny_model()
-    assert quantize(by_name.module, by_name.structure, "int3-rtn") == ()
+    assert RECIPES["int3-rtn"](by_name.module, by_name.structure) == ()
     quantize_rtn(by_hand.module, by_hand.structure, 3)
     for one, other in zip(by_name.module.parameters(), by_hand.module.parameters(), strict=True):
         assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize("call", [bits_of, dtype_of, lambda spec: quantize(nn.Identity(), OneMap.structure, spec)])
-def test_an_unknown_recipe_is_refused_with_those_that_there_are(call):
+def test_an_unknown_precision_is_refused_with_those_that_there_are():
     with pytest.raises(ConfigurationError, match=r"unknown precision 'int5'.* int8-rtn, .*bnb-nf4"):
-        call("int5")
+        load_model("embedded", "int5")

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from circuitcheck.core.metric import LOGIT_DIFFERENCE, Metric, named_metric
-from circuitcheck.runtimes.pytorch.loading.find_weights import Census
+from circuitcheck.core.census import Census
+from circuitcheck.core.metric import LOGIT_DIFFERENCE, Metric, metric_from_settings
 from circuitcheck.runtimes.pytorch.ports.structure import Head, Structure
 
 
@@ -73,4 +73,4 @@ class HookedModel:
         Raises:
             ConfigurationError: no metric has that name.
         """
-        return self if self.metric.name == metric else replace(self, metric=named_metric(metric))
+        return self if self.metric.name == metric else replace(self, metric=metric_from_settings(metric))

@@ -1,81 +1,22 @@
-"""What a candidate was really loaded as: the types of its modules and weights."""
+"""Finds and counts the weights that a candidate was really loaded with."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
+from types import MethodType
 from typing import Any
 
 from torch import Tensor, nn
 
+from circuitcheck.core.census import Census, WeightKind
 from circuitcheck.runtimes.pytorch.loading.gguf import GGUFContent
 from circuitcheck.runtimes.pytorch.ports.structure import Structure, input_width, output_width
 
 STORED_NAMES = ("weight", "weight_packed", "qweight")
 """What formats call the tensor that holds a linear map's weight."""
-
-LEVELS = (8, 4, 3, 2)
-"""Bits that limits on drift are given for."""
-
-FLOAT8, FLOAT8_BITS = "float8", 8.0
-"""How PyTorch's types of that kind begin, and the precision that releases with such weights are held to."""
-
-HALVES = {"F16": "f16", "BF16": "bf16"}
-
-
-@dataclass(frozen=True)
-class WeightKind:
-    """Modules of one class whose weights are stored alike.
-
-    Attributes:
-        module: class of the modules.
-        weight: class and type of their weights.
-        bits: bits that a weight takes, or took before it was unpacked, scales not counted; None where that cannot be
-            told.
-        modules: how many there are.
-        parameters: weights in all of them.
-    """
-
-    module: str
-    weight: str
-    bits: float | None
-    modules: int
-    parameters: int
-
-
-@dataclass(frozen=True)
-class Census:
-    """All weights of a model, before and after its first forward pass (some formats are unpacked by it).
-
-    Attributes:
-        before: as loaded; of a GGUF file, as stored.
-        after: after the first pass.
-        projections: linear maps inside the layers.
-        quantized: those of them whose weights are quantized.
-        bits: of a quantized projection's weight, on average over weights; of any projection's where none is quantized.
-        claim: the method by which the release says it was quantized; None where it claims nothing.
-    """
-
-    before: tuple[WeightKind, ...]
-    after: tuple[WeightKind, ...]
-    projections: int
-    quantized: int
-    bits: float | None
-    claim: str | None
-
-    @property
-    def level(self) -> str | None:
-        """`8-bit`, `4-bit`, `3-bit` or `2-bit`: the most of these that its weights reach; None if none is quantized.
-
-        `float8` where they are floats of 8 bits, whose steps are an order coarser than those of integers.
-        """
-        if not self.quantized:
-            return None
-        if self.bits == FLOAT8_BITS and any(FLOAT8 in kind.weight for kind in self.before):
-            return FLOAT8
-        reached = [level for level in LEVELS if self.bits is None or self.bits >= level - 1e-6]
-        return f"{max(reached, default=min(LEVELS))}-bit"
 
 
 @dataclass(frozen=True)
@@ -105,41 +46,39 @@ def find_weights(module: nn.Module, structure: Structure) -> list[FoundWeight]:
 
 
 def _find(module: nn.Module, layers: tuple[str, ...]) -> Iterator[FoundWeight]:
-    seen: set[int] = set()
+    seen: dict[int, Tensor] = {}  # the tensors themselves, so that no other one gets the number of one that is gone
     for path, part in module.named_modules():
-        is_inside = path.startswith(layers)
-        inputs, outputs = input_width(part), output_width(part)
-        if inputs is not None and outputs is not None:
-            stored = _stored(part)
-            if stored is not None and id(stored) not in seen:
-                seen.add(id(stored))
-                yield _linear(part, stored, inputs * outputs, is_inside)
-            continue
-        for name, parameter in part.named_parameters(recurse=False):
-            if id(parameter) not in seen and name != "bias":
-                seen.add(id(parameter))
-                bits, is_quantized = _bits(part, parameter, parameter.numel())
-                is_stack = is_inside and parameter.dim() == 3  # experts hold their linear maps in stacks
-                kind = _described(parameter)
-                yield FoundWeight(type(part).__name__, kind, bits, parameter.numel(), is_stack, is_quantized)
+        for weight, parameters, is_projection in _weights_in(part, path.startswith(layers)):
+            if id(weight) not in seen:
+                seen[id(weight)] = weight
+                bits, is_quantized = _bits(part, weight, parameters)
+                kind = _described(weight)
+                yield FoundWeight(type(part).__name__, kind, bits, parameters, is_projection, is_quantized)
+
+
+def _weights_in(part: nn.Module, is_inside: bool) -> Iterator[tuple[Tensor, int, bool]]:
+    """A module's own weights, how many numbers each stands for, and whether it is a linear map inside a layer."""
+    inputs, outputs = input_width(part), output_width(part)
+    if inputs is not None and outputs is not None:
+        stored = _stored(part)
+        if stored is not None:
+            yield stored, inputs * outputs, is_inside
+        return
+    for name, parameter in part.named_parameters(recurse=False):
+        if name != "bias":
+            is_stack = is_inside and parameter.dim() == 3  # experts hold their linear maps in stacks
+            yield parameter, parameter.numel(), is_stack
 
 
 def _stored(part: nn.Module) -> Tensor | None:
     """The tensor that holds a linear map's weight; the largest that is no bias where its name is not known."""
     for name in STORED_NAMES:
-        found = getattr(part, name, None)
+        found: Any = getattr(part, name, None)
+        found = found() if isinstance(found, MethodType) else found  # PyTorch's own quantized modules unpack theirs
         if isinstance(found, Tensor):
             return found
-    own: Iterable[tuple[str, Tensor]] = [
-        *part.named_parameters(recurse=False),
-        *part.named_buffers(recurse=False),
-    ]
+    own = chain(part.named_parameters(recurse=False), part.named_buffers(recurse=False))
     return max((tensor for name, tensor in own if name != "bias"), key=lambda tensor: tensor.numel(), default=None)
-
-
-def _linear(part: nn.Module, stored: Tensor, parameters: int, is_inside: bool) -> FoundWeight:
-    bits, is_quantized = _bits(part, stored, parameters)
-    return FoundWeight(type(part).__name__, _described(stored), bits, parameters, is_inside, is_quantized)
 
 
 def _described(weight: Tensor) -> str:
@@ -211,15 +150,6 @@ def take_census(module: nn.Module, structure: Structure, claim: str | None = Non
     """The census of a model in memory that needs no first pass."""
     found = find_weights(module, structure)
     return summarize_census(found, found, claim)
-
-
-def stored_precision(content: GGUFContent) -> str:
-    """The precision of a GGUF file that is not quantized: the type of most of its projections' weights."""
-    sizes: dict[str, int] = {}
-    for tensor in content.tensors:
-        if tensor.is_projection:
-            sizes[tensor.kind] = sizes.get(tensor.kind, 0) + tensor.parameters
-    return HALVES.get(max(sizes, key=lambda kind: sizes[kind], default="F32"), "f32")
 
 
 def _mean_bits(weights: list[FoundWeight]) -> float | None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
 
 from circuitcheck.core.errors import ModelError
+from circuitcheck.core.phrases import extra_needed, first_lines, listed
 from circuitcheck.runtimes.pytorch.quiet import quiet_quantizers
 
 FLOAT_BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16}
@@ -107,7 +107,7 @@ def read_gguf(file: Path) -> GGUFContent:
         try:
             from gguf import GGUFReader
         except ImportError as error:
-            raise missing_extra(f"model file {file}", "gguf") from error
+            raise ModelError(extra_needed(f"model file {file}", "gguf")) from error
         try:
             reader = GGUFReader(file)
             tensors = tuple(
@@ -116,8 +116,7 @@ def read_gguf(file: Path) -> GGUFContent:
             )
             return GGUFContent(tensors, _has_config(reader.fields), _tokens(reader.fields))
         except Exception as error:  # the package raises whatever its parser meets
-            what = " ".join(str(error).split())[:200] or type(error).__name__
-            raise ModelError(f"model file {file} cannot be read as GGUF: {what}") from error
+            raise ModelError(f"model file {file} cannot be read as GGUF: {first_lines(error)}") from error
 
 
 def _has_config(fields: dict[str, Any]) -> bool:
@@ -132,12 +131,7 @@ def _tokens(fields: dict[str, Any]) -> tuple[str, ...]:
     return () if field is None else tuple(field.contents())
 
 
-def missing_extra(what: str, extra: str) -> ModelError:
-    """The error of a model that needs packages which are not installed."""
-    return ModelError(f'{what} needs {extra}: pip install "circuitcheck[{extra}]".')
-
-
-def require_same_words(tokens: tuple[str, ...], tokenizer: Any, name: Callable[[], str]) -> None:
+def require_same_words(tokens: tuple[str, ...], tokenizer: Any, name: str) -> None:
     """Refuses a file that numbers its words otherwise than the tokenizer that is used with it.
 
     Raises:
@@ -149,6 +143,5 @@ def require_same_words(tokens: tuple[str, ...], tokenizer: Any, name: Callable[[
     wrong = [f"{number} is {tokens[number]!r}, not {word!r}" for number, word in known if tokens[number] != word]
     if wrong:
         raise ModelError(
-            f"{name()} has another tokenizer than the one beside it or of the reference: token "
-            f"{'; '.join(wrong[:3])}{f' and {len(wrong) - 3} more' if len(wrong) > 3 else ''}."
+            f"{name} has another tokenizer than the one beside it or of the reference: token {listed(wrong, 3, '; ')}."
         )

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from circuitcheck.core.errors import ModelError
+from circuitcheck.core.phrases import first_lines
 from circuitcheck.runtimes.pytorch.loading.gguf import GGUFContent, require_same_words
 from circuitcheck.runtimes.pytorch.loading.source import Source, resolve_source
-from circuitcheck.runtimes.pytorch.loading.transformers_loader import first_lines
 from circuitcheck.runtimes.pytorch.quiet import quiet
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tokenizer_config.json")
@@ -29,7 +29,7 @@ def load_tokenizer(source: Source, content: GGUFContent | None = None, reference
     if tokenizer is None and reference is not None:
         tokenizer = _in_directory(resolve_source(reference).directory)
     if tokenizer is not None:
-        require_same_words(content.tokens, tokenizer, lambda: str(source))
+        require_same_words(content.tokens, tokenizer, str(source))
         return tokenizer
     return _load(source.directory, gguf_file=source.gguf) if content.tokens else None
 

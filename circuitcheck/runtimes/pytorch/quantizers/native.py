@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,17 +10,13 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from circuitcheck.core.errors import ModelError
+from circuitcheck.core.phrases import extra_needed
 from circuitcheck.runtimes.pytorch.ports.structure import Structure
-from circuitcheck.runtimes.pytorch.quantizers.rtn import float_notes, is_float
+from circuitcheck.runtimes.pytorch.quantizers.rtn import float_notes, is_float, linear_weights
+from circuitcheck.runtimes.pytorch.quiet import quiet_bitsandbytes, quiet_import
 
 GROUP = 32
 """Inputs that share a scale in `int4-weight`: the smallest group that torchao's kernels know."""
-
-IMPORT_NOISE = ("torchao", "torchao.kernel.intmm", "torch.utils._pytree", "bitsandbytes.backends.cpu.ops")
-"""Loggers that tell at import which optional kernels are not there."""
-
-CAST_LOGGER, CAST_MESSAGE = "bitsandbytes.autograd._functions", "inputs will be cast from"
-"""What `Linear8bitLt` says again in every forward pass."""
 
 PACKS = "support_avx512bf16_for_cpu"
 """Attribute of `Linear4bit`: whether its first pass repacks its weight."""
@@ -54,8 +48,8 @@ def quantize_torchao(module: nn.Module, structure: Structure, spec: str) -> tupl
         try:
             from torchao.quantization import quantize_
         except ImportError as error:
-            raise _missing("torchao", spec) from error
-        linears = {path: part for path, part in _linears(module, structure) if isinstance(part, nn.Linear)}
+            raise ModelError(extra_needed(f"candidate {spec}", "torchao")) from error
+        linears = {path: part for path, part in _linears(module, structure).items() if isinstance(part, nn.Linear)}
         notes: list[str] = []
         for config, paths in _torchao_configs(spec, linears, notes):
             quantize_(module, config, filter_fn=lambda _, path, chosen=paths: path in chosen)
@@ -114,9 +108,9 @@ def quantize_bitsandbytes(module: nn.Module, structure: Structure, spec: str) ->
         try:
             import bitsandbytes
         except ImportError as error:
-            raise _missing("bitsandbytes", spec) from error
+            raise ModelError(extra_needed(f"candidate {spec}", "bitsandbytes")) from error
     quiet_bitsandbytes()
-    linears = dict(_linears(module, structure))
+    linears = _linears(module, structure)
     for path, part in linears.items():
         module.set_submodule(path, _bitsandbytes_linear(bitsandbytes.nn, part, spec))
     replaced = {path: module.get_submodule(path) for path in linears}
@@ -198,40 +192,10 @@ def _unpacked_wrongly(part: Any) -> bool:
     return bool((found - said).norm() > UNPACKING * said.norm())
 
 
-def quiet_bitsandbytes() -> None:
-    """Drops, for good, the one message that bitsandbytes repeats in every pass of an 8-bit module."""
-    logger = logging.getLogger(CAST_LOGGER)
-    if _is_no_cast not in logger.filters:
-        logger.addFilter(_is_no_cast)
-
-
-def _is_no_cast(record: logging.LogRecord) -> bool:
-    return CAST_MESSAGE not in str(record.msg)
-
-
-@contextmanager
-def quiet_import() -> Iterator[None]:
-    """Keeps what torchao and bitsandbytes say at import out of the terminal; nothing that is used here is missing."""
-
-    def never(_: logging.LogRecord) -> bool:
-        return False
-
-    loggers = [logging.getLogger(name) for name in IMPORT_NOISE]
-    for logger in loggers:
-        logger.addFilter(never)
-    try:
-        yield
-    finally:
-        for logger in loggers:
-            logger.removeFilter(never)
-
-
-def _linears(module: nn.Module, structure: Structure) -> Iterator[tuple[str, nn.Module]]:
-    """Paths and modules of the float linear maps inside the layers."""
-    for site in structure.layers:
-        for path, part in module.get_submodule(site.path).named_modules(prefix=site.path):
-            if isinstance(part, nn.Linear | Conv1D) and is_float(part.weight):
-                yield path, part
+def _linears(module: nn.Module, structure: Structure) -> dict[str, nn.Module]:
+    """Paths and modules of the float linear maps inside the layers; stacks of experts are none that a library knows."""
+    found = linear_weights(module, structure)
+    return {part.path: part.module for part in found if isinstance(part.module, nn.Linear | Conv1D)}
 
 
 def _require_quantized(module: nn.Module, parts: dict[str, Any], spec: str, reason: str) -> None:
@@ -239,7 +203,3 @@ def _require_quantized(module: nn.Module, parts: dict[str, Any], spec: str, reas
     if left or not parts:
         what = f"{len(left)} of {len(parts)} projections stayed float" if left else "no projection was quantized"
         raise ModelError(f"{spec}, {type(module).__name__}: {what}: {reason}.")
-
-
-def _missing(extra: str, spec: str) -> ModelError:
-    return ModelError(f'candidate {spec} needs {extra}: pip install "circuitcheck[{extra}]".')

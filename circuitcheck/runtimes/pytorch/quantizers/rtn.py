@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from circuitcheck.core.errors import ConfigurationError, ModelError
+from circuitcheck.core.phrases import listed
 from circuitcheck.runtimes.pytorch.ports.structure import Structure
 
 GROUP = 32
@@ -175,14 +176,12 @@ def float_notes(module: nn.Module, structure: Structure) -> tuple[str, ...]:
         for name, parameter in module.get_submodule(site.path).named_parameters()
         if parameter.dim() > 1 and is_float(parameter)
     ]
-    return (f"Inside the layers these weights stay float: {_some(left)}.",) if left else ()
+    return (f"Inside the layers these weights stay float: {listed(left, 4)}.",) if left else ()
 
 
 def _whole_notes(paths: list[str], wanted: int | None) -> tuple[str, ...]:
     if not paths:
         return ()
-    return (f"Groups of {wanted} do not divide the inputs of {_some(paths)}: one scale for each output channel there.",)
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+    return (
+        f"Groups of {wanted} do not divide the inputs of {listed(paths, 4)}: one scale for each output channel there.",
+    )
