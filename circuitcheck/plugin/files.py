@@ -20,15 +20,23 @@ def run_document(settings: Settings, entries: Sequence[Entry], expected: int) ->
     """The run's report.
 
     Raises:
-        ConfigurationError: the report to compare with cannot be read, or the device is not there.
+        ConfigurationError: the report to compare with cannot be read.
     """
     from circuitcheck.report.compare import load_report
     from circuitcheck.report.document import document
-    from circuitcheck.runtimes.pytorch.environment import environment, resolve_device
 
     old = None if settings.compare is None else load_report(settings.compare)
-    here = environment(resolve_device(settings.device))
-    return document(entries, here, expected, command=settings.report_command, old=old)
+    return document(entries, _environment(settings), expected, command=settings.report_command, old=old)
+
+
+def _environment(settings: Settings) -> dict[str, Any]:
+    """What the run's numbers depend on; with the device as it was asked for where there is none of that name."""
+    from circuitcheck.runtimes.pytorch.environment import environment, resolve_device
+
+    try:
+        return environment(resolve_device(settings.device))
+    except ConfigurationError:
+        return environment() | {"device": settings.device}
 
 
 def write_files(settings: Settings, document: dict[str, Any]) -> list[Written]:
