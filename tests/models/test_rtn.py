@@ -178,8 +178,7 @@ def test_on_models(name, bits):
         assert parameter.dtype == torch.float32
         inside = any(path.startswith(f"{site.path}.") for site in model.structure.layers)
         assert path in paths or not inside or parameter.dim() == 1 or any(path in note for note in notes)
-    kinds = {(weight.bits, weight.group_size) for weight in rounded_weights(model)}
-    assert kinds == {(bits, None if bits == 8 else 32)}
+    assert {weight.bits for weight in rounded_weights(model)} == {bits}
 
 
 def rounded_weights(model):
@@ -225,17 +224,20 @@ def test_groups_that_do_not_fit_are_said():
         "Groups of 32 do not divide the inputs of model.layers.0.mlp.down_proj, model.layers.1.mlp.down_proj: one "
         "scale for each output channel there.",
     )
-    layer = model.module.model.layers[0]
-    assert (layer.mlp.down_proj.weight.group_size, layer.mlp.up_proj.weight.group_size) == (None, 32)
+    plain = tiny_models.tiny_module("llama", intermediate_size=72)
+    for name, group in (("down_proj", None), ("up_proj", 32)):
+        path = f"model.layers.0.mlp.{name}.weight"
+        assert torch.equal(model.module.get_parameter(path), rounded(plain.get_parameter(path), 4, group))
     prove(model, tiny_models.token_ids(2, 6))
 
 
 def test_group_size_and_seed_are_options():
-    first, second, third = (tiny_models.tiny_model() for _ in range(3))
-    for model, seed in ((first, 1), (second, 1), (third, 2)):
+    first, second, third, nearest, plain = (tiny_models.tiny_model() for _ in range(5))
+    for model, seed in ((first, 1), (second, 1), (third, 2), (nearest, None)):
         assert quantize_rtn(model.module, model.structure, 4, group_size=16, stochastic_seed=seed) == ()
     path = first.structure.layers[0].projection + ".weight"
-    assert first.module.get_parameter(path).group_size == 16
+    expected = rounded(plain.module.get_parameter(path), 4, 16)
+    assert torch.equal(nearest.module.get_parameter(path), expected)
     assert torch.equal(first.module.get_parameter(path), second.module.get_parameter(path))
     assert not torch.equal(first.module.get_parameter(path), third.module.get_parameter(path))
 
@@ -245,7 +247,7 @@ def test_a_copy_of_the_model_is_still_known_as_rounded():
     quantize_rtn(model.module, model.structure, 3)
     path = model.structure.layers[0].projection + ".weight"
     copied = copy.deepcopy(model.module).get_parameter(path)
-    assert (type(copied), copied.bits, copied.group_size) == (RoundedWeight, 3, 32)
+    assert (type(copied), copied.bits) == (RoundedWeight, 3)
     assert torch.equal(copied, model.module.get_parameter(path))
     assert copied.data_ptr() != model.module.get_parameter(path).data_ptr()
 

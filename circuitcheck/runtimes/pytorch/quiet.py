@@ -6,7 +6,7 @@ import io
 import logging
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
 
 IMPORT_NOISE = ("torchao", "torchao.kernel.intmm", "torch.utils._pytree", "bitsandbytes.backends.cpu.ops")
@@ -24,22 +24,23 @@ def quiet() -> Iterator[None]:
 
     was_enabled, hub_was_disabled = library.is_progress_bar_enabled(), are_progress_bars_disabled()
     verbosity = library.get_verbosity()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it warns where HF_HUB_DISABLE_PROGRESS_BARS=0 is set
-        library.disable_progress_bar()
     library.set_verbosity_error()
+    _turn(library.disable_progress_bar)
     try:
         with quiet_import():  # transformers imports torchao where it is installed, whatever is loaded
             yield
     finally:
         library.set_verbosity(verbosity)
         if was_enabled:
-            library.enable_progress_bar()
-        # The library's switch turns the hub's, too.
-        if hub_was_disabled and not are_progress_bars_disabled():
-            disable_progress_bars()
-        elif not hub_was_disabled and are_progress_bars_disabled():
-            enable_progress_bars()
+            _turn(library.enable_progress_bar)
+        _turn(disable_progress_bars if hub_was_disabled else enable_progress_bars)  # which the library's turned, too
+
+
+def _turn(switch: Callable[[], object]) -> None:
+    """Turns a progress bar on or off; the hub client warns where HF_HUB_DISABLE_PROGRESS_BARS says otherwise."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        switch()
 
 
 @contextmanager

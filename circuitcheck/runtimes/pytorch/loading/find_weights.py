@@ -1,43 +1,20 @@
-"""Finds and counts the weights that a candidate was really loaded with."""
+"""Finds the weights that a model in memory was really loaded with."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import chain
 from types import MethodType
 from typing import Any
 
 from torch import Tensor, nn
 
-from circuitcheck.core.census import Census, WeightKind
-from circuitcheck.runtimes.pytorch.loading.gguf import GGUFContent
+from circuitcheck.core.census import Census, FoundWeight, summarize_census
 from circuitcheck.runtimes.pytorch.ports.structure import Structure, input_width, output_width
 
 STORED_NAMES = ("weight", "weight_packed", "qweight")
 """What formats call the tensor that holds a linear map's weight."""
-
-
-@dataclass(frozen=True)
-class FoundWeight:
-    """One weight.
-
-    Attributes:
-        module: class of the module that holds it.
-        weight: class and type of the weight.
-        bits: that one number takes; None where that cannot be told.
-        parameters: how many numbers it stands for.
-        is_projection: whether it is a linear map inside a layer.
-        is_quantized: whether it is.
-    """
-
-    module: str
-    weight: str
-    bits: float | None
-    parameters: int
-    is_projection: bool
-    is_quantized: bool
 
 
 def find_weights(module: nn.Module, structure: Structure) -> list[FoundWeight]:
@@ -124,44 +101,7 @@ def _said_bits(part: nn.Module, weight: Tensor) -> float | None:
     return None if scheme is None else float(scheme.num_bits)
 
 
-def gguf_weights(content: GGUFContent) -> list[FoundWeight]:
-    """All weights of a GGUF file, in the types that it stores them in."""
-    return [
-        FoundWeight("GGUF", tensor.kind, tensor.bits, tensor.parameters, tensor.is_projection, tensor.is_quantized)
-        for tensor in content.tensors
-    ]
-
-
-def summarize_census(before: list[FoundWeight], after: list[FoundWeight], claim: str | None) -> Census:
-    """Counts what was found."""
-    projections = [weight for weight in before if weight.is_projection]
-    quantized = [weight for weight in projections if weight.is_quantized]
-    return Census(
-        before=_kinds(before),
-        after=_kinds(after),
-        projections=len(projections),
-        quantized=len(quantized),
-        bits=_mean_bits(quantized or projections),
-        claim=claim,
-    )
-
-
 def take_census(module: nn.Module, structure: Structure, claim: str | None = None) -> Census:
     """The census of a model in memory that needs no first pass."""
     found = find_weights(module, structure)
     return summarize_census(found, found, claim)
-
-
-def _mean_bits(weights: list[FoundWeight]) -> float | None:
-    known = [(weight.bits, weight.parameters) for weight in weights if weight.bits is not None]
-    total = sum(parameters for _, parameters in known)
-    return round(sum(bits * parameters for bits, parameters in known) / total, 3) if total else None
-
-
-def _kinds(weights: list[FoundWeight]) -> tuple[WeightKind, ...]:
-    groups: dict[tuple[str, str, float | None], list[int]] = {}
-    for weight in weights:
-        groups.setdefault((weight.module, weight.weight, weight.bits), []).append(weight.parameters)
-    # Most weights first; names decide between equals, so that the same model gives the same census.
-    order = sorted(groups.items(), key=lambda item: (-sum(item[1]), item[0][0], item[0][1], item[0][2] or 0))
-    return tuple(WeightKind(module, kind, bits, len(sizes), sum(sizes)) for (module, kind, bits), sizes in order)

@@ -8,18 +8,13 @@ from typing import Any
 from torch import nn
 
 from circuitcheck.core.candidates import SAVED
-from circuitcheck.core.census import Census
+from circuitcheck.core.census import Census, summarize_census
 from circuitcheck.core.errors import ModelError
 from circuitcheck.core.metric import LOGIT_DIFFERENCE, Function, Metric, as_metric, metric_from_settings
 from circuitcheck.runtimes.pytorch.environment import resolve_device
 from circuitcheck.runtimes.pytorch.hooked import HookedModel
 from circuitcheck.runtimes.pytorch.loading.claims import claimed_method, require_claim, require_quantized_files
-from circuitcheck.runtimes.pytorch.loading.find_weights import (
-    find_weights,
-    gguf_weights,
-    summarize_census,
-    take_census,
-)
+from circuitcheck.runtimes.pytorch.loading.find_weights import find_weights, take_census
 from circuitcheck.runtimes.pytorch.loading.fingerprint import (
     fingerprint_directory,
     fingerprint_file,
@@ -103,10 +98,11 @@ def _census(
     source: Source, module: nn.Module, structure: Structure, content: GGUFContent | None, claim: str | None
 ) -> tuple[Census, tuple[str, ...]]:
     """The census, and what the first pass had to say; a model that claims nothing cannot be unpacked by one."""
-    if claim is None or content is not None:
-        after = find_weights(module, structure)
-        return summarize_census(after if content is None else gguf_weights(content), after, claim), ()
     before = find_weights(module, structure)
+    if content is not None:
+        return summarize_census(content.tensors, before, claim), ()
+    if claim is None:
+        return summarize_census(before, before, claim), ()
     notes = first_pass(source, module)
     return summarize_census(before, find_weights(module, structure), claim), notes
 

@@ -49,5 +49,5 @@ def stored_precision(content: GGUFContent) -> str:
     sizes: Counter[str] = Counter()
     for tensor in content.tensors:
         if tensor.is_projection:
-            sizes[GGUF_NAMES.get(tensor.kind, "f32")] += tensor.parameters
+            sizes[GGUF_NAMES.get(tensor.weight, "f32")] += tensor.parameters
     return sizes.most_common(1)[0][0] if sizes else "f32"

@@ -28,22 +28,20 @@ class RoundedWeight(nn.Parameter):
 
     Attributes:
         bits: of a code.
-        group_size: inputs that share a scale; None where all inputs of an output channel do.
     """
 
     bits: int
-    group_size: int | None
 
-    def __new__(cls, data: Tensor, bits: int, group_size: int | None) -> RoundedWeight:
+    def __new__(cls, data: Tensor, bits: int) -> RoundedWeight:
         """Marks `data`, which is not copied."""
         weight: RoundedWeight = Tensor._make_subclass(cls, data, False)
-        weight.bits, weight.group_size = bits, group_size
+        weight.bits = bits
         return weight
 
     def __deepcopy__(self, memo: dict[int, Any]) -> RoundedWeight:
         copy = memo.get(id(self))
         if copy is None:
-            copy = memo[id(self)] = RoundedWeight(self.data.clone(), self.bits, self.group_size)
+            copy = memo[id(self)] = RoundedWeight(self.data.clone(), self.bits)
         return copy
 
 
@@ -113,7 +111,7 @@ def quantize_rtn(
         rows = weight.transpose(-1, -2) if part.transposed else weight
         rounded = dequantize(*round_weight(rows, bits, group, generator)).to(weight.dtype)
         rounded = rounded.transpose(-1, -2).contiguous() if part.transposed else rounded
-        setattr(part.module, part.name, RoundedWeight(rounded, bits, group))
+        setattr(part.module, part.name, RoundedWeight(rounded, bits))
     return (*_whole_notes(whole, wanted), *float_notes(module, structure))
 
 
