@@ -121,8 +121,6 @@ def _precision(asked: str, module: nn.Module, census: Census, content: GGUFConte
 def _release_notes(
     claim: str | None, census: Census, content: GGUFContent | None, module: nn.Module
 ) -> tuple[str, ...]:
-    if claim is None and content is None:
-        return ()
     notes = []
     if claim is not None:
         notes.append(

@@ -23,9 +23,9 @@ def load_tokenizer(source: Source, content: GGUFContent | None = None, reference
     Raises:
         ModelError: a tokenizer cannot be loaded, or is not the one of the GGUF file.
     """
-    if content is None:
-        return _in_directory(source.directory)
     tokenizer = _in_directory(source.directory)
+    if content is None:
+        return tokenizer
     if tokenizer is None and reference is not None:
         tokenizer = _in_directory(resolve_source(reference).directory)
     if tokenizer is not None:

@@ -83,8 +83,11 @@ def _require_loader(source: Source, method: str) -> None:
         raise ModelError(extra_needed(str(source), extra))
     with quiet_import(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for package in packages:
-            import_module(package)
+        try:
+            for package in packages:
+                import_module(package)
+        except Exception as error:  # libraries with kernels raise their own
+            raise ModelError(f"{source} needs {extra}, which fails here: {first_lines(error)}") from error
 
 
 def _gguf_options(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -17,6 +18,13 @@ from circuitcheck.runtimes.pytorch.quiet import quiet_bitsandbytes, quiet_import
 
 GROUP = 32
 """Inputs that share a scale in `int4-weight`: the smallest group that torchao's kernels know."""
+
+TORCHAO_CONFIGS = {
+    "int8": "Int8DynamicActivationInt8WeightConfig",
+    "int8-weight": "Int8WeightOnlyConfig",
+    "float8-weight": "Float8WeightOnlyConfig",
+}
+"""Spec to torchao's class of that meaning; `int4-weight` needs more than one."""
 
 PACKS = "support_avx512bf16_for_cpu"
 """Attribute of `Linear4bit`: whether its first pass repacks its weight."""
@@ -44,38 +52,22 @@ def quantize_torchao(module: nn.Module, structure: Structure, spec: str) -> tupl
     Raises:
         ModelError: torchao is not installed, or nothing was quantized.
     """
+    library = _library("torchao.quantization", spec)
+    linears = {path: part for path, part in _linears(module, structure).items() if isinstance(part, nn.Linear)}
+    notes: list[str] = []
     with quiet_import():
-        try:
-            from torchao.quantization import quantize_
-        except ImportError as error:
-            raise ModelError(extra_needed(f"candidate {spec}", "torchao")) from error
-        linears = {path: part for path, part in _linears(module, structure).items() if isinstance(part, nn.Linear)}
-        notes: list[str] = []
-        for config, paths in _torchao_configs(spec, linears, notes):
-            quantize_(module, config, filter_fn=lambda _, path, chosen=paths: path in chosen)
+        for config, paths in _torchao_configs(library, spec, linears, notes):
+            library.quantize_(module, config, filter_fn=lambda _, path, chosen=paths: path in chosen)
     _require_quantized(module, linears, spec, NO_CONV1D)
     return (*notes, *float_notes(module, structure))
 
 
 def _torchao_configs(
-    spec: str, linears: dict[str, nn.Linear], notes: list[str]
+    library: Any, spec: str, linears: dict[str, nn.Linear], notes: list[str]
 ) -> Iterator[tuple[Any, dict[str, nn.Linear]]]:
     """Each config with the modules that it is for. The inductor's settings are everybody's and stay as they are."""
-    from torchao.quantization import (
-        Float8WeightOnlyConfig,
-        Int8DynamicActivationInt8WeightConfig,
-        Int8WeightOnlyConfig,
-        IntxWeightOnlyConfig,
-        PerAxis,
-        PerGroup,
-    )
-
-    if spec == "int8":
-        yield Int8DynamicActivationInt8WeightConfig(set_inductor_config=False), linears
-    elif spec == "int8-weight":
-        yield Int8WeightOnlyConfig(set_inductor_config=False), linears
-    elif spec == "float8-weight":
-        yield Float8WeightOnlyConfig(set_inductor_config=False), linears
+    if spec in TORCHAO_CONFIGS:
+        yield getattr(library, TORCHAO_CONFIGS[spec])(set_inductor_config=False), linears
     else:
         # Int4WeightOnlyConfig has no packing that runs on a CPU without further packages (torchao 0.18).
         whole = {path: part for path, part in linears.items() if part.in_features % GROUP}
@@ -86,8 +78,8 @@ def _torchao_configs(
                 f"{next(iter(whole))}: one scale for each output channel there."
             )
         int4: torch.dtype = getattr(torch, "int4")  # noqa: B009 - not in PyTorch's stubs
-        yield IntxWeightOnlyConfig(weight_dtype=int4, granularity=PerGroup(GROUP)), grouped
-        yield IntxWeightOnlyConfig(weight_dtype=int4, granularity=PerAxis(0)), whole
+        yield library.IntxWeightOnlyConfig(weight_dtype=int4, granularity=library.PerGroup(GROUP)), grouped
+        yield library.IntxWeightOnlyConfig(weight_dtype=int4, granularity=library.PerAxis(0)), whole
 
 
 def quantize_bitsandbytes(module: nn.Module, structure: Structure, spec: str) -> tuple[str, ...]:
@@ -104,15 +96,11 @@ def quantize_bitsandbytes(module: nn.Module, structure: Structure, spec: str) ->
     Raises:
         ModelError: bitsandbytes is not installed, or nothing was quantized.
     """
-    with quiet_import():
-        try:
-            import bitsandbytes
-        except ImportError as error:
-            raise ModelError(extra_needed(f"candidate {spec}", "bitsandbytes")) from error
+    library = _library("bitsandbytes", spec)
     quiet_bitsandbytes()
     linears = _linears(module, structure)
     for path, part in linears.items():
-        module.set_submodule(path, _bitsandbytes_linear(bitsandbytes.nn, part, spec))
+        module.set_submodule(path, _bitsandbytes_linear(library.nn, part, spec))
     replaced = {path: module.get_submodule(path) for path in linears}
     _require_quantized(module, replaced, spec, "its layers hold no linear map that bitsandbytes knows")
     notes = [] if spec == "bnb-int8" else settle(replaced)
@@ -190,6 +178,14 @@ def _unpacked_wrongly(part: Any) -> bool:
     found = dequantize_4bit(part.weight.detach(), state).float().flatten()
     said = said[: len(found)]
     return bool((found - said).norm() > UNPACKING * said.norm())
+
+
+def _library(name: str, spec: str) -> Any:
+    with quiet_import():
+        try:
+            return import_module(name)
+        except ImportError as error:
+            raise ModelError(extra_needed(f"candidate {spec}", name.partition(".")[0])) from error
 
 
 def _linears(module: nn.Module, structure: Structure) -> dict[str, nn.Module]:

@@ -102,7 +102,8 @@ def quantize_rtn(
         raise ModelError(
             f"{type(module).__name__}: nothing was quantized: its layers hold no linear map that is known."
         )
-    whole = []
+    whole: list[str] = []
+    notes: list[str] = []
     for part in found:
         weight = part.weight.detach()
         inputs = weight.shape[-2 if part.transposed else -1]
@@ -112,7 +113,10 @@ def quantize_rtn(
         rounded = dequantize(*round_weight(rows, bits, group, generator)).to(weight.dtype)
         rounded = rounded.transpose(-1, -2).contiguous() if part.transposed else rounded
         setattr(part.module, part.name, RoundedWeight(rounded, bits))
-    return (*_whole_notes(whole, wanted), *float_notes(module, structure))
+    if whole:
+        where = listed(whole, 4)
+        notes = [f"Groups of {wanted} do not divide the inputs of {where}: one scale for each output channel there."]
+    return (*notes, *float_notes(module, structure))
 
 
 def round_weight(
@@ -175,11 +179,3 @@ def float_notes(module: nn.Module, structure: Structure) -> tuple[str, ...]:
         if parameter.dim() > 1 and is_float(parameter)
     ]
     return (f"Inside the layers these weights stay float: {listed(left, 4)}.",) if left else ()
-
-
-def _whole_notes(paths: list[str], wanted: int | None) -> tuple[str, ...]:
-    if not paths:
-        return ()
-    return (
-        f"Groups of {wanted} do not divide the inputs of {listed(paths, 4)}: one scale for each output channel there.",
-    )
