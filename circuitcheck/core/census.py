@@ -1,7 +1,8 @@
-"""What a candidate was really loaded as: the types of its modules and weights."""
+"""What a model was really loaded as: the types of its modules and weights, counted."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 LEVELS = (8, 4, 3, 2)
@@ -63,3 +64,58 @@ class Census:
             return FLOAT8
         reached = [level for level in LEVELS if self.bits is None or self.bits >= level - 1e-6]
         return f"{max(reached, default=min(LEVELS))}-bit"
+
+    @property
+    def is_float32(self) -> bool:
+        """Whether it runs in float32 throughout: nothing is quantized, and no weight has another type."""
+        return not self.quantized and {kind.weight for kind in self.after} == {"float32"}
+
+
+@dataclass(frozen=True)
+class FoundWeight:
+    """One weight.
+
+    Attributes:
+        module: class of the module that holds it.
+        weight: class and type of the weight.
+        bits: that one number takes; None where that cannot be told.
+        parameters: how many numbers it stands for.
+        is_projection: whether it is a linear map inside a layer.
+        is_quantized: whether it is.
+    """
+
+    module: str
+    weight: str
+    bits: float | None
+    parameters: int
+    is_projection: bool
+    is_quantized: bool
+
+
+def summarize_census(before: Sequence[FoundWeight], after: Sequence[FoundWeight], claim: str | None) -> Census:
+    """Counts what was found."""
+    projections = [weight for weight in before if weight.is_projection]
+    quantized = [weight for weight in projections if weight.is_quantized]
+    return Census(
+        before=_kinds(before),
+        after=_kinds(after),
+        projections=len(projections),
+        quantized=len(quantized),
+        bits=_mean_bits(quantized or projections),
+        claim=claim,
+    )
+
+
+def _mean_bits(weights: Sequence[FoundWeight]) -> float | None:
+    known = [(weight.bits, weight.parameters) for weight in weights if weight.bits is not None]
+    total = sum(parameters for _, parameters in known)
+    return round(sum(bits * parameters for bits, parameters in known) / total, 3) if total else None
+
+
+def _kinds(weights: Sequence[FoundWeight]) -> tuple[WeightKind, ...]:
+    groups: dict[tuple[str, str, float | None], list[int]] = {}
+    for weight in weights:
+        groups.setdefault((weight.module, weight.weight, weight.bits), []).append(weight.parameters)
+    # Most weights first; names decide between equals, so that the same model gives the same census.
+    order = sorted(groups.items(), key=lambda item: (-sum(item[1]), item[0][0], item[0][1], item[0][2] or 0))
+    return tuple(WeightKind(module, kind, bits, len(sizes), sum(sizes)) for (module, kind, bits), sizes in order)

@@ -24,10 +24,19 @@ def run_document(settings: Settings, entries: Sequence[Entry], expected: int) ->
     """
     from circuitcheck.report.compare import load_report
     from circuitcheck.report.document import document
-    from circuitcheck.runtimes.pytorch.environment import environment
 
     old = None if settings.compare is None else load_report(settings.compare)
-    return document(entries, environment(), expected, command=settings.report_command, old=old)
+    return document(entries, _environment(settings), expected, command=settings.report_command, old=old)
+
+
+def _environment(settings: Settings) -> dict[str, Any]:
+    """What the run's numbers depend on; with the device as it was asked for where there is none of that name."""
+    from circuitcheck.runtimes.pytorch.environment import environment, resolve_device
+
+    try:
+        return environment(resolve_device(settings.device))
+    except ConfigurationError:
+        return environment() | {"device": settings.device}
 
 
 def write_files(settings: Settings, document: dict[str, Any]) -> list[Written]:

@@ -56,7 +56,9 @@ class Models:
         return self._loaded(spec, as_saved, reference=settings.model)
 
     def _loaded(self, source: str, precision: str = "f32", **options: str) -> HookedModel:
+        from circuitcheck.core.metric import metric_from_settings
         from circuitcheck.runtimes.pytorch.loading.load import load_model
 
         settings = self._settings
-        return load_model(source, precision, device=settings.device, download=settings.download, **options)
+        model = load_model(source, precision, device=settings.device, download=settings.download, **options)
+        return model.measured_by(metric_from_settings(settings.metric))

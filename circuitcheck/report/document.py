@@ -10,13 +10,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from circuitcheck.core.census import Census
 from circuitcheck.core.results import Circuit, CurvePoint, HeadMeasure, Repair
 from circuitcheck.diagnostics.association import Association
 from circuitcheck.diagnostics.keep_list import KeepList
 from circuitcheck.gate.judge import Criterion, Verdict
 from circuitcheck.report.compare import compare
 from circuitcheck.report.fields import SCHEMA, Entry
-from circuitcheck.runtimes.pytorch.loading.find_weights import Census
 from circuitcheck.runtimes.pytorch.ports.structure import Head
 from circuitcheck.stats.estimate import Estimate
 from circuitcheck.stats.first_order import BoundAudit

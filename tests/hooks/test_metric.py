@@ -14,8 +14,9 @@ import tiny_models
 import torch
 from torch import nn
 
+from circuitcheck.core import metric as metric_module
 from circuitcheck.core.errors import ConfigurationError
-from circuitcheck.core.metric import LOG_PROBABILITY, LOGIT_DIFFERENCE, Metric, as_metric, named_metric
+from circuitcheck.core.metric import LOG_PROBABILITY, LOGIT_DIFFERENCE, Metric, as_metric, metric_from_settings
 from circuitcheck.core.specification import MeasurementSpec
 from circuitcheck.runtimes.pytorch import forward
 from circuitcheck.runtimes.pytorch.forward import (
@@ -134,15 +135,23 @@ WRONG = {
 @pytest.mark.parametrize("name", WRONG)
 def test_what_a_function_returns_is_checked(name):
     with pytest.raises(ConfigurationError, match=f"metric metric_functions:{name} {WRONG[name]}"):
-        measured_by(tiny_models.tiny_model(), named_metric(f"metric_functions:{name}"))
+        measured_by(tiny_models.tiny_model(), metric_from_settings(f"metric_functions:{name}"))
 
 
 def test_functions_are_found_by_name_and_named_by_where_they_are():
-    found = named_metric("metric_functions:masked_difference")
+    found = metric_from_settings("metric_functions:masked_difference")
     assert found == as_metric(metric_functions.masked_difference)
     assert found.function is metric_functions.masked_difference
     assert as_metric(found) is found
     assert as_metric("log_probability") == LOG_PROBABILITY
+
+
+@pytest.mark.parametrize("name", ["metric_functions:last_difference", "no_such_module:f", "perplexity"])
+def test_a_name_from_a_file_is_compared_and_never_imported(name, monkeypatch):
+    monkeypatch.setattr(metric_module, "import_module", lambda path: pytest.fail(f"{path} was imported"))
+    assert as_metric("logit_difference") == LOGIT_DIFFERENCE
+    with pytest.raises(ConfigurationError, match=r"never imported.* name it in your settings, or pass the function"):
+        as_metric(name)
 
 
 BAD_NAMES = {
@@ -157,7 +166,7 @@ BAD_NAMES = {
 @pytest.mark.parametrize("name", BAD_NAMES)
 def test_names_without_a_metric_are_refused(name):
     with pytest.raises(ConfigurationError, match=BAD_NAMES[name]):
-        named_metric(name)
+        metric_from_settings(name)
 
 
 @pytest.mark.parametrize("function", [partial(metric_functions.last_difference), 3])

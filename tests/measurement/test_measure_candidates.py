@@ -13,13 +13,13 @@ import torch
 from scipy.stats import spearmanr
 
 from circuitcheck.baseline.baseline import Baseline
+from circuitcheck.core.census import Census
 from circuitcheck.core.results import Measurement
 from circuitcheck.core.specification import MeasurementSpec
 from circuitcheck.gate.judge import judge
 from circuitcheck.gate.measure import measure
 from circuitcheck.gate.record import record_reference
 from circuitcheck.runtimes.pytorch.hooked import HookedModel
-from circuitcheck.runtimes.pytorch.loading.find_weights import Census
 from circuitcheck.runtimes.pytorch.loading.fingerprint import fingerprint_module
 
 SPEC = MeasurementSpec(draws=200)

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
+import tiny_circuits
 import tiny_models
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
-from circuitcheck.runtimes.pytorch.batching import with_batching
+from circuitcheck.gate.measure import measure
+from circuitcheck.gate.record import record_reference
+from circuitcheck.runtimes.pytorch.batching import needs_probe, with_batching
 from circuitcheck.runtimes.pytorch.hooked import HookedModel
+from circuitcheck.runtimes.pytorch.loading.load import hook_module
 
 
 @pytest.fixture
@@ -74,6 +81,57 @@ def test_values_that_are_not_finite_do_not_pass_for_rounding(model):
 def test_a_task_of_few_prompts_is_probed_too(model, prompts):
     after(model, lambda output: output / output.abs().max())
     assert with_batching(model, tiny_models.token_ids(prompts, 6)).batch_size == 1
+
+
+class OneScale(nn.Module):
+    """A linear map in 8-bit codes whose kernel rounds activations by one scale for a whole batch."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.register_buffer("scale", linear.weight.detach().abs().amax() / 127)
+        self.register_buffer("weight", (linear.weight.detach() / self.scale).round().to(torch.int8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        step = x.abs().amax() / 127
+        return (x / step).round() @ (self.weight.float() * self.scale * step).T
+
+
+def one_scale(module: PreTrainedModel) -> PreTrainedModel:
+    for layer in module.model.layers:
+        layer.mlp.down_proj = OneScale(layer.mlp.down_proj)
+    return module
+
+
+def dynamic(module: PreTrainedModel) -> PreTrainedModel:
+    """As PyTorch itself quantizes, activations by one scale for a whole batch."""
+    quantized: PreTrainedModel = torch.ao.quantization.quantize_dynamic(module, {nn.Linear})
+    return quantized
+
+
+@pytest.mark.filterwarnings("ignore:.*deprecated")
+@pytest.mark.parametrize("change", [one_scale, dynamic])
+def test_a_quantized_module_is_probed_whatever_it_is_called(model, change):
+    """`f32` is what a module in memory is called where its owner says nothing."""
+    task = tiny_circuits.solvable_task(model)
+    candidate = hook_module(change(tiny_models.tiny_module("llama")), name="llama")
+    assert candidate.precision == "f32"
+    assert needs_probe(candidate)
+    measured = measure(candidate, record_reference(model, task))
+    assert measured.batch_size == 1
+    assert "depend on the other prompts of its batch" in " ".join(measured.notes)
+
+
+@pytest.mark.parametrize("name", ["gpt_neox", "gpt2", "mixtral", "bert"])
+def test_float32_models_need_no_probe(name):
+    assert not needs_probe(tiny_models.tiny_model(name))
+
+
+def test_what_is_not_known_to_run_in_float32_throughout_is_probed(model):
+    assert needs_probe(replace(model, precision="int8-sim"))
+    assert needs_probe(replace(model, census=None))
+    assert needs_probe(hook_module(model.module.to(torch.bfloat16)))
+    assert not needs_probe(replace(model, precision="f16", batch_size=1))
 
 
 def test_the_model_is_left_as_it_was_found(model):

@@ -8,9 +8,10 @@ import tiny_models
 from torch import nn
 
 from circuitcheck.core.candidates import BITSANDBYTES, RTN, TORCHAO
+from circuitcheck.core.census import Census, WeightKind
 from circuitcheck.core.errors import ModelError
 from circuitcheck.runtimes.pytorch.loading.claims import claimed_bits
-from circuitcheck.runtimes.pytorch.loading.find_weights import Census, WeightKind, find_weights, take_census
+from circuitcheck.runtimes.pytorch.loading.find_weights import find_weights, take_census
 from circuitcheck.runtimes.pytorch.loading.load import hook_module, load_model
 from circuitcheck.runtimes.pytorch.ports.structure import resolve
 from circuitcheck.runtimes.pytorch.quantizers.rtn import quantize_rtn

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 
@@ -15,6 +16,7 @@ from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
 from circuitcheck.runtimes.pytorch.loading.fingerprint import (
+    _canonical_config,
     fingerprint_directory,
     fingerprint_module,
     fingerprint_tokenizer,
@@ -130,6 +132,37 @@ def test_every_part_of_a_model_in_memory_counts():
     ]
     found = [changed(micro_model.MicroModel(micro_model.FIRST_LAYER), change) for change in changes]
     assert len(set(found)) == len(changes)
+
+
+def test_a_fingerprint_is_that_of_the_state_dict_which_is_never_asked_for(monkeypatch):
+    """Some quantized models change when they are asked. Names, order and bytes are those of all committed baselines."""
+    tied = tiny_models.tiny_module("llama", tie_word_embeddings=True)
+    tied.tie_weights()
+    tied.model.layers[1] = tied.model.layers[0]  # one layer under two names
+    tied.register_buffer("saved", torch.ones(2))
+    tied.register_buffer("not_saved", torch.ones(3), persistent=False)
+    total = hashlib.sha256(_canonical_config(tied.config.to_diff_dict()))
+    for name, tensor in sorted(tied.state_dict().items()):
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode() + tensor.numpy().tobytes())
+    monkeypatch.setattr(torch.nn.Module, "state_dict", lambda *_, **__: pytest.fail("it was asked for"))
+    assert fingerprint_module(tied) == total.hexdigest()
+    assert hook_module(tied).fingerprints["weights"] == total.hexdigest()
+
+
+@pytest.mark.filterwarnings("ignore:.*deprecated")
+@pytest.mark.parametrize("dtype", [torch.qint8, torch.float16])
+def test_weights_that_pytorch_packs_count_too(dtype):
+    """They are no parameters: modules of `quantize_dynamic` save them as a tuple of weight and bias."""
+    found = {
+        fingerprint_module(torch.ao.quantization.quantize_dynamic(tiny_models.tiny_module("llama", seed), dtype=dtype))
+        for seed in (0, 0, 1)
+    }
+    assert len(found) == 2
+    plain = tiny_models.tiny_module("llama")
+    with torch.no_grad():
+        plain.model.layers[1].mlp.down_proj.weight[3, 5] += 0.3
+    changed = torch.ao.quantization.quantize_dynamic(plain, dtype=dtype)
+    assert fingerprint_module(changed) not in found
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib
 import logging as standard_logging
+import subprocess
+import sys
+from contextlib import suppress
 
 import model_directories
 import pytest
@@ -12,6 +15,7 @@ from transformers.utils import logging
 
 from circuitcheck.core.errors import ModelError
 from circuitcheck.runtimes.pytorch.loading.load import load_model
+from circuitcheck.runtimes.pytorch.quiet import quiet_quantizers
 
 hub_bars = importlib.import_module("huggingface_hub.utils.tqdm")
 
@@ -109,3 +113,53 @@ def test_a_progress_bar_setting_in_the_environment_is_no_obstacle(directory, mon
     monkeypatch.setattr(logging, "_tqdm_active", not fixed)
     load_model(directory)
     assert logging.is_progress_bar_enabled() is not fixed
+
+
+def heard(name):
+    """What loguru lets through of a message that a module of that name logs."""
+    loguru = pytest.importorskip("loguru")
+    messages = []
+    sink = loguru.logger.add(lambda message: messages.append(message.record["message"]), level=0)
+    exec("logger.info('here')", {"__name__": name, "logger": loguru.logger})
+    loguru.logger.remove(sink)
+    return messages == ["here"]
+
+
+@pytest.mark.parametrize("sound", [True, False])
+@pytest.mark.parametrize(
+    ("switch", "name", "before"),
+    [
+        ("disable", "compressed_tensors", False),
+        ("enable", "compressed_tensors", True),
+        ("disable", "compressed_tensors.compressors", False),
+        ("disable", "", False),
+    ],
+)
+def test_compressed_tensors_logger_is_left_as_it_was(sound, switch, name, before):
+    loguru = pytest.importorskip("loguru")
+    importlib.import_module("compressed_tensors")
+    asked, other = f"{name or 'compressed_tensors'}.inside", "somebody.else"
+    try:
+        getattr(loguru.logger, switch)(name)
+        known = heard(other)
+        with suppress(ValueError), quiet_quantizers():
+            assert not heard(asked)
+            assert heard(other) is known
+            if not sound:
+                raise ValueError
+        assert heard(asked) is before
+        assert heard(other) is known
+    finally:
+        loguru.logger.enable("")
+
+
+def test_loguru_is_not_imported_where_nobody_uses_it():
+    """Its first import takes the standard error of that moment for the process's own."""
+    code = """
+import sys
+from circuitcheck.runtimes.pytorch.quiet import quiet_quantizers
+with quiet_quantizers():
+    pass
+assert "loguru" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

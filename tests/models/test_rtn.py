@@ -14,9 +14,11 @@ from transformers.pytorch_utils import Conv1D
 
 from circuitcheck.core.errors import ConfigurationError, ModelError
 from circuitcheck.runtimes.pytorch.forward import last_logits
+from circuitcheck.runtimes.pytorch.loading.load import load_model
+from circuitcheck.runtimes.pytorch.loading.precision import dtype_for
 from circuitcheck.runtimes.pytorch.ports.proofs import prove
 from circuitcheck.runtimes.pytorch.ports.structure import LayerSite, Structure
-from circuitcheck.runtimes.pytorch.quantizers.recipes import RECIPES, bits_of, dtype_of, quantize
+from circuitcheck.runtimes.pytorch.quantizers.recipes import RECIPES
 from circuitcheck.runtimes.pytorch.quantizers.rtn import (
     RoundedWeight,
     dequantize,
@@ -176,8 +178,7 @@ def test_on_models(name, bits):
         assert parameter.dtype == torch.float32
         inside = any(path.startswith(f"{site.path}.") for site in model.structure.layers)
         assert path in paths or not inside or parameter.dim() == 1 or any(path in note for note in notes)
-    kinds = {(weight.bits, weight.group_size) for weight in rounded_weights(model)}
-    assert kinds == {(bits, None if bits == 8 else 32)}
+    assert {weight.bits for weight in rounded_weights(model)} == {bits}
 
 
 def rounded_weights(model):
@@ -223,17 +224,20 @@ def test_groups_that_do_not_fit_are_said():
         "Groups of 32 do not divide the inputs of model.layers.0.mlp.down_proj, model.layers.1.mlp.down_proj: one "
         "scale for each output channel there.",
     )
-    layer = model.module.model.layers[0]
-    assert (layer.mlp.down_proj.weight.group_size, layer.mlp.up_proj.weight.group_size) == (None, 32)
+    plain = tiny_models.tiny_module("llama", intermediate_size=72)
+    for name, group in (("down_proj", None), ("up_proj", 32)):
+        path = f"model.layers.0.mlp.{name}.weight"
+        assert torch.equal(model.module.get_parameter(path), rounded(plain.get_parameter(path), 4, group))
     prove(model, tiny_models.token_ids(2, 6))
 
 
 def test_group_size_and_seed_are_options():
-    first, second, third = (tiny_models.tiny_model() for _ in range(3))
-    for model, seed in ((first, 1), (second, 1), (third, 2)):
+    first, second, third, nearest, plain = (tiny_models.tiny_model() for _ in range(5))
+    for model, seed in ((first, 1), (second, 1), (third, 2), (nearest, None)):
         assert quantize_rtn(model.module, model.structure, 4, group_size=16, stochastic_seed=seed) == ()
     path = first.structure.layers[0].projection + ".weight"
-    assert first.module.get_parameter(path).group_size == 16
+    expected = rounded(plain.module.get_parameter(path), 4, 16)
+    assert torch.equal(nearest.module.get_parameter(path), expected)
     assert torch.equal(first.module.get_parameter(path), second.module.get_parameter(path))
     assert not torch.equal(first.module.get_parameter(path), third.module.get_parameter(path))
 
@@ -243,7 +247,7 @@ def test_a_copy_of_the_model_is_still_known_as_rounded():
     quantize_rtn(model.module, model.structure, 3)
     path = model.structure.layers[0].projection + ".weight"
     copied = copy.deepcopy(model.module).get_parameter(path)
-    assert (type(copied), copied.bits, copied.group_size) == (RoundedWeight, 3, 32)
+    assert (type(copied), copied.bits) == (RoundedWeight, 3)
     assert torch.equal(copied, model.module.get_parameter(path))
     assert copied.data_ptr() != model.module.get_parameter(path).data_ptr()
 
@@ -264,25 +268,18 @@ def test_layers_without_a_linear_map_are_refused():
 # --- the recipes ----------------------------------------------------------------------------------------------------
 
 
-def test_recipes_say_what_they_need():
-    assert {spec: bits_of(spec) for spec in RECIPES if spec.endswith("rtn")} == {
-        "int8-rtn": 8,
-        "int4-rtn": 4,
-        "int3-rtn": 3,
-        "int2-rtn": 2,
-    }
-    assert {dtype_of(spec) for spec in RECIPES} == {torch.float32}
+def test_every_recipe_starts_from_float32():
+    assert {dtype_for(spec) for spec in RECIPES} == {torch.float32}
 
 
 def test_a_recipe_is_its_function():
     by_name, by_hand = tiny_models.tiny_model(), tiny_models.tiny_model()
-    assert quantize(by_name.module, by_name.structure, "int3-rtn") == ()
+    assert RECIPES["int3-rtn"](by_name.module, by_name.structure) == ()
     quantize_rtn(by_hand.module, by_hand.structure, 3)
     for one, other in zip(by_name.module.parameters(), by_hand.module.parameters(), strict=True):
         assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize("call", [bits_of, dtype_of, lambda spec: quantize(nn.Identity(), OneMap.structure, spec)])
-def test_an_unknown_recipe_is_refused_with_those_that_there_are(call):
+def test_an_unknown_precision_is_refused_with_those_that_there_are():
     with pytest.raises(ConfigurationError, match=r"unknown precision 'int5'.* int8-rtn, .*bnb-nf4"):
-        call("int5")
+        load_model("embedded", "int5")

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from circuitcheck.plugin.sizes import parse_bytes
 from gate_runner import Gate
 
-from circuitcheck.plugin.settings import parse_bytes
+from circuitcheck.core.errors import ConfigurationError
+from circuitcheck.plugin.files import run_document
+from circuitcheck.plugin.settings import Settings
 
 
 def test_a_baseline_of_another_sweep_is_stale(gate: Gate) -> None:
@@ -50,7 +53,7 @@ def test_no_amount_of_memory(gate: Gate, text: str) -> None:
         result = gate.run("--circuit-report")
         assert result.ret == pytest.ExitCode.USAGE_ERROR
         result.stderr.fnmatch_lines([f"*memory is '{text}', but must be an amount such as 800M or 2GB."])
-    with pytest.raises(ValueError, match="such as 800M or 2GB"):
+    with pytest.raises(ConfigurationError, match="such as 800M or 2GB"):
         parse_bytes(text)
 
 
@@ -66,6 +69,12 @@ def test_a_device_that_is_not_there(gate: Gate) -> None:
     result = gate.run(f"--circuit-device={name}", "--circuit-report")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines([f"*device '{name}' cannot be used here*"])
+
+
+@pytest.mark.parametrize(("asked", "named"), [("meta", "meta"), ("cpu", "cpu"), ("abacus", "abacus")])
+def test_the_report_names_the_device_that_was_asked_for(asked: str, named: str) -> None:
+    """`meta` stands for an accelerator; what is not there is called by the name that it was asked for by."""
+    assert run_document(Settings(device=asked), [], 0)["environment"]["device"] == named
 
 
 def test_the_device_is_in_the_report(gate: Gate) -> None:

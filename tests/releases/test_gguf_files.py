@@ -179,6 +179,6 @@ def test_without_any_tokenizer_there_is_none(llama, tmp_path):
 def test_types_and_shapes_are_read_without_loading(llama, tmp_path):
     content = read_gguf(gguf_writer.write_gguf(llama, tmp_path / "model.gguf", "Q4_0", tokens=WORDS))
     first = next(tensor for tensor in content.tensors if tensor.name == "blk.0.ffn_down.weight")
-    assert (first.kind, first.shape, first.bits, first.is_projection) == ("Q4_0", (32, 64), 4.0, True)
+    assert (first.weight, first.shape, first.bits, first.is_projection) == ("Q4_0", (32, 64), 4.0, True)
     assert content.tokens == tuple(WORDS)
     assert not content.has_rope_factors

@@ -210,6 +210,17 @@ def test_a_missing_loader_is_named_with_its_extra(saved, tmp_path, monkeypatch, 
     assert refusal(directory).endswith(f'needs {extra}: pip install "circuitcheck[{extra}]".')
 
 
+def test_a_loader_that_cannot_be_imported_is_named_with_its_error(saved, tmp_path, monkeypatch):
+    def fails(name):
+        raise OSError(f"lib{name}.so is of another version")
+
+    directory = saved("compressed-w8a8", tmp_path / "release")
+    monkeypatch.setattr("circuitcheck.runtimes.pytorch.loading.transformers_loader.import_module", fails)
+    assert refusal(directory).endswith(
+        "needs compressed-tensors, which fails here: libcompressed_tensors.so is of another version"
+    )
+
+
 @pytest.mark.parametrize(("method", "needed"), [("gptq", "gptq"), ("awq", "gptqmodel|autoawq|awq")])
 def test_other_loaders_are_named_as_transformers_names_them(references, tmp_path, method, needed):
     directory = shutil.copytree(references["llama"], tmp_path / "release")

@@ -32,8 +32,14 @@ WITHIN_ROUNDING = (
 
 
 def needs_probe(model: TorchModel) -> bool:
-    """Whether its kernels may do more than sum float32 in another order."""
-    return model.precision != "f32"
+    """Whether a prompt's logits may depend on its batch mates, as far as can be told without a pass.
+
+    Float32 kernels only sum in another order. That a model is called `f32` is no reason to trust it: so is every model
+    in memory whose owner says nothing else.
+    """
+    if model.batch_size is not None:
+        return False
+    return model.precision != "f32" or model.census is None or not model.census.is_float32
 
 
 def with_batching(model: Model, ids: Tensor) -> Model:

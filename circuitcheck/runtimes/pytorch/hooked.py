@@ -66,16 +66,16 @@ class HookedModel(TorchModel):
         return rows or getattr(getattr(self.module, "config", None), "vocab_size", None)
 
     def measured_by(self, metric: str | Metric) -> HookedModel:
-        """The same model with another quantity; one that it was hooked with stays if that is its name.
+        """The same model with another quantity; a function that it was hooked with stays if that is its name.
 
         Raises:
-            ConfigurationError: no metric has that name.
+            ConfigurationError: the name is a function's that is not known here; nothing is imported for a name.
         """
         return self if metric in (self.quantity, self.quantity.name) else replace(self, quantity=as_metric(metric))
 
     def probed(self, prompts: Prompts) -> HookedModel:
         """The same model, with the batch size that its kernels need; plain float32 only sums in another order."""
-        if self.batch_size is not None or not needs_probe(self):
+        if not needs_probe(self):
             return self
         with unchanged(self):
             return with_batching(self, rows_of(self, prompts.batches()[0]).ids)

@@ -3,37 +3,44 @@
 from __future__ import annotations
 
 import io
+import logging
+import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
 
-from circuitcheck.runtimes.pytorch.quantizers.native import quiet_bitsandbytes, quiet_import
+IMPORT_NOISE = ("torchao", "torchao.kernel.intmm", "torch.utils._pytree", "bitsandbytes.backends.cpu.ops")
+"""Loggers that tell at import which optional kernels are not there."""
+
+CAST_LOGGER, CAST_MESSAGE = "bitsandbytes.autograd._functions", "inputs will be cast from"
+"""What `Linear8bitLt` says again in every forward pass."""
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
     """Silences transformers and the hub client for as long as the block runs."""
     from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-    from transformers.utils import logging
+    from transformers.utils import logging as library
 
-    was_enabled, hub_was_disabled = logging.is_progress_bar_enabled(), are_progress_bars_disabled()
-    verbosity = logging.get_verbosity()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it warns where HF_HUB_DISABLE_PROGRESS_BARS=0 is set
-        logging.disable_progress_bar()
-    logging.set_verbosity_error()
+    was_enabled, hub_was_disabled = library.is_progress_bar_enabled(), are_progress_bars_disabled()
+    verbosity = library.get_verbosity()
+    library.set_verbosity_error()
+    _turn(library.disable_progress_bar)
     try:
         with quiet_import():  # transformers imports torchao where it is installed, whatever is loaded
             yield
     finally:
-        logging.set_verbosity(verbosity)
+        library.set_verbosity(verbosity)
         if was_enabled:
-            logging.enable_progress_bar()
-        # The library's switch turns the hub's, too.
-        if hub_was_disabled and not are_progress_bars_disabled():
-            disable_progress_bars()
-        elif not hub_was_disabled and are_progress_bars_disabled():
-            enable_progress_bars()
+            _turn(library.enable_progress_bar)
+        _turn(disable_progress_bars if hub_was_disabled else enable_progress_bars)  # which the library's turned, too
+
+
+def _turn(switch: Callable[[], object]) -> None:
+    """Turns a progress bar on or off; the hub client warns where HF_HUB_DISABLE_PROGRESS_BARS says otherwise."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        switch()
 
 
 @contextmanager
@@ -45,19 +52,54 @@ def quiet_quantizers() -> Iterator[None]:
     """
     quiet_bitsandbytes()
     # Their progress bars go to standard error.
-    with quiet_import(), warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+    with quiet_import(), warnings.catch_warnings(), redirect_stderr(io.StringIO()), _quiet_compressed_tensors():
         warnings.simplefilter("ignore")
-        _loguru(False)
-        try:
-            yield
-        finally:
-            _loguru(True)
+        yield
 
 
-def _loguru(on: bool) -> None:
-    """Switches compressed-tensors' logger, which writes to the standard error of the time when it was imported."""
+@contextmanager
+def quiet_import() -> Iterator[None]:
+    """Keeps what torchao and bitsandbytes say at import out of the terminal; nothing that is used here is missing."""
+
+    def never(_: logging.LogRecord) -> bool:
+        return False
+
+    loggers = [logging.getLogger(name) for name in IMPORT_NOISE]
+    for logger in loggers:
+        logger.addFilter(never)
     try:
-        from loguru import logger
-    except ImportError:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(never)
+
+
+def quiet_bitsandbytes() -> None:
+    """Drops, for good, the one message that bitsandbytes repeats in every pass of an 8-bit module."""
+    logger = logging.getLogger(CAST_LOGGER)
+    if _is_no_cast not in logger.filters:
+        logger.addFilter(_is_no_cast)
+
+
+def _is_no_cast(record: logging.LogRecord) -> bool:
+    return CAST_MESSAGE not in str(record.msg)
+
+
+@contextmanager
+def _quiet_compressed_tensors() -> Iterator[None]:
+    """Switches its logger off and back to what it was; it writes to the standard error of when loguru was imported.
+
+    Where the library is not imported there is nothing to switch, and loguru is not imported either: its first import
+    would take the standard error of this block for the process's own.
+    """
+    library = sys.modules.get("compressed_tensors.logger")
+    if library is None:
+        yield
         return
-    (logger.enable if on else logger.disable)("compressed_tensors")
+    core = library.logger._core  # loguru tells nowhere else what is switched off
+    before = core.activation_list, core.enabled
+    library.logger.disable("compressed_tensors")  # replaces both
+    try:
+        yield
+    finally:
+        core.activation_list, core.enabled = before

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from circuitcheck.core.census import Census
 from circuitcheck.core.errors import ModelError
-from circuitcheck.runtimes.pytorch.loading.find_weights import Census
 from circuitcheck.runtimes.pytorch.loading.gguf import GGUFContent
 from circuitcheck.runtimes.pytorch.loading.source import QUANTIZED_TYPES, Source, stored_types
 

@@ -1,43 +1,20 @@
-"""What a candidate was really loaded as: the types of its modules and weights."""
+"""Finds the weights that a model in memory was really loaded with."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from itertools import chain
+from types import MethodType
 from typing import Any
 
 from torch import Tensor, nn
 
-from circuitcheck.core.census import Census, WeightKind
-from circuitcheck.runtimes.pytorch.loading.gguf import GGUFContent
+from circuitcheck.core.census import Census, FoundWeight, summarize_census
 from circuitcheck.runtimes.pytorch.ports.structure import Structure, input_width, output_width
 
 STORED_NAMES = ("weight", "weight_packed", "qweight")
 """What formats call the tensor that holds a linear map's weight."""
-
-HALVES = {"F16": "f16", "BF16": "bf16"}
-
-
-@dataclass(frozen=True)
-class FoundWeight:
-    """One weight.
-
-    Attributes:
-        module: class of the module that holds it.
-        weight: class and type of the weight.
-        bits: that one number takes; None where that cannot be told.
-        parameters: how many numbers it stands for.
-        is_projection: whether it is a linear map inside a layer.
-        is_quantized: whether it is.
-    """
-
-    module: str
-    weight: str
-    bits: float | None
-    parameters: int
-    is_projection: bool
-    is_quantized: bool
 
 
 def find_weights(module: nn.Module, structure: Structure) -> list[FoundWeight]:
@@ -46,41 +23,39 @@ def find_weights(module: nn.Module, structure: Structure) -> list[FoundWeight]:
 
 
 def _find(module: nn.Module, layers: tuple[str, ...]) -> Iterator[FoundWeight]:
-    seen: set[int] = set()
+    seen: dict[int, Tensor] = {}  # the tensors themselves, so that no other one gets the number of one that is gone
     for path, part in module.named_modules():
-        is_inside = path.startswith(layers)
-        inputs, outputs = input_width(part), output_width(part)
-        if inputs is not None and outputs is not None:
-            stored = _stored(part)
-            if stored is not None and id(stored) not in seen:
-                seen.add(id(stored))
-                yield _linear(part, stored, inputs * outputs, is_inside)
-            continue
-        for name, parameter in part.named_parameters(recurse=False):
-            if id(parameter) not in seen and name != "bias":
-                seen.add(id(parameter))
-                bits, is_quantized = _bits(part, parameter, parameter.numel())
-                is_stack = is_inside and parameter.dim() == 3  # experts hold their linear maps in stacks
-                kind = _described(parameter)
-                yield FoundWeight(type(part).__name__, kind, bits, parameter.numel(), is_stack, is_quantized)
+        for weight, parameters, is_projection in _weights_in(part, path.startswith(layers)):
+            if id(weight) not in seen:
+                seen[id(weight)] = weight
+                bits, is_quantized = _bits(part, weight, parameters)
+                kind = _described(weight)
+                yield FoundWeight(type(part).__name__, kind, bits, parameters, is_projection, is_quantized)
+
+
+def _weights_in(part: nn.Module, is_inside: bool) -> Iterator[tuple[Tensor, int, bool]]:
+    """A module's own weights, how many numbers each stands for, and whether it is a linear map inside a layer."""
+    inputs, outputs = input_width(part), output_width(part)
+    if inputs is not None and outputs is not None:
+        stored = _stored(part)
+        if stored is not None:
+            yield stored, inputs * outputs, is_inside
+        return
+    for name, parameter in part.named_parameters(recurse=False):
+        if name != "bias":
+            is_stack = is_inside and parameter.dim() == 3  # experts hold their linear maps in stacks
+            yield parameter, parameter.numel(), is_stack
 
 
 def _stored(part: nn.Module) -> Tensor | None:
     """The tensor that holds a linear map's weight; the largest that is no bias where its name is not known."""
     for name in STORED_NAMES:
-        found = getattr(part, name, None)
+        found: Any = getattr(part, name, None)
+        found = found() if isinstance(found, MethodType) else found  # PyTorch's own quantized modules unpack theirs
         if isinstance(found, Tensor):
             return found
-    own: Iterable[tuple[str, Tensor]] = [
-        *part.named_parameters(recurse=False),
-        *part.named_buffers(recurse=False),
-    ]
+    own = chain(part.named_parameters(recurse=False), part.named_buffers(recurse=False))
     return max((tensor for name, tensor in own if name != "bias"), key=lambda tensor: tensor.numel(), default=None)
-
-
-def _linear(part: nn.Module, stored: Tensor, parameters: int, is_inside: bool) -> FoundWeight:
-    bits, is_quantized = _bits(part, stored, parameters)
-    return FoundWeight(type(part).__name__, _described(stored), bits, parameters, is_inside, is_quantized)
 
 
 def _described(weight: Tensor) -> str:
@@ -126,53 +101,7 @@ def _said_bits(part: nn.Module, weight: Tensor) -> float | None:
     return None if scheme is None else float(scheme.num_bits)
 
 
-def gguf_weights(content: GGUFContent) -> list[FoundWeight]:
-    """All weights of a GGUF file, in the types that it stores them in."""
-    return [
-        FoundWeight("GGUF", tensor.kind, tensor.bits, tensor.parameters, tensor.is_projection, tensor.is_quantized)
-        for tensor in content.tensors
-    ]
-
-
-def summarize_census(before: list[FoundWeight], after: list[FoundWeight], claim: str | None) -> Census:
-    """Counts what was found."""
-    projections = [weight for weight in before if weight.is_projection]
-    quantized = [weight for weight in projections if weight.is_quantized]
-    return Census(
-        before=_kinds(before),
-        after=_kinds(after),
-        projections=len(projections),
-        quantized=len(quantized),
-        bits=_mean_bits(quantized or projections),
-        claim=claim,
-    )
-
-
 def take_census(module: nn.Module, structure: Structure, claim: str | None = None) -> Census:
     """The census of a model in memory that needs no first pass."""
     found = find_weights(module, structure)
     return summarize_census(found, found, claim)
-
-
-def stored_precision(content: GGUFContent) -> str:
-    """The precision of a GGUF file that is not quantized: the type of most of its projections' weights."""
-    sizes: dict[str, int] = {}
-    for tensor in content.tensors:
-        if tensor.is_projection:
-            sizes[tensor.kind] = sizes.get(tensor.kind, 0) + tensor.parameters
-    return HALVES.get(max(sizes, key=lambda kind: sizes[kind], default="F32"), "f32")
-
-
-def _mean_bits(weights: list[FoundWeight]) -> float | None:
-    known = [(weight.bits, weight.parameters) for weight in weights if weight.bits is not None]
-    total = sum(parameters for _, parameters in known)
-    return round(sum(bits * parameters for bits, parameters in known) / total, 3) if total else None
-
-
-def _kinds(weights: list[FoundWeight]) -> tuple[WeightKind, ...]:
-    groups: dict[tuple[str, str, float | None], list[int]] = {}
-    for weight in weights:
-        groups.setdefault((weight.module, weight.weight, weight.bits), []).append(weight.parameters)
-    # Most weights first; names decide between equals, so that the same model gives the same census.
-    order = sorted(groups.items(), key=lambda item: (-sum(item[1]), item[0][0], item[0][1], item[0][2] or 0))
-    return tuple(WeightKind(module, kind, bits, len(sizes), sum(sizes)) for (module, kind, bits), sizes in order)

@@ -45,23 +45,50 @@ def _canonical_config(config: dict[str, Any]) -> bytes:
 
 
 def fingerprint_module(module: nn.Module) -> str:
-    """SHA-256 over configuration, names, types, shapes and bytes of all parameters and buffers of a model in memory."""
+    """SHA-256 over configuration, names, types, shapes and bytes of all that a model in memory would save.
+
+    A 4-bit model of bitsandbytes that has repacked its weights computes with rounded scales from then on, and has
+    another fingerprint than before.
+    """
     config = getattr(module, "config", None)
     total = hashlib.sha256(b"" if config is None else _canonical_config(config.to_diff_dict()))
-    for key, value in sorted(module.state_dict().items()):
-        for name, tensor in _plain_tensors(key, value):
+    saved = {
+        f"{path}.{name}" if path else name: value
+        for path, part in module.named_modules(remove_duplicate=False)
+        for name, value in _saved_by(part).items()
+    }
+    for key in sorted(saved):
+        for name, tensor in _plain_tensors(key, saved[key]):
             total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             total.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return total.hexdigest()
 
 
-def _plain_tensors(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """A tensor, or those that a quantized one is made of."""
-    if not is_traceable_wrapper_subclass(tensor):
-        yield name, tensor
-        return
-    for part in tensor.__tensor_flatten__()[0]:
-        yield from _plain_tensors(f"{name}.{part}", getattr(tensor, part))
+def _saved_by(part: nn.Module) -> dict[str, Any]:
+    """A module's own parameters, persistent buffers, and what else its class saves, by name.
+
+    The model's `state_dict()` would hold the same, but for it bitsandbytes' 4-bit modules unpack weights that they have
+    repacked, in place, and mix up their scales (0.50). Those are read off the weight instead.
+    """
+    saved: dict[str, Any] = {}
+    scales = getattr(getattr(part, "weight", None), "quant_state", None)
+    if scales is None:
+        part._save_to_state_dict(saved, "", keep_vars=True)
+        return saved
+    nn.Module._save_to_state_dict(part, saved, "", keep_vars=True)
+    return saved | {f"weight.{name}": value for name, value in scales.as_dict(packed=True).items()}
+
+
+def _plain_tensors(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:
+    """A tensor, or those that a quantized one or a tuple is made of; nothing of what is no tensor, such as types."""
+    if isinstance(value, tuple):  # weight and bias of PyTorch's own quantized modules
+        for number, part in enumerate(value):
+            yield from _plain_tensors(f"{name}.{number}", part)
+    elif is_traceable_wrapper_subclass(value):
+        for part in value.__tensor_flatten__()[0]:
+            yield from _plain_tensors(f"{name}.{part}", getattr(value, part))
+    elif isinstance(value, Tensor):
+        yield name, value.dequantize() if value.is_quantized else value
 
 
 def fingerprint_tokenizer(tokenizer: Any) -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
 
+from circuitcheck.core.census import FoundWeight
 from circuitcheck.core.errors import ModelError
+from circuitcheck.core.phrases import extra_needed, first_lines, listed
 from circuitcheck.runtimes.pytorch.quiet import quiet_quantizers
 
 FLOAT_BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16}
@@ -27,40 +29,16 @@ NOTE = (
 
 
 @dataclass(frozen=True)
-class StoredTensor:
-    """One tensor of a file.
+class StoredTensor(FoundWeight):
+    """One tensor of a file; its `weight` is its type, such as `Q4_0`, and the scales of a block do not count as bits.
 
     Attributes:
         name: in the file.
-        kind: its type, such as `Q4_0`.
         shape: outermost dimension first.
     """
 
     name: str
-    kind: str
     shape: tuple[int, ...]
-
-    @property
-    def parameters(self) -> int:
-        """How many numbers it holds."""
-        return prod(self.shape)
-
-    @property
-    def bits(self) -> float:
-        """Of a number; the scales of a block are not counted."""
-        if self.kind in FLOAT_BITS:
-            return FLOAT_BITS[self.kind]
-        return float(re.findall(r"\d+", self.kind)[0])
-
-    @property
-    def is_quantized(self) -> bool:
-        """Whether it is stored in blocks."""
-        return self.kind not in FLOAT_BITS
-
-    @property
-    def is_projection(self) -> bool:
-        """Whether it is a matrix inside a layer."""
-        return LAYER_MATRIX.fullmatch(self.name) is not None
 
 
 @dataclass(frozen=True)
@@ -107,17 +85,27 @@ def read_gguf(file: Path) -> GGUFContent:
         try:
             from gguf import GGUFReader
         except ImportError as error:
-            raise missing_extra(f"model file {file}", "gguf") from error
+            raise ModelError(extra_needed(f"model file {file}", "gguf")) from error
         try:
             reader = GGUFReader(file)
-            tensors = tuple(
-                StoredTensor(tensor.name, tensor.tensor_type.name, tuple(int(size) for size in reversed(tensor.shape)))
-                for tensor in reader.tensors
-            )
+            tensors = tuple(_stored(tensor.name, tensor.tensor_type.name, tensor.shape) for tensor in reader.tensors)
             return GGUFContent(tensors, _has_config(reader.fields), _tokens(reader.fields))
         except Exception as error:  # the package raises whatever its parser meets
-            what = " ".join(str(error).split())[:200] or type(error).__name__
-            raise ModelError(f"model file {file} cannot be read as GGUF: {what}") from error
+            raise ModelError(f"model file {file} cannot be read as GGUF: {first_lines(error)}") from error
+
+
+def _stored(name: str, kind: str, reversed_shape: Iterable[int]) -> StoredTensor:
+    shape = tuple(int(size) for size in reversed(list(reversed_shape)))
+    return StoredTensor(
+        module="GGUF",
+        weight=kind,
+        bits=float(FLOAT_BITS.get(kind) or re.findall(r"\d+", kind)[0]),
+        parameters=prod(shape),
+        is_projection=LAYER_MATRIX.fullmatch(name) is not None,
+        is_quantized=kind not in FLOAT_BITS,
+        name=name,
+        shape=shape,
+    )
 
 
 def _has_config(fields: dict[str, Any]) -> bool:
@@ -132,12 +120,7 @@ def _tokens(fields: dict[str, Any]) -> tuple[str, ...]:
     return () if field is None else tuple(field.contents())
 
 
-def missing_extra(what: str, extra: str) -> ModelError:
-    """The error of a model that needs packages which are not installed."""
-    return ModelError(f'{what} needs {extra}: pip install "circuitcheck[{extra}]".')
-
-
-def require_same_words(tokens: tuple[str, ...], tokenizer: Any, name: Callable[[], str]) -> None:
+def require_same_words(tokens: tuple[str, ...], tokenizer: Any, name: str) -> None:
     """Refuses a file that numbers its words otherwise than the tokenizer that is used with it.
 
     Raises:
@@ -149,6 +132,5 @@ def require_same_words(tokens: tuple[str, ...], tokenizer: Any, name: Callable[[
     wrong = [f"{number} is {tokens[number]!r}, not {word!r}" for number, word in known if tokens[number] != word]
     if wrong:
         raise ModelError(
-            f"{name()} has another tokenizer than the one beside it or of the reference: token "
-            f"{'; '.join(wrong[:3])}{f' and {len(wrong) - 3} more' if len(wrong) > 3 else ''}."
+            f"{name} has another tokenizer than the one beside it or of the reference: token {listed(wrong, 3, '; ')}."
         )

@@ -6,22 +6,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from circuitcheck.core.candidates import SAVED
-from circuitcheck.core.errors import ConfigurationError, ModelError
-from circuitcheck.core.metric import LOGIT_DIFFERENCE, Function, Metric, as_metric
+from circuitcheck.core.census import Census, summarize_census
+from circuitcheck.core.errors import ModelError
+from circuitcheck.core.metric import LOGIT_DIFFERENCE, Function, Metric, as_metric, metric_from_settings
+from circuitcheck.runtimes.pytorch.environment import resolve_device
 from circuitcheck.runtimes.pytorch.hooked import HookedModel
 from circuitcheck.runtimes.pytorch.loading.claims import claimed_method, require_claim, require_quantized_files
-from circuitcheck.runtimes.pytorch.loading.find_weights import (
-    Census,
-    find_weights,
-    gguf_weights,
-    stored_precision,
-    summarize_census,
-    take_census,
-)
+from circuitcheck.runtimes.pytorch.loading.find_weights import find_weights, take_census
 from circuitcheck.runtimes.pytorch.loading.fingerprint import (
     fingerprint_directory,
     fingerprint_file,
@@ -30,17 +24,17 @@ from circuitcheck.runtimes.pytorch.loading.fingerprint import (
 )
 from circuitcheck.runtimes.pytorch.loading.gguf import NOTE as GGUF_NOTE
 from circuitcheck.runtimes.pytorch.loading.gguf import GGUFContent, read_gguf
-from circuitcheck.runtimes.pytorch.loading.precision import NAMES, dtype_for, precision_of
+from circuitcheck.runtimes.pytorch.loading.precision import NAMES, dtype_for, precision_of, stored_precision
 from circuitcheck.runtimes.pytorch.loading.source import Source, model_name, resolve_directory, resolve_source
 from circuitcheck.runtimes.pytorch.loading.tokenizer import load_tokenizer
-from circuitcheck.runtimes.pytorch.loading.transformers_loader import ATTENTION, first_lines, first_pass, load_module
+from circuitcheck.runtimes.pytorch.loading.transformers_loader import ATTENTION, first_pass, load_module
 from circuitcheck.runtimes.pytorch.ports.structure import Structure, resolve
 from circuitcheck.runtimes.pytorch.quantizers.int8_sim import NOTE as INT8_SIM_NOTE
 from circuitcheck.runtimes.pytorch.quantizers.int8_sim import simulate_int8
-from circuitcheck.runtimes.pytorch.quantizers.recipes import RECIPES, quantize
+from circuitcheck.runtimes.pytorch.quantizers.recipes import RECIPES
 from circuitcheck.runtimes.pytorch.quiet import quiet_quantizers
 
-__all__ = ["hook_module", "load_model", "model_name", "resolve_device", "resolve_directory"]
+__all__ = ["hook_module", "load_model", "model_name", "resolve_directory"]
 
 
 def load_model(
@@ -105,17 +99,18 @@ def _made(module: nn.Module, structure: Structure, precision: str) -> tuple[str,
     if precision not in RECIPES:
         return ()
     with quiet_quantizers():
-        return quantize(module, structure, precision)
+        return RECIPES[precision](module, structure)
 
 
 def _census(
     source: Source, module: nn.Module, structure: Structure, content: GGUFContent | None, claim: str | None
 ) -> tuple[Census, tuple[str, ...]]:
     """The census, and what the first pass had to say; a model that claims nothing cannot be unpacked by one."""
-    if claim is None or content is not None:
-        after = find_weights(module, structure)
-        return summarize_census(after if content is None else gguf_weights(content), after, claim), ()
     before = find_weights(module, structure)
+    if content is not None:
+        return summarize_census(content.tensors, before, claim), ()
+    if claim is None:
+        return summarize_census(before, before, claim), ()
     notes = first_pass(source, module)
     return summarize_census(before, find_weights(module, structure), claim), notes
 
@@ -134,8 +129,6 @@ def _precision(asked: str, module: nn.Module, census: Census, content: GGUFConte
 def _release_notes(
     claim: str | None, census: Census, content: GGUFContent | None, module: nn.Module
 ) -> tuple[str, ...]:
-    if claim is None and content is None:
-        return ()
     notes = []
     if claim is not None:
         notes.append(
@@ -149,22 +142,6 @@ def _release_notes(
 
 def _fingerprint(source: Source) -> str:
     return fingerprint_file(source.directory / source.gguf) if source.gguf else fingerprint_directory(source.directory)
-
-
-def resolve_device(device: str) -> torch.device:
-    """The device of that name; `auto` is CUDA where there is any, and else the CPU.
-
-    Raises:
-        ConfigurationError: there is no such device here.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        place = torch.device(device)
-        torch.empty(0, device=place)
-    except (RuntimeError, AssertionError) as error:  # PyTorch asserts that it was built with CUDA
-        raise ConfigurationError(f"device {device!r} cannot be used here: {first_lines(error)}") from error
-    return place
 
 
 def hook_module(
@@ -184,7 +161,8 @@ def hook_module(
         tokenizer: its Hugging Face tokenizer, if it has one.
         name: how reports and baseline folders call it.
         precision: whose limits on drift it is judged by.
-        metric: what is measured of a prompt: a name, or a function of the model's output, for encoders and classifiers.
+        metric: what is measured of a prompt: a name, also `package.module:function`, which is then imported, or a
+            function of the model's output, for encoders and classifiers.
 
     Raises:
         ConfigurationError: a metric that does not exist.
@@ -200,7 +178,7 @@ def hook_module(
         fingerprints={"weights": fingerprint_module(module), "tokenizer": fingerprint_tokenizer(tokenizer)},
         notes=_attention_notes(name, module),
         census=take_census(module, structure),
-        metric=as_metric(metric),
+        quantity=metric_from_settings(metric) if isinstance(metric, str) else as_metric(metric),
     )
 
 

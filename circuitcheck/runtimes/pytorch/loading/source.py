@@ -12,6 +12,7 @@ from safetensors import safe_open
 
 from circuitcheck.core.candidates import EMBEDDED, GGUF, is_hub_id
 from circuitcheck.core.errors import ModelError
+from circuitcheck.core.phrases import listed
 from circuitcheck.runtimes.pytorch.loading.fingerprint import weight_files
 
 CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
@@ -79,8 +80,8 @@ def resolve_source(source: str | Path, *, download: bool = False) -> Source:
     if path.is_dir() and not weight_files(path):
         found = sorted(path.glob(f"*{GGUF}"))
         if len(found) > 1:
-            listed = ", ".join(file.name for file in found)
-            raise ModelError(f"model directory {path} holds several GGUF files ({listed}); name one of them.")
+            names = ", ".join(file.name for file in found)
+            raise ModelError(f"model directory {path} holds several GGUF files ({names}); name one of them.")
         if found:
             return Source(path, found[0].name)
     return Source(resolve_directory(source, download=download))
@@ -163,10 +164,9 @@ def _refuse_doubled(directory: Path) -> None:
         if plain in owners:
             twice.append(f"{plain} (also as {tensor.rpartition('.')[2]})")
     if twice:
-        listed = ", ".join(twice[:5]) + (f" and {len(twice) - 5} more" if len(twice) > 5 else "")
         raise ModelError(
             f"model directory {directory} holds weights twice, and which of them a loader takes is left to chance: "
-            f"{listed}. Save it again into an empty directory."
+            f"{listed(twice, 5)}. Save it again into an empty directory."
         )
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from circuitcheck.core.errors import ModelError
+from circuitcheck.core.phrases import first_lines
 from circuitcheck.runtimes.pytorch.loading.gguf import GGUFContent, require_same_words
 from circuitcheck.runtimes.pytorch.loading.source import Source
-from circuitcheck.runtimes.pytorch.loading.transformers_loader import first_lines
 from circuitcheck.runtimes.pytorch.quiet import quiet
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tokenizer_config.json")
@@ -26,13 +26,13 @@ def load_tokenizer(
     Raises:
         ModelError: a tokenizer cannot be loaded, or is not the one of the GGUF file.
     """
-    if content is None:
-        return _in_directory(source.directory)
     tokenizer = _in_directory(source.directory)
+    if content is None:
+        return tokenizer
     if tokenizer is None and find_reference is not None:
         tokenizer = _in_directory(find_reference().directory)
     if tokenizer is not None:
-        require_same_words(content.tokens, tokenizer, lambda: str(source))
+        require_same_words(content.tokens, tokenizer, str(source))
         return tokenizer
     return _load(source.directory, gguf_file=source.gguf) if content.tokens else None
 

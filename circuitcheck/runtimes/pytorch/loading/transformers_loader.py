@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,11 @@ import torch
 from torch import nn
 
 from circuitcheck.core.errors import ModelError
-from circuitcheck.runtimes.pytorch.loading.gguf import GGUFContent, missing_extra
+from circuitcheck.core.phrases import extra_needed, first_lines, listed
+from circuitcheck.runtimes.pytorch.loading.gguf import GGUFContent
 from circuitcheck.runtimes.pytorch.loading.source import CONFIG, Source
 from circuitcheck.runtimes.pytorch.quantizers.native import settle
-from circuitcheck.runtimes.pytorch.quiet import quiet, quiet_quantizers
+from circuitcheck.runtimes.pytorch.quiet import quiet, quiet_import, quiet_quantizers
 
 ATTENTION = "eager"
 """One attention implementation for references and candidates; every architecture has it."""
@@ -75,9 +78,17 @@ def load_module(
 
 
 def _require_loader(source: Source, method: str) -> None:
+    """Imports what the method needs, outside of blocks that silence it, so that they restore what its import set."""
     extra, packages = EXTRAS.get(method, ("", ()))
     if any(find_spec(package) is None for package in packages):
-        raise missing_extra(str(source), extra)
+        raise ModelError(extra_needed(str(source), extra))
+    with quiet_import(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            for package in packages:
+                import_module(package)
+        except Exception as error:  # libraries with kernels raise their own
+            raise ModelError(f"{source} needs {extra}, which fails here: {first_lines(error)}") from error
 
 
 def _gguf_options(
@@ -160,7 +171,9 @@ def _require_all_keys(source: Source, info: dict[str, Any]) -> None:
         if keys and kind in ("missing_keys", "unexpected_keys", "mismatched_keys")
     }
     if wrong or info.get("error_msgs"):
-        listing = "; ".join(f"{kind.replace('_', ' ')}: {_some(keys)}" for kind, keys in wrong.items())
+        listing = "; ".join(
+            f"{kind.replace('_', ' ')}: {listed(sorted(map(_named, keys)), 5)}" for kind, keys in wrong.items()
+        )
         what = "the configuration" if source.gguf else "its config.json"
         raise ModelError(f"{source} does not fit {what}: {listing or info['error_msgs']}")
 
@@ -198,19 +211,9 @@ def first_pass(source: Source, module: nn.Module) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _some(keys: Any) -> str:
-    listed = sorted(_named(key) for key in keys)
-    return ", ".join(listed[:5]) + (f" and {len(listed) - 5} more" if len(listed) > 5 else "")
-
-
 def _named(key: Any) -> str:
     """A key, or a mismatched one with the shape that the file holds and the one that the config asks for."""
     if isinstance(key, str):
         return key
     name, held, asked = key
     return f"{name} ({list(held)} instead of {list(asked)})"
-
-
-def first_lines(error: BaseException) -> str:
-    """An error's message in one line of bearable length, or its name where it has none."""
-    return " ".join(str(error).split())[:400] or type(error).__name__

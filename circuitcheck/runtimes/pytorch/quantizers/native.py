@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -12,17 +11,20 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from circuitcheck.core.errors import ModelError
+from circuitcheck.core.phrases import extra_needed
 from circuitcheck.runtimes.pytorch.ports.structure import Structure
-from circuitcheck.runtimes.pytorch.quantizers.rtn import float_notes, is_float
+from circuitcheck.runtimes.pytorch.quantizers.rtn import float_notes, is_float, linear_weights
+from circuitcheck.runtimes.pytorch.quiet import quiet_bitsandbytes, quiet_import
 
 GROUP = 32
 """Inputs that share a scale in `int4-weight`: the smallest group that torchao's kernels know."""
 
-IMPORT_NOISE = ("torchao", "torchao.kernel.intmm", "torch.utils._pytree", "bitsandbytes.backends.cpu.ops")
-"""Loggers that tell at import which optional kernels are not there."""
-
-CAST_LOGGER, CAST_MESSAGE = "bitsandbytes.autograd._functions", "inputs will be cast from"
-"""What `Linear8bitLt` says again in every forward pass."""
+TORCHAO_CONFIGS = {
+    "int8": "Int8DynamicActivationInt8WeightConfig",
+    "int8-weight": "Int8WeightOnlyConfig",
+    "float8-weight": "Float8WeightOnlyConfig",
+}
+"""Spec to torchao's class of that meaning; `int4-weight` needs more than one."""
 
 PACKS = "support_avx512bf16_for_cpu"
 """Attribute of `Linear4bit`: whether its first pass repacks its weight."""
@@ -50,38 +52,22 @@ def quantize_torchao(module: nn.Module, structure: Structure, spec: str) -> tupl
     Raises:
         ModelError: torchao is not installed, or nothing was quantized.
     """
+    library = _library("torchao.quantization", spec)
+    linears = {path: part for path, part in _linears(module, structure).items() if isinstance(part, nn.Linear)}
+    notes: list[str] = []
     with quiet_import():
-        try:
-            from torchao.quantization import quantize_
-        except ImportError as error:
-            raise _missing("torchao", spec) from error
-        linears = {path: part for path, part in _linears(module, structure) if isinstance(part, nn.Linear)}
-        notes: list[str] = []
-        for config, paths in _torchao_configs(spec, linears, notes):
-            quantize_(module, config, filter_fn=lambda _, path, chosen=paths: path in chosen)
+        for config, paths in _torchao_configs(library, spec, linears, notes):
+            library.quantize_(module, config, filter_fn=lambda _, path, chosen=paths: path in chosen)
     _require_quantized(module, linears, spec, NO_CONV1D)
     return (*notes, *float_notes(module, structure))
 
 
 def _torchao_configs(
-    spec: str, linears: dict[str, nn.Linear], notes: list[str]
+    library: Any, spec: str, linears: dict[str, nn.Linear], notes: list[str]
 ) -> Iterator[tuple[Any, dict[str, nn.Linear]]]:
     """Each config with the modules that it is for. The inductor's settings are everybody's and stay as they are."""
-    from torchao.quantization import (
-        Float8WeightOnlyConfig,
-        Int8DynamicActivationInt8WeightConfig,
-        Int8WeightOnlyConfig,
-        IntxWeightOnlyConfig,
-        PerAxis,
-        PerGroup,
-    )
-
-    if spec == "int8":
-        yield Int8DynamicActivationInt8WeightConfig(set_inductor_config=False), linears
-    elif spec == "int8-weight":
-        yield Int8WeightOnlyConfig(set_inductor_config=False), linears
-    elif spec == "float8-weight":
-        yield Float8WeightOnlyConfig(set_inductor_config=False), linears
+    if spec in TORCHAO_CONFIGS:
+        yield getattr(library, TORCHAO_CONFIGS[spec])(set_inductor_config=False), linears
     else:
         # Int4WeightOnlyConfig has no packing that runs on a CPU without further packages (torchao 0.18).
         whole = {path: part for path, part in linears.items() if part.in_features % GROUP}
@@ -92,8 +78,8 @@ def _torchao_configs(
                 f"{next(iter(whole))}: one scale for each output channel there."
             )
         int4: torch.dtype = getattr(torch, "int4")  # noqa: B009 - not in PyTorch's stubs
-        yield IntxWeightOnlyConfig(weight_dtype=int4, granularity=PerGroup(GROUP)), grouped
-        yield IntxWeightOnlyConfig(weight_dtype=int4, granularity=PerAxis(0)), whole
+        yield library.IntxWeightOnlyConfig(weight_dtype=int4, granularity=library.PerGroup(GROUP)), grouped
+        yield library.IntxWeightOnlyConfig(weight_dtype=int4, granularity=library.PerAxis(0)), whole
 
 
 def quantize_bitsandbytes(module: nn.Module, structure: Structure, spec: str) -> tuple[str, ...]:
@@ -110,15 +96,11 @@ def quantize_bitsandbytes(module: nn.Module, structure: Structure, spec: str) ->
     Raises:
         ModelError: bitsandbytes is not installed, or nothing was quantized.
     """
-    with quiet_import():
-        try:
-            import bitsandbytes
-        except ImportError as error:
-            raise _missing("bitsandbytes", spec) from error
+    library = _library("bitsandbytes", spec)
     quiet_bitsandbytes()
-    linears = dict(_linears(module, structure))
+    linears = _linears(module, structure)
     for path, part in linears.items():
-        module.set_submodule(path, _bitsandbytes_linear(bitsandbytes.nn, part, spec))
+        module.set_submodule(path, _bitsandbytes_linear(library.nn, part, spec))
     replaced = {path: module.get_submodule(path) for path in linears}
     _require_quantized(module, replaced, spec, "its layers hold no linear map that bitsandbytes knows")
     notes = [] if spec == "bnb-int8" else settle(replaced)
@@ -198,40 +180,18 @@ def _unpacked_wrongly(part: Any) -> bool:
     return bool((found - said).norm() > UNPACKING * said.norm())
 
 
-def quiet_bitsandbytes() -> None:
-    """Drops, for good, the one message that bitsandbytes repeats in every pass of an 8-bit module."""
-    logger = logging.getLogger(CAST_LOGGER)
-    if _is_no_cast not in logger.filters:
-        logger.addFilter(_is_no_cast)
+def _library(name: str, spec: str) -> Any:
+    with quiet_import():
+        try:
+            return import_module(name)
+        except ImportError as error:
+            raise ModelError(extra_needed(f"candidate {spec}", name.partition(".")[0])) from error
 
 
-def _is_no_cast(record: logging.LogRecord) -> bool:
-    return CAST_MESSAGE not in str(record.msg)
-
-
-@contextmanager
-def quiet_import() -> Iterator[None]:
-    """Keeps what torchao and bitsandbytes say at import out of the terminal; nothing that is used here is missing."""
-
-    def never(_: logging.LogRecord) -> bool:
-        return False
-
-    loggers = [logging.getLogger(name) for name in IMPORT_NOISE]
-    for logger in loggers:
-        logger.addFilter(never)
-    try:
-        yield
-    finally:
-        for logger in loggers:
-            logger.removeFilter(never)
-
-
-def _linears(module: nn.Module, structure: Structure) -> Iterator[tuple[str, nn.Module]]:
-    """Paths and modules of the float linear maps inside the layers."""
-    for site in structure.layers:
-        for path, part in module.get_submodule(site.path).named_modules(prefix=site.path):
-            if isinstance(part, nn.Linear | Conv1D) and is_float(part.weight):
-                yield path, part
+def _linears(module: nn.Module, structure: Structure) -> dict[str, nn.Module]:
+    """Paths and modules of the float linear maps inside the layers; stacks of experts are none that a library knows."""
+    found = linear_weights(module, structure)
+    return {part.path: part.module for part in found if isinstance(part.module, nn.Linear | Conv1D)}
 
 
 def _require_quantized(module: nn.Module, parts: dict[str, Any], spec: str, reason: str) -> None:
@@ -239,7 +199,3 @@ def _require_quantized(module: nn.Module, parts: dict[str, Any], spec: str, reas
     if left or not parts:
         what = f"{len(left)} of {len(parts)} projections stayed float" if left else "no projection was quantized"
         raise ModelError(f"{spec}, {type(module).__name__}: {what}: {reason}.")
-
-
-def _missing(extra: str, spec: str) -> ModelError:
-    return ModelError(f'candidate {spec} needs {extra}: pip install "circuitcheck[{extra}]".')

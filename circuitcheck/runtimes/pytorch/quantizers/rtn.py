@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from circuitcheck.core.errors import ConfigurationError, ModelError
+from circuitcheck.core.phrases import listed
 from circuitcheck.runtimes.pytorch.ports.structure import Structure
 
 GROUP = 32
@@ -27,22 +28,20 @@ class RoundedWeight(nn.Parameter):
 
     Attributes:
         bits: of a code.
-        group_size: inputs that share a scale; None where all inputs of an output channel do.
     """
 
     bits: int
-    group_size: int | None
 
-    def __new__(cls, data: Tensor, bits: int, group_size: int | None) -> RoundedWeight:
+    def __new__(cls, data: Tensor, bits: int) -> RoundedWeight:
         """Marks `data`, which is not copied."""
         weight: RoundedWeight = Tensor._make_subclass(cls, data, False)
-        weight.bits, weight.group_size = bits, group_size
+        weight.bits = bits
         return weight
 
     def __deepcopy__(self, memo: dict[int, Any]) -> RoundedWeight:
         copy = memo.get(id(self))
         if copy is None:
-            copy = memo[id(self)] = RoundedWeight(self.data.clone(), self.bits, self.group_size)
+            copy = memo[id(self)] = RoundedWeight(self.data.clone(), self.bits)
         return copy
 
 
@@ -103,7 +102,8 @@ def quantize_rtn(
         raise ModelError(
             f"{type(module).__name__}: nothing was quantized: its layers hold no linear map that is known."
         )
-    whole = []
+    whole: list[str] = []
+    notes: list[str] = []
     for part in found:
         weight = part.weight.detach()
         inputs = weight.shape[-2 if part.transposed else -1]
@@ -112,8 +112,11 @@ def quantize_rtn(
         rows = weight.transpose(-1, -2) if part.transposed else weight
         rounded = dequantize(*round_weight(rows, bits, group, generator)).to(weight.dtype)
         rounded = rounded.transpose(-1, -2).contiguous() if part.transposed else rounded
-        setattr(part.module, part.name, RoundedWeight(rounded, bits, group))
-    return (*_whole_notes(whole, wanted), *float_notes(module, structure))
+        setattr(part.module, part.name, RoundedWeight(rounded, bits))
+    if whole:
+        where = listed(whole, 4)
+        notes = [f"Groups of {wanted} do not divide the inputs of {where}: one scale for each output channel there."]
+    return (*notes, *float_notes(module, structure))
 
 
 def round_weight(
@@ -175,14 +178,4 @@ def float_notes(module: nn.Module, structure: Structure) -> tuple[str, ...]:
         for name, parameter in module.get_submodule(site.path).named_parameters()
         if parameter.dim() > 1 and is_float(parameter)
     ]
-    return (f"Inside the layers these weights stay float: {_some(left)}.",) if left else ()
-
-
-def _whole_notes(paths: list[str], wanted: int | None) -> tuple[str, ...]:
-    if not paths:
-        return ()
-    return (f"Groups of {wanted} do not divide the inputs of {_some(paths)}: one scale for each output channel there.",)
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+    return (f"Inside the layers these weights stay float: {listed(left, 4)}.",) if left else ()
