@@ -200,7 +200,7 @@ def hook_module(
         fingerprints={"weights": fingerprint_module(module), "tokenizer": fingerprint_tokenizer(tokenizer)},
         notes=_attention_notes(name, module),
         census=take_census(module, structure),
-        metric=as_metric(metric),
+        quantity=as_metric(metric),
     )
 
 
