@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import micro_model
+import patches
 import pytest
 import tiny_models
 import torch
@@ -68,6 +69,13 @@ class ProjectsAllTokensBehindOneAnother(micro_model.MicroAttention):
         return self.project(heads.flatten(0, 1)).unflatten(0, residual.shape[:2])
 
 
+class ProjectsAllTokens(micro_model.MicroAttention):
+    """The same with prompts apart."""
+
+    def forward(self, residual):
+        return self.project(torch.cat([residual, residual], dim=-1))
+
+
 class ProjectsByKeyword(micro_model.MicroAttention):
     def forward(self, residual):
         return self.project(input=torch.cat([residual, residual], dim=-1))
@@ -85,6 +93,22 @@ def test_a_projection_whose_input_cannot_be_read_is_refused(attention, reason):
     model = two_layers_with(1, attention)
     assert failures(model) == [readable(1)]
     assert reason in detail(model)
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_a_projection_of_all_tokens_behind_one_another_is_read_and_patched(layer):
+    """Its tensors have no positions, but as many rows; only what a replay records of them would be of no prompt."""
+    model = two_layers_with(layer, ProjectsAllTokensBehindOneAnother)
+    same = two_layers_with(layer, ProjectsAllTokens)
+    prove(model, IDS)
+    assert all(map(torch.equal, patches.read(model, IDS), patches.read(same, IDS)))
+    values, sets = patches.read(same, IDS.flip(0)), [*patches.alone(patches.units_of(model)), patches.units_of(model)]
+    notes: list[str] = []
+    found = patches.patched_rows(model, IDS, IDS[:, 0], IDS[:, 1], values, sets, notes=notes)
+    assert torch.equal(found, patches.patched_rows(same, IDS, IDS[:, 0], IDS[:, 1], values, sets, engine="full"))
+    assert len(found.unique()) > 2, "the patches are to matter"
+    assert len(notes) == 1
+    assert f"layer {layer} hands its output projection no [batch, seq, ...]" in notes[0]
 
 
 def test_a_structure_that_names_no_module_is_refused_with_every_such_name():
