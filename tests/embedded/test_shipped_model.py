@@ -9,11 +9,11 @@ import torch
 from circuitcheck.runtimes.pytorch.engine.clean import clean_metric, counterfactual_metric
 
 from circuitcheck.core.prompts import Task
+from circuitcheck.core.specification import UNIT_KINDS
 from circuitcheck.embedded.corpus import build_tokenizer
 from circuitcheck.embedded.train import build_model
 from circuitcheck.runtimes.pytorch.forward import last_logits
 from circuitcheck.runtimes.pytorch.loading.load import load_model, resolve_directory
-from circuitcheck.runtimes.pytorch.ports.proofs import prove
 from circuitcheck.tasks.named import BUILT_IN, load_task
 
 WEIGHTS = "18697c84d43b0a715550ccce4b822ad2cb2c4d7c99d050523503a0c39eaa24f9"
@@ -60,7 +60,7 @@ def test_size():
 
 
 def test_shape(model):
-    assert model.architecture == {"class": "GPTNeoXForCausalLM", "n_layers": 4, "n_heads": 8, "d_head": 16}
+    assert model.facts.architecture == {"class": "GPTNeoXForCausalLM", "n_layers": 4, "n_heads": 8, "d_head": 16}
     assert model.module.config.hidden_size == 128
     assert {parameter.dtype for parameter in model.module.parameters()} == {torch.float32}
 
@@ -75,18 +75,19 @@ def test_the_training_script_builds_this_tokenizer_and_this_shape(model):
     assert {name: tensor.shape for name, tensor in loaded.items()} == {name: part.shape for name, part in built.items()}
 
 
-def test_its_hooks_are_proven(model):
+@pytest.mark.parametrize("kind", UNIT_KINDS)
+def test_its_hooks_are_proven(model, kind):
     for name in BUILT_IN:
-        prove(model, load_task(name, model.tokenizer).batches()[0].clean)
+        model.prove(load_task(name, model.tokenizer).prompts(), kind)
 
 
 def test_it_solves_held_out_prompts(model, held_out):
     assert len(held_out.pairs) >= PROMPTS
-    metric = clean_metric(model, held_out)
+    metric = model.metric(held_out.prompts())
     assert (metric > 0).mean() >= 0.99
     assert metric.mean() >= 5
     # and turns round where the counterfactual makes the foil the right answer
-    turned = -counterfactual_metric(model, held_out)
+    turned = -model.metric(held_out.prompts(), counterfactual=True)
     assert (turned > 0).mean() >= 0.99
     assert turned.mean() >= 5
 
@@ -94,12 +95,13 @@ def test_it_solves_held_out_prompts(model, held_out):
 def test_the_answer_is_its_first_choice_among_all_words(model, held_out):
     right = 0
     with torch.no_grad():
-        for batch in held_out.batches():
-            right += int((last_logits(model, batch.clean).argmax(-1) == batch.answer).sum())
+        for batch in held_out.prompts().batches():
+            first = last_logits(model, torch.from_numpy(batch.clean)).argmax(-1)
+            right += int((first.numpy() == batch.answer).sum())
     assert right / len(held_out.pairs) >= 0.99
 
 
 def test_every_prompt_of_the_gate_is_solved_with_margin(model):
     """The gate counts a prompt whose metric exceeds half a logit; on all of its own it does."""
     for name in BUILT_IN:
-        assert clean_metric(model, load_task(name, model.tokenizer)).min() > 0.5
+        assert model.metric(load_task(name, model.tokenizer).prompts()).min() > 0.5

@@ -12,7 +12,6 @@ import torch
 from circuitcheck.embedded import train as training
 from circuitcheck.embedded.corpus import END, UNKNOWN, build_tokenizer, sentences
 from circuitcheck.runtimes.pytorch.loading.load import load_model
-from circuitcheck.runtimes.pytorch.ports.proofs import prove
 from circuitcheck.tasks import facts, induction, ioi
 from circuitcheck.tasks.named import BUILT_IN, load_task
 from circuitcheck.tasks.words import COMMON, COUNTRIES
@@ -126,7 +125,7 @@ def test_a_saved_model_is_loaded_and_proven(trained, tmp_path):
     assert same(trained[0], model.module)
     task = load_task("facts", model.tokenizer)
     assert task == load_task("facts", load_model("embedded", device="cpu").tokenizer)
-    prove(model, task.batches()[0].clean)
+    model.prove(task.prompts(), "head")
 
 
 def test_the_command_line_writes_a_directory(tmp_path, monkeypatch, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from circuitcheck.core.prompts import PromptPair, Task
+from circuitcheck.core.units import Unit
 from circuitcheck.runtimes.pytorch.forward import last_logits
 from circuitcheck.runtimes.pytorch.hooked import HookedModel
 
@@ -40,7 +42,7 @@ def unsolvable_task(model: HookedModel, prompts: int = 8, vocabulary: int = 50) 
 
 def copy_of(model: HookedModel, name: str = "candidate") -> HookedModel:
     """A model of its own with the same weights."""
-    return replace(model, module=deepcopy(model.module), name=name)
+    return replace(model, module=deepcopy(model.module), name=name, proven=set())
 
 
 def output_columns(model: HookedModel, layer: int, head: int) -> Tensor:
@@ -67,7 +69,7 @@ def swap_heads(model: HookedModel, layer: int, first: int, second: int) -> Hooke
     return faulty
 
 
-def most_important(importance: np.ndarray, heads: list[tuple[int, int]], layer: int) -> list[int]:
+def most_important(importance: np.ndarray, heads: Sequence[Unit], layer: int) -> list[int]:
     """The heads of one layer, by |importance|, largest first."""
     of_layer = [(abs(value), head) for value, (where, head) in zip(importance, heads, strict=True) if where == layer]
     return [head for _, head in sorted(of_layer, reverse=True)]

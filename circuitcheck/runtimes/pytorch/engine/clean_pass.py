@@ -175,6 +175,8 @@ class _Recorder:
 
     def read_z(self, layer: int) -> Callable[..., None]:
         def read(_: nn.Module, arguments: tuple[Any, ...]) -> None:
+            if layer in self.calls and arguments[0].shape[:-1] != self.calls[layer][-1].shape[:-1]:
+                raise CannotReplayError(f"layer {layer} hands its output projection no [batch, seq, ...]")
             # A clone: it is live storage that the layer may write to again.
             self.z[layer] = arguments[0].clone()
 

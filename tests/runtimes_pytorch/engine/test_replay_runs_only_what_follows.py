@@ -9,12 +9,14 @@ from contextlib import contextmanager
 import pytest
 import tiny_models
 import torch
+from patches import zeros
 from torch import Tensor, nn
 
 from circuitcheck.runtimes.pytorch.engine.clean_pass import record_clean_pass
-from circuitcheck.runtimes.pytorch.engine.replay import Replay, block_edits
+from circuitcheck.runtimes.pytorch.engine.replay import Replay
 from circuitcheck.runtimes.pytorch.engine.replay_proof import prove_replay
 from circuitcheck.runtimes.pytorch.hooked import HookedModel
+from circuitcheck.runtimes.pytorch.ports.edits import Edits
 
 BATCH, SEQ, LAYERS = 3, 7, 4
 QUERIES = {"gpt_neox": "query_key_value", "llama": "q_proj", "gpt2": "c_attn", "opt": "q_proj"}
@@ -51,8 +53,8 @@ def tokens_through(model: HookedModel) -> Iterator[Counter[str]]:
 
 def replay_zero(replay: Replay, layer: int, sets: int) -> None:
     model = replay.model
-    values = [torch.zeros(BATCH, SEQ, site.n_heads, site.d_head) for site in model.structure.layers]
-    edits = block_edits(model, [{(layer, head)} for head in range(sets)], values)
+    chosen = [{(layer, head)} for head in range(sets)]
+    edits = Edits.of(model.ports("head"), chosen, zeros(model, BATCH, SEQ))
     with torch.no_grad():
         replay.run(layer, slice(0, BATCH), sets, edits)
 

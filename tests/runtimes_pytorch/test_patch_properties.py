@@ -1,24 +1,22 @@
-"""What holds of interventions whatever the model's weights and the prompts."""
+"""What holds of patches whatever the model's weights and the prompts."""
 
 from __future__ import annotations
 
 import micro_model
 import numpy as np
+import patches
 import pytest
 import tiny_models
 import torch
-from circuitcheck.runtimes.pytorch.engine.clean import clean_metric, clean_z
-from circuitcheck.runtimes.pytorch.engine.intervene import intervene
-from circuitcheck.runtimes.pytorch.engine.repair import repaired_metric
-from circuitcheck.runtimes.pytorch.ports.hooks import edit_z, record_z, split_heads
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from circuitcheck.core.activations import join
 from circuitcheck.core.prompts import PromptPair, Task
+from circuitcheck.core.units import Group
 from circuitcheck.runtimes.pytorch.forward import final_hidden
 from circuitcheck.runtimes.pytorch.hooked import HookedModel
-from circuitcheck.runtimes.pytorch.ports.structure import LayerSite
+from circuitcheck.runtimes.pytorch.ports.ports import Port
 
 seeds = st.integers(0, 2**16)
 # A pass takes as long as it takes on the machine at hand, and a shrunken seed of random weights says no more.
@@ -61,8 +59,8 @@ def vocabulary(name: str) -> int:
 @given(data=st.data(), seed=seeds)
 def test_ablating_nothing_changes_nothing(name, data, seed):
     model, task = random_model(name, seed), data.draw(tasks(vocabulary(name)))
-    expected = clean_metric(model, task)
-    nothing = repaired_metric(model, task, clean_z(model, task, range(len(task.pairs))), [set()])
+    expected = model.metric(task.prompts())
+    nothing = patches.repaired_metric(model, task, model.activations(task.prompts(), "head"), [set()])
     assert nothing[0].tobytes() == expected.tobytes()
 
 
@@ -71,12 +69,13 @@ def test_ablating_nothing_changes_nothing(name, data, seed):
 @given(data=st.data(), seed=seeds)
 def test_writing_back_what_was_read_changes_no_bit(name, data, seed):
     model, task = random_model(name, seed), data.draw(tasks(vocabulary(name)))
-    for batch in task.batches():
+    for batch in task.prompts().batches():
+        ids = torch.from_numpy(batch.clean)
+        z = patches.read(model, ids)
         with torch.no_grad():
-            with record_z(model) as z:
-                expected = final_hidden(model, batch.clean)
-            with edit_z(model, {layer: lambda _, value=value: value for layer, value in z.items()}):
-                written = final_hidden(model, batch.clean)
+            expected = final_hidden(model, ids)
+            with patches.edited(model, {place: lambda _, value=value: value for place, value in enumerate(z)}):
+                written = final_hidden(model, ids)
         assert torch.equal(expected, written)
 
 
@@ -98,9 +97,9 @@ def test_full_repair_of_an_attention_only_candidate_restores_the_reference(name,
     reference, candidate = random_model(name, seed), random_model(name, seed)
     damage_attention(candidate, seed + 1)
     task = data.draw(tasks(vocabulary(name)))
-    z = clean_z(reference, task, range(len(task.pairs)))
-    expected, broken = clean_metric(reference, task), clean_metric(candidate, task)
-    repaired = repaired_metric(candidate, task, z, [set(candidate.heads)])[0]
+    z = reference.activations(task.prompts(), "head")
+    expected, broken = reference.metric(task.prompts()), candidate.metric(task.prompts())
+    repaired = patches.repaired_metric(candidate, task, z, [candidate.layout("head").units])[0]
     # Sums of at most 64 terms in float32, three or four in a row; they are the same sums, if not in the same order.
     tolerance = 1e-5 * (1 + np.abs(expected) + np.abs(broken))
     assert (np.abs(repaired - expected) <= tolerance).all()
@@ -112,16 +111,16 @@ def test_the_candidates_above_are_damaged():
     for name in MODELS:
         reference, candidate = random_model(name, 0), random_model(name, 0)
         damage_attention(candidate, 1)
-        assert abs(clean_metric(reference, task) - clean_metric(candidate, task)) > 0.01
+        assert abs(reference.metric(task.prompts()) - candidate.metric(task.prompts())) > 0.01
 
 
 @given(
     batch=st.integers(1, 3), length=st.integers(1, 4), n_heads=st.integers(1, 5), d_head=st.integers(1, 4), seed=seeds
 )
 def test_z_survives_splitting_and_joining_heads(batch, length, n_heads, d_head, seed):
-    site = LayerSite(0, "layer", "attention", "projection", None, n_heads, d_head)
+    port = Port(Group("0", 0, n_heads, d_head), "projection", "input")
     flat = torch.randn(batch, length, n_heads * d_head, generator=torch.Generator().manual_seed(seed))
-    z = split_heads(site, flat)
+    z = port.split(flat)
     assert z.shape == (batch, length, n_heads, d_head)
     assert torch.equal(z.flatten(-2), flat)
     for head in range(n_heads):
@@ -130,43 +129,46 @@ def test_z_survives_splitting_and_joining_heads(batch, length, n_heads, d_head, 
 
 @untimed
 @given(data=st.data(), seed=seeds)
-def test_z_survives_the_cache(data, seed):
-    """What the cache gives back for a batch is what that batch's pass recorded, in any order of prompts."""
+def test_z_survives_the_activations(data, seed):
+    """What the activations give back for a batch is what that batch's pass recorded, in any order of prompts."""
     model, task = random_model("micro", seed), data.draw(tasks(vocabulary("micro")))
     order = data.draw(st.permutations(range(len(task.pairs))))
-    cache = clean_z(model, task, order)
-    assert cache.index == tuple(range(len(task.pairs)))
-    for batch in task.batches(order):
-        with torch.no_grad(), record_z(model) as z:
-            final_hidden(model, batch.clean)
-        rows = cache.rows(batch.index)
-        last = cache.answer_position().rows(batch.index)
-        for layer, expected in z.items():
-            assert torch.equal(rows[layer], expected)
-            assert torch.equal(last[layer], expected[:, -1:])
+    values = model.activations(task.prompts(order), "head")
+    assert values.index == tuple(range(len(task.pairs)))
+    for batch in task.prompts(order).batches():
+        rows = values.rows(batch.index)
+        last = values.answer_position().rows(batch.index)
+        for place, expected in enumerate(patches.read(model, torch.from_numpy(batch.clean))):
+            assert np.array_equal(rows[place], expected)
+            assert np.array_equal(last[place], expected[:, -1:])
 
 
-def test_a_cache_of_no_prompts_keeps_its_shapes():
+def test_activations_of_no_prompts_keep_their_shapes():
     model = micro_model.two_layers()
-    cache = clean_z(model, micro_model.micro_task(), [])
-    assert (cache.index, cache.lengths) == ((), ())
-    assert [tuple(layer.shape) for layer in cache.layers] == [(0, 2, 2)] * 2
-    assert join([], model.structure).answer_position().layers[0].shape == (0, 2, 2)
+    nothing = micro_model.micro_task().prompts([])
+    values = model.activations(nothing, "head")
+    assert (values.index, values.lengths) == ((), ())
+    assert [group.shape for group in values.groups] == [(0, 2, 2)] * 2
+    assert join({}, model.layout("head")).answer_position().groups[0].shape == (0, 2, 2)
+    metric, gradient = model.gradient(nothing, "head")
+    assert metric.shape == (0,)
+    assert [group.shape for group in gradient.groups] == [(0, 2, 2)] * 2
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_the_cache_holds_float32_whatever_the_model_computes_in(dtype):
+def test_activations_are_float32_whatever_the_model_computes_in(dtype):
     """So that drift is not itself rounded to half precision; the values are the model's own."""
     model = micro_model.two_layers()
-    exact = clean_z(model, micro_model.micro_task(), [0, 1])
+    prompts = micro_model.micro_task().prompts()
+    exact = model.activations(prompts, "head")
     model.module.to(dtype)
-    cache = clean_z(model, micro_model.micro_task(), [0, 1])
-    assert {layer.dtype for layer in cache.layers} == {torch.float32}
+    values = model.activations(prompts, "head")
+    assert {group.dtype for group in values.groups} == {np.dtype(np.float32)}
     # the first layer's z is of small whole numbers, exact in every type
-    assert torch.equal(cache.layers[0], exact.layers[0])
+    assert np.array_equal(values.groups[0], exact.groups[0])
 
 
-def test_no_head_sets_give_no_rows():
+@pytest.mark.parametrize("engine", ["replay", "full"])
+def test_no_sets_of_units_give_no_rows(engine):
     model = micro_model.one_layer()
-    ids = torch.tensor([[2, 0]])
-    assert intervene(model, ids, torch.tensor([0]), torch.tensor([1]), [], []).shape == (0, 1)
+    assert patches.ablated_metric(model, micro_model.micro_task(), [0], "zero", units=[], engine=engine).shape == (0, 1)

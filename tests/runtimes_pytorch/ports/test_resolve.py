@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import patches
 import pytest
 import tiny_models
 import torch
@@ -32,7 +33,7 @@ def test_heads_are_found_and_proven(name):
     module = model.module
     assert module.get_submodule(model.structure.embedding) is module.get_input_embeddings()
     assert module.get_submodule(model.structure.output_layer) is module.get_output_embeddings()
-    assert model.heads == [(layer, head) for layer in range(2) for head in range(4)]
+    assert patches.units_of(model) == [(layer, head) for layer in range(2) for head in range(4)]
     prove(model, tiny_models.token_ids(2, 7))
 
 
@@ -80,8 +81,7 @@ def test_grouped_query_heads_are_query_heads(name):
     attention = model.module.get_submodule(model.structure.layers[0].attention)
     d_head = model.structure.layers[0].d_head
     attention.v_proj.weight.data[d_head:] = 0
-    with torch.no_grad(), record_z(model) as z:
-        last_logits(model, tiny_models.token_ids(2, 7))
+    z = patches.read(model, tiny_models.token_ids(2, 7))
     assert z[0].shape == (2, 7, 4, d_head)
     assert [bool((z[0][:, :, head] == 0).all()) for head in range(4)] == [False, False, True, True]
 
@@ -100,7 +100,7 @@ def test_heads_are_slices_of_the_projections_input():
             z[:, :, head] = 0
             return z
 
-        with torch.no_grad(), edit_z(model, {1: edit}):
+        with torch.no_grad(), patches.edited(model, {1: edit}):
             return last_logits(model, ids)
 
     with torch.no_grad():

@@ -39,7 +39,7 @@ TRANSFORMED = ["gpt_neox", "llama", "gemma2", "cohere", "granite", "opt", "phi"]
 
 def measured_by(model: HookedModel, metric: Metric) -> torch.Tensor:
     with torch.no_grad():
-        return metric_of(replace(model, metric=metric), IDS, ANSWER, FOIL)
+        return metric_of(replace(model, quantity=metric), IDS, ANSWER, FOIL)
 
 
 def own_logits(model: HookedModel) -> torch.Tensor:
@@ -67,7 +67,7 @@ def test_log_probability_is_that_of_the_models_own_logits(name, chunk, monkeypat
 
 def test_log_probability_by_hand():
     """The micro model's logits are 6.25, 2.5, 8.25 and -2 (see test_micro_model_by_hand)."""
-    model = replace(micro_model.one_layer(), metric=LOG_PROBABILITY)
+    model = replace(micro_model.one_layer(), quantity=LOG_PROBABILITY)
     with torch.no_grad():
         found = metric_of(model, torch.tensor([[2, 0]]), torch.tensor([0]), torch.tensor([1]))
     total = math.log(sum(math.exp(logit) for logit in (6.25, 2.5, 8.25, -2.0)))
@@ -186,10 +186,10 @@ def test_a_model_keeps_the_function_that_it_was_hooked_with():
         return metric_functions.last_difference(output, ids, answer, foil)
 
     model = hook_module(tiny_models.tiny_module("gpt_neox"), metric=local)
-    assert model.measured_by(model.metric.name).metric.function is local
-    assert model.measured_by("log_probability").metric == LOG_PROBABILITY
+    assert model.measured_by(model.quantity.name).quantity.function is local
+    assert model.measured_by("log_probability").quantity == LOG_PROBABILITY
     with pytest.raises(ConfigurationError, match="pass the function itself: hook_module"):
-        tiny_models.tiny_model().measured_by(model.metric.name)
+        tiny_models.tiny_model().measured_by(model.quantity.name)
 
 
 NAMES = [

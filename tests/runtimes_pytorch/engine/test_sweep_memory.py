@@ -11,24 +11,24 @@ from pathlib import Path
 import pytest
 import tiny_models
 import torch
-from circuitcheck.runtimes.pytorch.engine.intervene import intervene
 from hypothesis import given
 from hypothesis import strategies as st
+from patches import alone, patched_rows, units_of, zeros
 from torch import Tensor, nn
 
 from circuitcheck.core.errors import MemoryBudgetError
-from circuitcheck.core.metric import LOG_PROBABILITY, LOGIT_DIFFERENCE, metric_from_settings
+from circuitcheck.core.metric import LOG_PROBABILITY, LOGIT_DIFFERENCE, named_metric
 from circuitcheck.runtimes.pytorch import forward
 from circuitcheck.runtimes.pytorch.engine import packing
 from circuitcheck.runtimes.pytorch.engine.packing import (
     Block,
+    Queue,
     blocks,
     is_out_of_memory,
     plan,
     readout_bytes,
     record_bytes,
     row_bytes,
-    run_blocks,
 )
 from circuitcheck.runtimes.pytorch.hooked import HookedModel
 
@@ -58,9 +58,9 @@ def run(
     notes: list[str] | None = None,
 ) -> Tensor:
     ids, targets = tiny_models.token_ids(BATCH, SEQ), tiny_models.token_ids(2, BATCH, seed=1)
-    values = [torch.zeros(BATCH, SEQ, site.n_heads, site.d_head) for site in model.structure.layers]
-    sets = [{head} for head in model.heads] + [set(model.heads), set()]
-    return intervene(model, ids, *targets, values, sets, advance, memory=memory, notes=notes)
+    sets = [*alone(units_of(model)), units_of(model), ()]
+    values = zeros(model, BATCH, SEQ)
+    return patched_rows(model, ids, *targets, values, sets, advance=advance, memory=memory, notes=notes)
 
 
 def refuse_above(model: HookedModel, rows: int, error: Exception) -> list[int]:
@@ -83,7 +83,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_retried(error: Exception) -> No
     refusals = refuse_above(model, BATCH, error)
     found = run(model, advance=finished.append)
     assert refusals
-    assert len(refusals) < len(model.heads), "what did not fit once is not tried again"
+    assert len(refusals) < len(units_of(model)), "what did not fit once is not tried again"
     # Other batch shapes round sums in another order.
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5 * expected.abs().max().item())
     assert sum(finished) == expected.numel()
@@ -187,8 +187,8 @@ def test_the_metric_is_part_of_what_a_row_needs() -> None:
     """12 bytes a logit: in the model's type, in float32, and once more where they are changed."""
     model, vocabulary = tiny(), tiny_models.VOCABULARY
     by_two_rows = row_bytes(model, SEQ)
-    by_all = row_bytes(replace(model, metric=LOG_PROBABILITY), SEQ)
-    by_function = row_bytes(replace(model, metric=metric_from_settings("metric_functions:last_difference")), SEQ)
+    by_all = row_bytes(replace(model, quantity=LOG_PROBABILITY), SEQ)
+    by_function = row_bytes(replace(model, quantity=named_metric("metric_functions:last_difference")), SEQ)
     assert by_all - by_two_rows == 12 * vocabulary
     assert by_function - by_two_rows == 12 * vocabulary * SEQ
 
@@ -198,20 +198,20 @@ def test_a_half_precision_unembedding_is_copied_where_all_of_it_is_read(dtype: t
     model = tiny()
     model.module.to(dtype)
     assert readout_bytes(model) == 0
-    assert readout_bytes(replace(model, metric=LOG_PROBABILITY)) == copied
+    assert readout_bytes(replace(model, quantity=LOG_PROBABILITY)) == copied
 
 
 def test_a_large_vocabulary_is_read_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forward, "CHUNK", 10 * 32)
-    model = replace(tiny(), metric=LOG_PROBABILITY)
+    model = replace(tiny(), quantity=LOG_PROBABILITY)
     model.module.to(torch.bfloat16)
     assert readout_bytes(model) == 4 * 10 * 32
-    assert row_bytes(model, SEQ) - row_bytes(replace(model, metric=LOGIT_DIFFERENCE), SEQ) == 12 * 10
+    assert row_bytes(model, SEQ) - row_bytes(replace(model, quantity=LOGIT_DIFFERENCE), SEQ) == 12 * 10
 
 
 def test_a_model_without_an_unembedding_is_planned_for() -> None:
     model = tiny_models.tiny_model("bert-classifier")
-    model = replace(model, metric=metric_from_settings("metric_functions:class_difference"))
+    model = replace(model, quantity=named_metric("metric_functions:class_difference"))
     assert plan(model, SEQ, BATCH, None).prompts == BATCH
 
 
@@ -229,13 +229,13 @@ def test_blocks_hold_every_row_once(prompts: int, sets: int, rows: int) -> None:
 @given(st.integers(1, 20), st.integers(1, 20), st.integers(1, 400))
 def test_halving_computes_every_row_once(prompts: int, sets: int, fitting: int) -> None:
     done: Counter[tuple[int, int]] = Counter()
-
-    def run(block: Block) -> None:
+    halved: list[bool] = []
+    for block in (queue := Queue([Block(0, prompts, tuple(range(sets)))], lambda: halved.append(True))):
         if block.rows > fitting:
-            raise MemoryError
-        done.update((prompt, number) for prompt in range(block.start, block.stop) for number in block.sets)
-
-    run_blocks([Block(0, prompts, tuple(range(sets)))], run)
+            queue.halve(block, MemoryError())
+        else:
+            done.update((prompt, number) for prompt in range(block.start, block.stop) for number in block.sets)
+    assert bool(halved) is (prompts * sets > fitting)
     assert set(done.values()) == {1}
     assert len(done) == prompts * sets
 

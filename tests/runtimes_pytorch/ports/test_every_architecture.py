@@ -6,21 +6,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import patches
 import pytest
 import tiny_circuits
 import tiny_models
 import torch
-from circuitcheck.runtimes.pytorch.engine.ablate import AblationKind, ablated_metric
-from circuitcheck.runtimes.pytorch.engine.intervene import intervene
-from circuitcheck.runtimes.pytorch.ports.hooks import record_z
 from tiny_sites import EXPECTED
 from torch import Tensor, nn
 
+from circuitcheck.core.specification import Ablation
 from circuitcheck.runtimes.pytorch.forward import final_hidden, metric_of
-from circuitcheck.runtimes.pytorch.hooked import HookedModel
 from circuitcheck.runtimes.pytorch.loading.load import hook_module
 from circuitcheck.runtimes.pytorch.ports.architectures import ARCHITECTURES
-from circuitcheck.runtimes.pytorch.ports.proofs import measuring, prove
+from circuitcheck.runtimes.pytorch.ports.proofs import prove
 
 EVERY = sorted(EXPECTED)
 """Tiny models, at least one of every entry of the table."""
@@ -58,29 +56,24 @@ def test_every_entry_of_the_table_has_a_tiny_model() -> None:
 @pytest.mark.parametrize("name", EVERY)
 def test_the_hooks_are_proven_in_every_type(name: str, dtype: torch.dtype) -> None:
     model = hook_module(tiny_models.tiny_module(name).to(dtype))
-    with measuring(model):
+    with model.unchanged():
         prove(model, tiny_models.token_ids(2, SEQ))
 
 
 # --- replays ---------------------------------------------------------------------------------------------------------
 
 
-def other_z(model: HookedModel) -> list[Tensor]:
-    with torch.no_grad(), record_z(model) as z:
-        final_hidden(model, tiny_models.token_ids(BATCH, SEQ, seed=2))
-    return [z[site.layer] for site in model.structure.layers]
-
-
 @pytest.mark.parametrize("name", EVERY)
 def test_replays_equal_full_passes_or_are_not_made(name: str) -> None:
     model = tiny_models.tiny_model(name)
     ids, targets = tiny_models.token_ids(BATCH, SEQ), tiny_models.token_ids(2, BATCH, seed=1)
-    values = other_z(model)
-    sets = [{head} for head in model.heads] + [set(model.heads[:3]), set(model.heads), set()]
+    values = patches.read(model, tiny_models.token_ids(BATCH, SEQ, seed=2))
+    heads = patches.units_of(model)
+    sets = [*patches.alone(heads), heads[:3], heads, ()]
     notes: list[str] = []
-    replayed = intervene(model, ids, targets[0], targets[1], values, sets, notes=notes)
-    full = intervene(model, ids, targets[0], targets[1], values, sets, engine="full")
-    assert len(full[:, 0].unique()) > len(model.heads), "the interventions are to matter"
+    replayed = patches.patched_rows(model, ids, targets[0], targets[1], values, sets, notes=notes)
+    full = patches.patched_rows(model, ids, targets[0], targets[1], values, sets, engine="full")
+    assert len(full[:, 0].unique()) > len(heads), "the interventions are to matter"
     if name in FULL_PASSES:
         assert len(notes) == 1
         assert f"{name}: every intervention ran as a full pass" in notes[0]
@@ -142,10 +135,10 @@ class Oracle:
 
 @pytest.mark.parametrize("kind", ["resample", "zero"])
 @pytest.mark.parametrize("name", EVERY)
-def test_importances_are_those_of_full_passes(name: str, kind: AblationKind) -> None:
+def test_importances_are_those_of_full_passes(name: str, kind: Ablation) -> None:
     model = tiny_models.tiny_model(name)
     task = tiny_circuits.solvable_task(model, prompts=4)
-    ablated = ablated_metric(model, task, range(4), kind)
+    ablated = patches.ablated_metric(model, task, range(4), kind)
     oracle = Oracle(name, model.module)
     largest = 0.0
     for number, pair in enumerate(task.pairs):
@@ -156,7 +149,7 @@ def test_importances_are_those_of_full_passes(name: str, kind: AblationKind) -> 
         own = (logits[pair.answer] - logits[pair.foil]).item()
         other = [z if kind == "resample" else z * 0 for z in oracle.inputs(pair.counterfactual)]
         assert clean == pytest.approx(own, rel=ROUNDING)
-        for row, (layer, head) in enumerate(model.heads):
+        for row, (layer, head) in enumerate(patches.units_of(model)):
             logits = oracle.ablated(pair.clean, layer, head, other)
             importance = own - (logits[pair.answer] - logits[pair.foil]).item()
             assert clean - ablated[row, number] == pytest.approx(importance, abs=ROUNDING * abs(own))
@@ -167,12 +160,6 @@ def test_importances_are_those_of_full_passes(name: str, kind: AblationKind) -> 
 # --- what the tiny models are there for ------------------------------------------------------------------------------
 
 
-def z_of(model: HookedModel, ids: Tensor) -> dict[int, Tensor]:
-    with torch.no_grad(), record_z(model) as z:
-        final_hidden(model, ids)
-    return z
-
-
 @pytest.mark.parametrize("name", ["gpt_neo", "mistral", "starcoder2", "gemma2", "gemma3_text", "cohere2", "gpt_oss"])
 def test_local_layers_see_four_tokens(name: str) -> None:
     """Otherwise the tiny model would say nothing about windows: prompts are longer than one."""
@@ -181,9 +168,9 @@ def test_local_layers_see_four_tokens(name: str) -> None:
     early, late = ids.clone(), ids.clone()
     early[0, SEQ - 5] = (ids[0, SEQ - 5] + 1) % tiny_models.VOCABULARY
     late[0, SEQ - 4] = (ids[0, SEQ - 4] + 1) % tiny_models.VOCABULARY
-    clean = z_of(model, ids)[0][:, -1]
-    assert torch.equal(z_of(model, early)[0][:, -1], clean)
-    assert not torch.equal(z_of(model, late)[0][:, -1], clean)
+    clean = patches.read(model, ids)[0][:, -1]
+    assert torch.equal(patches.read(model, early)[0][:, -1], clean)
+    assert not torch.equal(patches.read(model, late)[0][:, -1], clean)
 
 
 @pytest.mark.parametrize("name", ["gptj", "falcon", "phi", "stablelm-parallel", "cohere"])
@@ -195,10 +182,10 @@ def test_parallel_layers_give_their_mlp_what_their_attention_is_given(name: str)
     mlp = model.module.get_submodule(str(site.mlp))
     handle = mlp.register_forward_pre_hook(lambda _, given: seen.append(given[0].clone()))
     ids = tiny_models.token_ids(2, SEQ)
-    z_of(model, ids)
+    patches.read(model, ids)
     projection = model.module.get_submodule(site.projection)
     ablation = projection.register_forward_pre_hook(lambda _, given: (given[0] * 0,))
-    z_of(model, ids)
+    patches.read(model, ids)
     ablation.remove()
     handle.remove()
     assert torch.equal(seen[0], seen[1])

@@ -11,15 +11,15 @@ import pytest
 import tiny_circuits
 import tiny_models
 import torch
-from circuitcheck.runtimes.pytorch.engine.ablate import KINDS, ablated_metric
-from circuitcheck.runtimes.pytorch.ports.hooks import edit_z, record_z
+from patches import ablated_metric, edited, read, units_of
 
 from circuitcheck.core.prompts import Task
-from circuitcheck.core.specification import MeasurementSpec
+from circuitcheck.core.runtime import Work
+from circuitcheck.core.specification import ABLATIONS, Ablation, MeasurementSpec, Positions
 from circuitcheck.gate.measure import measure
 from circuitcheck.gate.record import record_reference
-from circuitcheck.gate.screen import estimate_importance
-from circuitcheck.runtimes.pytorch.forward import metric_of, run_model
+from circuitcheck.gate.screen import Estimates, estimate_importance
+from circuitcheck.runtimes.pytorch.forward import metric_of
 from circuitcheck.runtimes.pytorch.hooked import HookedModel
 
 # Logits of about 10 in float32, summed in another order by other batch shapes.
@@ -36,20 +36,22 @@ def task(model: HookedModel) -> Task:
     return tiny_circuits.solvable_task(model)
 
 
-def z_of(model: HookedModel, ids: tuple[int, ...]) -> dict[int, torch.Tensor]:
-    with torch.no_grad(), record_z(model) as z:
-        run_model(model, torch.tensor([ids]))
-    return z
+def z_of(model: HookedModel, ids: tuple[int, ...]) -> list[torch.Tensor]:
+    return read(model, torch.tensor([ids]))
+
+
+def estimated(model: HookedModel, task: Task, kind: Ablation, at: Positions) -> Estimates:
+    return estimate_importance(model, task.prompts(range(8)), MeasurementSpec(ablation=kind, ablate_at=at), Work())
 
 
 def ablated_by_hand(model: HookedModel, task: Task, kind: str) -> np.ndarray:
     """One prompt and head at a time; the mean is of the answer position of all clean and counterfactual prompts."""
     both = [z_of(model, ids) for pair in task.pairs for ids in (pair.clean, pair.counterfactual)]
-    mean = {layer: torch.stack([z[layer][0, -1] for z in both]).mean(0) for layer in both[0]}
-    metric = np.empty((len(model.heads), len(task.pairs)))
+    mean = [torch.stack([z[layer][0, -1] for z in both]).mean(0) for layer in range(2)]
+    metric = np.empty((len(units_of(model)), len(task.pairs)))
     for column, pair in enumerate(task.pairs):
         other = z_of(model, pair.counterfactual)
-        for row, (layer, head) in enumerate(model.heads):
+        for row, (layer, head) in enumerate(units_of(model)):
             value = {"zero": 0.0, "mean": mean[layer][head], "resample": other[layer][0, -1, head]}[kind]
 
             def edit(z: torch.Tensor, value: Any = value, head: int = head) -> torch.Tensor:
@@ -57,13 +59,13 @@ def ablated_by_hand(model: HookedModel, task: Task, kind: str) -> np.ndarray:
                 edited[0, -1, head] = value
                 return edited
 
-            with torch.no_grad(), edit_z(model, {layer: edit}):
+            with torch.no_grad(), edited(model, {layer: edit}):
                 answer, foil = torch.tensor([pair.answer]), torch.tensor([pair.foil])
                 metric[row, column] = metric_of(model, torch.tensor([pair.clean]), answer, foil).item()
     return metric
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ABLATIONS)
 def test_ablations_of_the_answer_position_equal_those_by_hand(model: HookedModel, task: Task, kind: Any) -> None:
     found = ablated_metric(model, task, range(8), kind, at="answer")
     np.testing.assert_allclose(found, ablated_by_hand(model, task, kind), atol=ROUNDING, rtol=0)
@@ -85,11 +87,10 @@ def test_zero_at_the_answer_position_of_the_micro_model() -> None:
     assert ablated_metric(model, task, [0], "zero", at="answer").tolist() == [[0.75], [4.25]]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ABLATIONS)
 def test_estimates_follow_only_the_answer_position(model: HookedModel, task: Task, kind: Any) -> None:
     """Shrinking a head's way makes the first order exact, and the way is 0 at all other positions."""
-    everywhere = estimate_importance(model, task, range(8), kind)
-    answer = estimate_importance(model, task, range(8), kind, at="answer")
+    everywhere, answer = (estimated(model, task, kind, at) for at in ("all", "answer"))
     # The last layer's z acts on the answer at the answer position alone.
     np.testing.assert_allclose(answer.first_order[4:], everywhere.first_order[4:], atol=ROUNDING, rtol=0)
     assert np.abs(answer.first_order[:4] - everywhere.first_order[:4]).max() > 100 * ROUNDING
@@ -100,14 +101,14 @@ def test_estimates_follow_only_the_answer_position(model: HookedModel, task: Tas
 def test_the_spec_is_honoured_on_both_sides(model: HookedModel, task: Task) -> None:
     spec = MeasurementSpec(draws=200, ablate_at="answer")
     baseline = record_reference(model, task, spec)
-    for kind in KINDS:
+    for kind in ABLATIONS:
         expected = ablated_by_hand(model, task, kind)
         np.testing.assert_allclose(baseline.ablated[kind], expected, atol=ROUNDING, rtol=0)
     measured = measure(model, baseline)
     assert measured.circuit is not None
-    found = [head.importance_cand.value for head in measured.circuit.heads]
+    found = [unit.importance_cand.value for unit in measured.circuit.units]
     np.testing.assert_allclose(found, baseline.importance("resample"), atol=ROUNDING, rtol=0)
     screened = record_reference(model, task, replace(spec, sweep="screened"))
-    for place, head in enumerate(screened.measured):
-        expected = ablated_by_hand(model, task, "resample")[model.heads.index(head)]
+    for place, unit in enumerate(screened.measured):
+        expected = ablated_by_hand(model, task, "resample")[units_of(model).index(unit)]
         np.testing.assert_allclose(screened.ablated["resample"][place], expected, atol=ROUNDING, rtol=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import patches
 import pytest
 import tiny_models
 import torch
@@ -15,7 +16,7 @@ from circuitcheck.core.metric import Function
 from circuitcheck.core.prompts import PromptPair, Task
 from circuitcheck.runtimes.pytorch.hooked import HookedModel
 from circuitcheck.runtimes.pytorch.loading.load import hook_module
-from circuitcheck.runtimes.pytorch.ports.proofs import measuring, prove
+from circuitcheck.runtimes.pytorch.ports.proofs import prove
 
 MASK = 4
 """The token that stands for the word to be told."""
@@ -83,7 +84,7 @@ def test_where_their_heads_are() -> None:
 def test_their_hooks_are_proven(name: str, dtype: torch.dtype) -> None:
     model = encoder(name)
     model.module.to(dtype)
-    with measuring(model):
+    with model.unchanged():
         prove(model, torch.tensor([pair.clean for pair in prompts(2).pairs]))
 
 
@@ -108,14 +109,14 @@ def test_their_importances_are_those_of_full_passes(name: str) -> None:
     model, task = encoder(name), prompts()
     metric = ENCODERS[name][1]
     notes: list[str] = []
-    found = ablated_metric(model, task, range(4), "zero", notes=notes)
+    found = patches.ablated_metric(model, task, range(4), "zero", notes=notes)
     assert len(notes) == 1
     assert f"{name}: every intervention ran as a full pass" in notes[0]
     ids = torch.tensor([pair.clean for pair in task.pairs])
     answer, foil = torch.tensor([pair.answer for pair in task.pairs]), torch.zeros(4, dtype=torch.long)
     with torch.no_grad():
         clean = metric(model.module(ids), ids, answer, foil)
-    for row, (layer, head) in enumerate(model.heads):
+    for row, (layer, head) in enumerate(patches.units_of(model)):
         projection = model.module.get_submodule(model.structure.layers[layer].projection)
 
         def silence(_: Any, given: tuple[Tensor, ...], head: int = head) -> tuple[Tensor]:

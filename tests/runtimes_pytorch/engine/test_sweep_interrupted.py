@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import tiny_models
 import torch
-from circuitcheck.runtimes.pytorch.engine.intervene import Engine, intervene
+from patches import alone, patched_rows, units_of, zeros
 from torch import nn
 
+from circuitcheck.runtimes.pytorch.engine.sweep import Engine
 from circuitcheck.runtimes.pytorch.hooked import HookedModel
 
 BATCH, SEQ = 3, 5
@@ -27,8 +28,7 @@ def traces(module: nn.Module) -> dict[str, tuple[object, ...]]:
 
 def run(model: HookedModel, engine: Engine) -> None:
     ids, targets = tiny_models.token_ids(BATCH, SEQ), tiny_models.token_ids(2, BATCH, seed=1)
-    values = [torch.zeros(BATCH, SEQ, site.n_heads, site.d_head) for site in model.structure.layers]
-    intervene(model, ids, *targets, values, [{head} for head in model.heads], engine=engine)
+    patched_rows(model, ids, *targets, zeros(model, BATCH, SEQ), alone(units_of(model)), engine=engine)
 
 
 def calls(model: HookedModel, engine: Engine) -> int:

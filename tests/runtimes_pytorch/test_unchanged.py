@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from circuitcheck.core.errors import ModelChangedError
-from circuitcheck.runtimes.pytorch.ports.proofs import measuring
+from circuitcheck.runtimes.pytorch.unchanged import unchanged
 
 IDS = torch.tensor([[2, 0], [1, 3]])
 
@@ -100,13 +100,13 @@ def changeable_model():
 def test_what_a_measurement_leaves_changed_is_named(change):
     model = changeable_model()
     message = rf"changed: .* other than it found them: .*{re.escape(CHANGES[change])}"
-    with pytest.raises(ModelChangedError, match=message), measuring(model):
+    with pytest.raises(ModelChangedError, match=message), unchanged(model):
         change(model.module)
 
 
 def test_a_measurement_that_leaves_everything_alone_passes():
     model = changeable_model()
-    with measuring(model):
+    with unchanged(model):
         model.module(IDS)
 
 
@@ -116,7 +116,7 @@ def test_a_measurements_own_error_is_not_hidden_by_what_it_left():
         raise ZeroDivisionError
 
     model = changeable_model()
-    with pytest.raises(ZeroDivisionError), measuring(model):
+    with pytest.raises(ZeroDivisionError), unchanged(model):
         leak_and_fail(model.module)
 
 
@@ -124,5 +124,5 @@ def test_a_write_behind_autograds_back_is_seen():
     """Writes through `.data` leave a tensor's version as it was."""
     model = tiny_models.tiny_model()
     weight = model.module.get_submodule(model.structure.layers[0].projection).weight
-    with pytest.raises(ModelChangedError, match=r"dense\.weight \(contents\)"), measuring(model):
+    with pytest.raises(ModelChangedError, match=r"dense\.weight \(contents\)"), unchanged(model):
         weight.data.mul_(1.5)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import tiny_models
 import torch
-from circuitcheck.runtimes.pytorch.engine.intervene import intervene
+from patches import alone, patched_rows, units_of, zeros
 
 from circuitcheck.runtimes.pytorch.engine.packing import free_memory
 from circuitcheck.runtimes.pytorch.loading.load import hook_module
@@ -26,13 +26,11 @@ TOLERANCES = {
 def test_replay_equals_full_passes(name: str, dtype: torch.dtype) -> None:
     model = hook_module(tiny_models.tiny_module(name, num_hidden_layers=3).to("cuda", dtype))
     ids, targets = tiny_models.token_ids(5, 9).cuda(), tiny_models.token_ids(2, 5, seed=1).cuda()
-    values = [torch.zeros(5, 9, site.n_heads, site.d_head, device="cuda") for site in model.structure.layers]
-    sets = [{head} for head in model.heads] + [set(model.heads), set()]
+    values, sets = zeros(model, 5, 9), [*alone(units_of(model)), units_of(model), ()]
     notes: list[str] = []
-    replayed = intervene(model, ids, *targets, values, sets, notes=notes)
-    full = intervene(model, ids, *targets, values, sets, engine="full")
+    replayed = patched_rows(model, ids, *targets, values, sets, notes=notes)
+    full = patched_rows(model, ids, *targets, values, sets, engine="full")
     assert notes == []
-    assert replayed.device.type == "cuda"
     assert (replayed - full).abs().max() <= TOLERANCES[dtype] * full.abs().max()
 
 
@@ -41,10 +39,10 @@ def test_a_batch_that_does_not_fit_the_gpu_is_halved() -> None:
     model.module.to("cuda")
     ids, targets = tiny_models.token_ids(64, 60).cuda(), tiny_models.token_ids(2, 64, seed=1).cuda()
     values = [torch.zeros((), device="cuda").expand(64, 60, 4, 64) for _ in model.structure.layers]
-    sets = [{head} for head in model.heads]
-    expected = intervene(model, ids, *targets, values, sets)
+    sets = alone(units_of(model))
+    expected = patched_rows(model, ids, *targets, values, sets)
     torch.cuda.empty_cache()
     taken = torch.empty(free_memory(model.device) - 64 * 2**20, dtype=torch.uint8, device="cuda")
-    found = intervene(model, ids, *targets, values, sets, memory=2**33)
+    found = patched_rows(model, ids, *targets, values, sets, memory=2**33)
     del taken
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5 * expected.abs().max().item())

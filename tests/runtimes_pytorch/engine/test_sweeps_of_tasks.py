@@ -6,12 +6,10 @@ import numpy as np
 import pytest
 import tiny_models
 import torch
-from circuitcheck.runtimes.pytorch.engine.ablate import KINDS, AblationKind, ablated_metric
-from circuitcheck.runtimes.pytorch.engine.clean import clean_metric, clean_z
-from circuitcheck.runtimes.pytorch.engine.repair import repaired_metric
+from patches import ablated_metric, repaired_metric, units_of
 
 from circuitcheck.core.prompts import PromptPair, Task
-from circuitcheck.runtimes.pytorch.engine import ablate
+from circuitcheck.core.specification import ABLATIONS, Ablation
 from circuitcheck.runtimes.pytorch.engine.packing import record_bytes, row_bytes
 from circuitcheck.runtimes.pytorch.hooked import HookedModel
 
@@ -37,26 +35,19 @@ def close(found: np.ndarray, expected: np.ndarray) -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_ablations_equal_full_passes(
-    model: HookedModel, task: Task, kind: AblationKind, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("kind", ABLATIONS)
+def test_ablations_equal_full_passes(model: HookedModel, task: Task, kind: Ablation) -> None:
     notes: list[str] = []
     replayed = ablated_metric(model, task, [4, 0, 3, 1], kind, notes=notes)
-    original = ablate.intervene
-    monkeypatch.setattr(
-        ablate, "intervene", lambda *arguments, **options: original(*arguments, **options, engine="full")
-    )
-    close(replayed, ablated_metric(model, task, [4, 0, 3, 1], kind))
+    close(replayed, ablated_metric(model, task, [4, 0, 3, 1], kind, engine="full"))
     assert notes == []
 
 
-def test_some_heads_are_rows_of_all_heads(model: HookedModel, task: Task) -> None:
+def test_some_units_are_rows_of_all_units(model: HookedModel, task: Task) -> None:
     chosen = [(2, 1), (0, 3)]
     every = ablated_metric(model, task, range(5), "resample")
-    close(
-        ablated_metric(model, task, range(5), "resample", heads=chosen), every[[model.heads.index(h) for h in chosen]]
-    )
+    some = ablated_metric(model, task, range(5), "resample", units=chosen)
+    close(some, every[[units_of(model).index(unit) for unit in chosen]])
 
 
 def test_a_budget_of_one_row_changes_no_result(model: HookedModel, task: Task) -> None:
@@ -70,9 +61,9 @@ def test_repairing_all_heads_of_a_candidate_whose_heads_alone_are_off(model: Hoo
     with torch.no_grad():
         for layer in candidate.module.gpt_neox.layers:
             layer.attention.query_key_value.weight.mul_(0.7)
-    reference, notes = clean_z(model, task, range(5)), list[str]()
-    repaired = repaired_metric(candidate, task, reference, [set(), set(model.heads)], notes=notes)
+    reference, notes = model.activations(task.prompts(), "head"), list[str]()
+    repaired = repaired_metric(candidate, task, reference, [(), units_of(model)], notes=notes)
     assert notes == []
-    close(repaired[0], clean_metric(candidate, task))
-    close(repaired[1], clean_metric(model, task))
+    close(repaired[0], candidate.metric(task.prompts()))
+    close(repaired[1], model.metric(task.prompts()))
     assert np.abs(repaired[0] - repaired[1]).max() > 0.01

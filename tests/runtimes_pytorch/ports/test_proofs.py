@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import micro_model
+import patches
 import pytest
 import tiny_models
 import torch
@@ -13,7 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 from circuitcheck.core.errors import SiteError
 from circuitcheck.runtimes.pytorch.loading.load import hook_module
-from circuitcheck.runtimes.pytorch.ports.proofs import measuring, prove
+from circuitcheck.runtimes.pytorch.ports.proofs import prove
 from circuitcheck.runtimes.pytorch.ports.structure import LayerSite, Structure
 
 IDS = torch.tensor([[2, 0], [1, 3]])
@@ -68,6 +69,13 @@ class ProjectsAllTokensBehindOneAnother(micro_model.MicroAttention):
         return self.project(heads.flatten(0, 1)).unflatten(0, residual.shape[:2])
 
 
+class ProjectsAllTokens(micro_model.MicroAttention):
+    """The same with prompts apart."""
+
+    def forward(self, residual):
+        return self.project(torch.cat([residual, residual], dim=-1))
+
+
 class ProjectsByKeyword(micro_model.MicroAttention):
     def forward(self, residual):
         return self.project(input=torch.cat([residual, residual], dim=-1))
@@ -78,14 +86,29 @@ class ProjectsByKeyword(micro_model.MicroAttention):
     [
         (ProjectsTwice, "it ran 2 times in one forward pass instead of once"),
         (NeverProjects, "it ran 0 times in one forward pass instead of once"),
-        (ProjectsAllTokensBehindOneAnother, "its first argument is not [batch, seq, n_heads * d_head]"),
-        (ProjectsByKeyword, "its first argument is not [batch, seq, n_heads * d_head]"),
+        (ProjectsByKeyword, "its first argument is not [batch, seq, 4]"),
     ],
 )
 def test_a_projection_whose_input_cannot_be_read_is_refused(attention, reason):
     model = two_layers_with(1, attention)
     assert failures(model) == [readable(1)]
     assert reason in detail(model)
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_a_projection_of_all_tokens_behind_one_another_is_read_and_patched(layer):
+    """Its tensors have no positions, but as many rows; only what a replay records of them would be of no prompt."""
+    model = two_layers_with(layer, ProjectsAllTokensBehindOneAnother)
+    same = two_layers_with(layer, ProjectsAllTokens)
+    prove(model, IDS)
+    assert all(map(torch.equal, patches.read(model, IDS), patches.read(same, IDS)))
+    values, sets = patches.read(same, IDS.flip(0)), [*patches.alone(patches.units_of(model)), patches.units_of(model)]
+    notes: list[str] = []
+    found = patches.patched_rows(model, IDS, IDS[:, 0], IDS[:, 1], values, sets, notes=notes)
+    assert torch.equal(found, patches.patched_rows(same, IDS, IDS[:, 0], IDS[:, 1], values, sets, engine="full"))
+    assert len(found.unique()) > 2, "the patches are to matter"
+    assert len(notes) == 1
+    assert f"layer {layer} hands its output projection no [batch, seq, ...]" in notes[0]
 
 
 def test_a_structure_that_names_no_module_is_refused_with_every_such_name():
@@ -394,7 +417,7 @@ def test_proving_leaves_no_hook_and_computes_no_graph():
             return super().forward(ids)
 
     model = micro_model.hook_micro(NotesGraphs(micro_model.FIRST_LAYER))
-    with measuring(model):
+    with model.unchanged():
         prove(model, IDS)
     assert passes
     assert not any(passes)

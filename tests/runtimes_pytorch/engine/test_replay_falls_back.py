@@ -9,7 +9,7 @@ import micro_model
 import pytest
 import tiny_models
 import torch
-from circuitcheck.runtimes.pytorch.engine.intervene import intervene
+from patches import alone, patched_rows, units_of, zeros
 from torch import Tensor, nn
 
 from circuitcheck.runtimes.pytorch.engine.replay_proof import relative_error, rounding
@@ -100,9 +100,8 @@ BROKEN = [
 
 def run(model: HookedModel, engine: str, notes: list[str] | None = None) -> Tensor:
     ids, targets = tiny_models.token_ids(BATCH, SEQ), tiny_models.token_ids(2, BATCH, seed=1)
-    values = [torch.zeros(BATCH, SEQ, site.n_heads, site.d_head) for site in model.structure.layers]
-    sets = [{head} for head in model.heads] + [set(model.heads), set()]
-    return intervene(model, ids, *targets, values, sets, notes=notes, engine=engine)  # type: ignore[arg-type]
+    sets = [*alone(units_of(model)), units_of(model), ()]
+    return patched_rows(model, ids, *targets, zeros(model, BATCH, SEQ), sets, notes=notes, engine=engine)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: broken.__name__)
@@ -158,17 +157,16 @@ def test_hooks_of_the_model_itself_are_part_of_it() -> None:
 def test_a_plain_module_without_a_config() -> None:
     model = micro_model.two_layers()
     ids = torch.tensor([[0, 1, 2], [2, 3, 1]])
-    values = [torch.zeros(2, 3, site.n_heads, site.d_head) for site in model.structure.layers]
-    sets = [{head} for head in model.heads] + [set(model.heads), set()]
-    replayed = intervene(model, ids, ids[:, 0], ids[:, 1], values, sets)
+    values, sets = zeros(model, 2, 3), [*alone(units_of(model)), units_of(model), ()]
+    replayed = patched_rows(model, ids, ids[:, 0], ids[:, 1], values, sets)
     # All of its numbers are small binary fractions, so that there is no rounding.
-    assert torch.equal(replayed, intervene(model, ids, ids[:, 0], ids[:, 1], values, sets, engine="full"))
+    assert torch.equal(replayed, patched_rows(model, ids, ids[:, 0], ids[:, 1], values, sets, engine="full"))
 
 
 def test_an_error_of_the_model_is_an_error() -> None:
     model = hook_module(tiny_models.tiny_module("gpt_neox"))
     with pytest.raises(IndexError):
-        intervene(model, torch.tensor([[99]]), torch.tensor([0]), torch.tensor([1]), [], [{(0, 0)}])
+        patched_rows(model, torch.tensor([[99]]), torch.tensor([0]), torch.tensor([1]), [], [{(0, 0)}])
 
 
 def test_one_huge_entry_of_the_residual_stream_excuses_no_error_elsewhere() -> None:

@@ -7,20 +7,18 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny_circuits
 import tiny_models
 import torch
-from circuitcheck.runtimes.pytorch.engine.ablate import ablated_metric
-from circuitcheck.runtimes.pytorch.engine.clean import clean_metric, clean_z
-from circuitcheck.runtimes.pytorch.engine.gradient import z_gradient
-from circuitcheck.runtimes.pytorch.engine.intervene import intervene
-from circuitcheck.runtimes.pytorch.engine.repair import repaired_metric
-from circuitcheck.runtimes.pytorch.ports.hooks import edit_z, record_z
+from patches import ablated_metric, edited, patched_rows, read, repaired_metric, units_of, zeros
 from torch import Tensor, nn
 
 from circuitcheck.core.prompts import PromptPair, Task
+from circuitcheck.core.runtime import Work
 from circuitcheck.core.specification import MeasurementSpec
+from circuitcheck.core.units import Unit
 from circuitcheck.gate.measure import measure
 from circuitcheck.gate.record import record_reference
 from circuitcheck.gate.screen import estimate_importance
@@ -28,7 +26,6 @@ from circuitcheck.runtimes.pytorch.engine.clean_pass import record_clean_pass
 from circuitcheck.runtimes.pytorch.engine.replay_proof import NO_SAVINGS, prove_replay
 from circuitcheck.runtimes.pytorch.forward import final_hidden, logit_difference
 from circuitcheck.runtimes.pytorch.hooked import HookedModel
-from circuitcheck.runtimes.pytorch.ports.structure import Head
 
 ARCHITECTURES = ["gpt_neox", "llama", "gpt2"]
 
@@ -73,18 +70,16 @@ def counted_rows(model: HookedModel) -> Iterator[list[int]]:
 
 
 def alone(model: HookedModel, pair: PromptPair, edits: dict[int, Callable[[Tensor], Tensor]]) -> float:
-    with torch.no_grad(), edit_z(model, edits):
+    with torch.no_grad(), edited(model, edits):
         hidden = final_hidden(model, torch.tensor([pair.clean]))
         return logit_difference(model, hidden, torch.tensor([pair.answer]), torch.tensor([pair.foil])).item()
 
 
-def z_alone(model: HookedModel, ids: Sequence[int]) -> dict[int, Tensor]:
-    with torch.no_grad(), record_z(model) as z:
-        final_hidden(model, torch.tensor([ids]))
-    return z
+def z_alone(model: HookedModel, ids: Sequence[int]) -> list[Tensor]:
+    return read(model, torch.tensor([ids]))
 
 
-def with_heads(heads: Sequence[Head], values: dict[int, Tensor]) -> dict[int, Callable[[Tensor], Tensor]]:
+def with_heads(heads: Sequence[Unit], values: Sequence[Tensor]) -> dict[int, Callable[[Tensor], Tensor]]:
     def replaced(layer: int) -> Callable[[Tensor], Tensor]:
         def edit(z: Tensor) -> Tensor:
             edited = z.clone()
@@ -109,16 +104,16 @@ def task(model: HookedModel) -> Task:
 
 
 def test_the_model_above_does_depend_on_batch_mates(model: HookedModel, task: Task) -> None:
-    together = clean_metric(replace(model, batch_size=None), task)
-    assert (together != clean_metric(model, task)).any()
+    together = replace(model, batch_size=None).metric(task.prompts())
+    assert (together != model.metric(task.prompts())).any()
 
 
 def test_clean_passes_are_those_of_each_prompt_alone(model: HookedModel, task: Task) -> None:
-    assert clean_metric(model, task).tolist() == [alone(model, pair, {}) for pair in task.pairs]
-    cache = clean_z(model, task, range(6))
+    assert model.metric(task.prompts()).tolist() == [alone(model, pair, {}) for pair in task.pairs]
+    found = model.activations(task.prompts(), "head")
     for place, pair in enumerate(task.pairs):
-        for layer, value in z_alone(model, pair.clean).items():
-            assert torch.equal(cache.rows([place])[layer], value)
+        for layer, value in enumerate(z_alone(model, pair.clean)):
+            assert np.array_equal(found.rows([place])[layer], value)
 
 
 @pytest.mark.parametrize("kind", ["resample", "zero"])
@@ -127,8 +122,8 @@ def test_ablations_are_those_of_each_prompt_alone(model: HookedModel, task: Task
     found = ablated_metric(model, task, range(6), kind, notes=notes)
     for column, pair in enumerate(task.pairs):
         z = z_alone(model, pair.counterfactual)
-        values = z if kind == "resample" else {layer: torch.zeros_like(value) for layer, value in z.items()}
-        expected = [alone(model, pair, with_heads([head], values)) for head in model.heads]
+        values = z if kind == "resample" else [torch.zeros_like(value) for value in z]
+        expected = [alone(model, pair, with_heads([head], values)) for head in units_of(model)]
         assert found[:, column].tolist() == expected
     assert notes == [], "replays, not full passes, are what is tested here"
 
@@ -136,45 +131,46 @@ def test_ablations_are_those_of_each_prompt_alone(model: HookedModel, task: Task
 def test_means_are_those_of_each_prompt_alone(model: HookedModel, task: Task) -> None:
     found = ablated_metric(model, task, range(6), "mean")
     longest = max(len(pair.clean) for pair in task.pairs)
-    totals = {layer: torch.zeros(longest, *z.shape[2:]) for layer, z in z_alone(model, task.pairs[0].clean).items()}
+    totals = [torch.zeros(longest, *z.shape[2:]) for z in z_alone(model, task.pairs[0].clean)]
     counts = torch.zeros(longest, 1, 1)
     for pair in sorted(task.pairs, key=lambda pair: len(pair.clean)):
         for ids in (pair.clean, pair.counterfactual):
             counts[-len(ids) :] += 1
-            for layer, z in z_alone(model, ids).items():
-                totals[layer][-len(ids) :] += z[0]
+            for total, z in zip(totals, z_alone(model, ids), strict=True):
+                total[-len(ids) :] += z[0]
     for column, pair in enumerate(task.pairs):
-        values = {layer: (total / counts)[-len(pair.clean) :][None] for layer, total in totals.items()}
-        expected = [alone(model, pair, with_heads([head], values)) for head in model.heads]
+        values = [(total / counts)[-len(pair.clean) :][None] for total in totals]
+        expected = [alone(model, pair, with_heads([head], values)) for head in units_of(model)]
         assert found[:, column].tolist() == expected
 
 
 def test_repairs_are_those_of_each_prompt_alone(model: HookedModel, task: Task) -> None:
     reference = tiny_models.tiny_model(model.name, seed=3)
-    z = clean_z(reference, task, range(6))
-    heads = model.heads
-    sets: list[list[Head]] = [[heads[0]], [heads[-1]], heads[:3], heads, []]
+    z = reference.activations(task.prompts(), "head")
+    heads = units_of(model)
+    sets: list[list[Unit]] = [[heads[0]], [heads[-1]], heads[:3], heads, []]
     found = repaired_metric(model, task, z, sets)
     for column, pair in enumerate(task.pairs):
-        values = dict(enumerate(z.rows([column])))
+        values = [torch.from_numpy(rows) for rows in z.rows([column])]
         assert found[:, column].tolist() == [alone(model, pair, with_heads(chosen, values)) for chosen in sets]
 
 
 def test_gradients_are_those_of_each_prompt_alone(model: HookedModel, task: Task) -> None:
-    together = z_gradient(model, task, range(6))
+    metric, together = model.gradient(task.prompts(), "head")
     for place in range(6):
-        single = z_gradient(model, task, [place])
-        assert all(map(torch.equal, together.rows([place]), single.rows([place])))
+        metric_alone, single = model.gradient(task.prompts([place]), "head")
+        assert metric[place] == metric_alone[0]
+        assert all(map(np.array_equal, together.rows([place]), single.rows([place])))
 
 
 def test_full_passes_run_one_row_at_a_time_too(model: HookedModel, task: Task) -> None:
-    batch = task.batches()[0]
-    values = [torch.zeros(len(batch.index), 1, site.n_heads, site.d_head) for site in model.structure.layers]
-    arguments = (batch.clean, batch.answer, batch.foil, values, [{head} for head in model.heads])
+    ids, targets = tiny_models.token_ids(4, 5), tiny_models.token_ids(2, 4, seed=1)
+    values = zeros(model, 4, 1)
+    arguments = (ids, *targets, values, [{head} for head in units_of(model)])
     with counted_rows(model) as rows:
-        full = intervene(model, *arguments, engine="full")
+        full = patched_rows(model, *arguments, engine="full")
     assert set(rows) == {1}
-    assert torch.equal(intervene(model, *arguments), full)
+    assert torch.equal(patched_rows(model, *arguments), full)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
@@ -183,13 +179,13 @@ def test_no_pass_of_a_whole_measurement_has_more_rows(size: int) -> None:
     task = tiny_circuits.solvable_task(reference, 8)
     small = replace(reference, batch_size=size)
     with counted_rows(small) as rows:
-        clean_metric(small, task)
-        clean_z(small, task, range(8))
-        z_gradient(small, task, range(8))
-        estimate_importance(small, task, range(8), "mean")
-        batch = task.batches()[0]
-        values = [torch.zeros(4, 1, site.n_heads, site.d_head) for site in small.structure.layers]
-        intervene(small, batch.clean, batch.answer, batch.foil, values, [{(0, 1)}, {(1, 2)}], engine="full")
+        prompts = task.prompts()
+        small.metric(prompts)
+        small.activations(prompts, "head")
+        small.gradient(prompts, "head")
+        small.prove(prompts, "head")
+        estimate_importance(small, prompts, MeasurementSpec(ablation="mean"), Work())
+        ablated_metric(small, task, range(8), "zero", units=[(0, 1), (1, 2)], engine="full")
     assert max(rows) == size
 
 
@@ -245,8 +241,8 @@ def test_a_row_that_is_not_replayed_bit_for_bit_runs_in_full(broken: Callable[[H
     assert len(notes) == 1, "once, though every prompt is proven by itself"
     assert "every intervention ran as a full pass" in notes[0]
     for column, pair in enumerate(task.pairs):
-        zeros = {layer: torch.zeros_like(z) for layer, z in z_alone(model, pair.clean).items()}
-        assert found[:, column].tolist() == [alone(model, pair, with_heads([head], zeros)) for head in model.heads]
+        zero = zeros(model, 1, len(pair.clean))
+        assert found[:, column].tolist() == [alone(model, pair, with_heads([head], zero)) for head in units_of(model)]
 
 
 def test_one_row_is_replayed_without_savings() -> None:

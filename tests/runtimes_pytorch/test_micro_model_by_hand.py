@@ -25,24 +25,36 @@ import micro_model
 import numpy as np
 import pytest
 import torch
-from circuitcheck.runtimes.pytorch.engine.ablate import ablated_metric
-from circuitcheck.runtimes.pytorch.engine.clean import clean_metric, clean_z, counterfactual_metric
-from circuitcheck.runtimes.pytorch.engine.gradient import z_gradient
-from circuitcheck.runtimes.pytorch.engine.repair import repaired_metric
-from circuitcheck.runtimes.pytorch.ports.hooks import record_z
+from patches import ablated_metric, repaired_metric
 
+from circuitcheck.core.activations import Activations
+from circuitcheck.diagnostics.bound_audit import audit
 from circuitcheck.runtimes.pytorch.forward import last_logits
+from circuitcheck.runtimes.pytorch.hooked import HookedModel
+from circuitcheck.runtimes.pytorch.ports.ports import reading
 from circuitcheck.runtimes.pytorch.ports.proofs import prove
 from circuitcheck.stats.drift import cosine, drift_sums, relative_drift
-from circuitcheck.stats.first_order import audit, first_order, fragility
+from circuitcheck.stats.first_order import first_order, fragility
 
 TASK = micro_model.micro_task()
 BOTH = (0, 1)
 H0, H1 = (0, 0), (0, 1)
-"""(layer, head)"""
+"""(layer, head): every layer has one group of heads."""
 
 # Eight units in the last place of float64, after sums of a dozen terms and one square root.
 ROUNDING = 8 * np.finfo(np.float64).eps
+
+
+def z_of(model: HookedModel, index: tuple[int, ...] = BOTH) -> Activations:
+    return model.activations(TASK.prompts(index), "head")
+
+
+def gradient_of(model: HookedModel, index: tuple[int, ...] = BOTH) -> Activations:
+    return model.gradient(TASK.prompts(index), "head")[1]
+
+
+def metric_of(model: HookedModel) -> np.ndarray:
+    return model.metric(TASK.prompts())
 
 
 def test_micro_model_passes_every_proof():
@@ -58,17 +70,17 @@ def test_logits_at_the_last_position():
 
 def test_metric_of_clean_and_counterfactual_prompts():
     model = micro_model.one_layer()
-    assert clean_metric(model, TASK).tolist() == [3.75, 13.25]
+    assert metric_of(model).tolist() == [3.75, 13.25]
     # prompt 0: 1 - 1 + 1/2 + 3/4 - 1/2; prompt 1: 3 + 2 + 3 - 3/4
-    assert counterfactual_metric(model, TASK).tolist() == [0.75, 7.25]
+    assert model.metric(TASK.prompts(), counterfactual=True).tolist() == [0.75, 7.25]
 
 
 def test_recorded_z_of_every_position():
-    with record_z(micro_model.one_layer()) as z:
+    model = micro_model.one_layer()
+    with reading(model.module, model.ports("head")) as z:
         last_logits(micro_model.one_layer(), torch.tensor([[2, 0]]))
         assert z == {}, "another model's pass is not recorded"
-    model = micro_model.one_layer()
-    with record_z(model) as z:
+    with reading(model.module, model.ports("head")) as z:
         last_logits(model, torch.tensor([[1, 2, 3]]))
     assert list(z) == [0]
     # [batch, seq, n_heads, d_head]: for each position z0 (the residual before) and z1 (the sum up to here)
@@ -76,15 +88,15 @@ def test_recorded_z_of_every_position():
 
 
 def test_cache_holds_prompts_behind_one_another():
-    cache = clean_z(micro_model.one_layer(), TASK, BOTH)
+    cache = z_of(micro_model.one_layer())
     assert (cache.index, cache.lengths) == ((0, 1), (2, 3))
     prompt_0 = [[[0, 0], [2, 1]], [[2, 1], [3, 1]]]
     prompt_1 = [[[0, 0], [0, 1]], [[0, 1], [2, 2]], [[2, 1], [1, 4]]]
-    assert [layer.tolist() for layer in cache.layers] == [prompt_0 + prompt_1]
+    assert [layer.tolist() for layer in cache.groups] == [prompt_0 + prompt_1]
     assert cache.rows([1])[0].tolist() == [prompt_1]
     answers = cache.answer_position()
     assert (answers.index, answers.lengths) == ((0, 1), (1, 1))
-    assert answers.layers[0].tolist() == [prompt_0[-1], prompt_1[-1]]
+    assert answers.groups[0].tolist() == [prompt_0[-1], prompt_1[-1]]
 
 
 def test_zero_ablation():
@@ -121,7 +133,7 @@ def test_mean_is_the_whole_tasks_whichever_prompts_are_measured(prompt):
 def test_batches_of_one_prompt_give_the_same_numbers(kind):
     model = micro_model.one_layer()
     whole = ablated_metric(model, TASK, BOTH, kind)
-    assert ablated_metric(model, TASK, BOTH, kind, batch_size=1).tolist() == whole.tolist()
+    assert ablated_metric(model, TASK, BOTH, kind, most=1).tolist() == whole.tolist()
 
 
 def test_metric_columns_follow_the_index_asked_for():
@@ -139,7 +151,7 @@ Without head 0 of the second, r = (25/4, 23/2): m = -23/4. Without its head 1, r
 
 def test_zero_ablation_goes_on_through_the_next_layer():
     model = micro_model.two_layers()
-    assert clean_metric(model, TASK)[0] == -1.0
+    assert metric_of(model)[0] == -1.0
     assert ablated_metric(model, TASK, [0], "zero").tolist() == [[0.0], [-0.5], [-5.75], [8.5]]
 
 
@@ -157,9 +169,9 @@ def test_mean_is_aligned_at_the_answer_position():
 
 def test_gradient_of_one_layer():
     # at the last position W0' u and W1' u: (2, -1) and (-1/2, 1) on prompt 0, (2, 2) and (1, 1) on prompt 1
-    gradient = z_gradient(micro_model.one_layer(), TASK, BOTH)
+    gradient = gradient_of(micro_model.one_layer())
     none = [[0, 0], [0, 0]]
-    assert gradient.layers[0].tolist() == [none, [[2, -1], [-0.5, 1]], none, none, [[2, 2], [1, 1]]]
+    assert gradient.groups[0].tolist() == [none, [[2, -1], [-0.5, 1]], none, none, [[2, 2], [1, 1]]]
 
 
 def test_gradient_is_total():
@@ -167,7 +179,7 @@ def test_gradient_is_total():
     (0, -1) at the last position and (1, 1) + (-1, 0) = (0, 1) at the one before, so that the first layer has
     W0' (0, 1) = (0, 1) and W1' (0, 1) = (1/2, 0), then the same with the other sign.
     """
-    first, second = z_gradient(micro_model.two_layers(), TASK, [0]).layers
+    first, second = gradient_of(micro_model.two_layers(), (0,)).groups
     assert first.tolist() == [[[0, 1], [0.5, 0]], [[0, -1], [-0.5, 0]]]
     assert second.tolist() == [[[0, 0], [0, 0]], [[1, 1], [-1, 0]]]
 
@@ -179,8 +191,8 @@ CANDIDATE = [3.0, 12.75]
 
 
 def test_drift_of_the_perturbed_candidate():
-    reference = clean_z(micro_model.one_layer(), TASK, BOTH)
-    candidate = clean_z(micro_model.perturbed_by_hand(), TASK, BOTH)
+    reference = z_of(micro_model.one_layer())
+    candidate = z_of(micro_model.perturbed_by_hand())
     everywhere = drift_sums(reference, candidate)
     # head 0, all positions: |d|^2 = 5; |z0|^2 = |(2, 1)|^2 + |(0, 1)|^2 + |(2, 1)|^2 = 11
     assert relative_drift(everywhere) == pytest.approx([sqrt(5 / 11), 0.5], rel=ROUNDING)
@@ -193,16 +205,16 @@ def test_drift_of_the_perturbed_candidate():
 
 
 def test_drift_of_the_reference_against_itself_is_zero():
-    cache = clean_z(micro_model.one_layer(), TASK, BOTH)
-    sums = drift_sums(cache, clean_z(micro_model.one_layer(), TASK, BOTH))
+    cache = z_of(micro_model.one_layer())
+    sums = drift_sums(cache, z_of(micro_model.one_layer()))
     assert relative_drift(sums).tolist() == [0, 0]
     assert cosine(sums).tolist() == [1, 1]
 
 
 def test_cumulative_repair():
-    reference = clean_z(micro_model.one_layer(), TASK, BOTH)
+    reference = z_of(micro_model.one_layer())
     candidate = micro_model.perturbed_by_hand()
-    assert clean_metric(candidate, TASK).tolist() == CANDIDATE
+    assert metric_of(candidate).tolist() == CANDIDATE
     by_head_0_first = repaired_metric(candidate, TASK, reference, [set(), {H0}, {H0, H1}])
     assert by_head_0_first.tolist() == [CANDIDATE, [4.0, 10.75], [3.75, 13.25]]
     by_head_1_first = repaired_metric(candidate, TASK, reference, [{H1}, {H1, H0}])
@@ -216,7 +228,7 @@ def test_repair_of_the_answer_position_alone():
     """
     candidate = micro_model.two_layers()
     candidate.module.layers[0].attention.gain.data[1] = 0.5
-    whole = clean_z(micro_model.two_layers(), TASK, [0])
+    whole = z_of(micro_model.two_layers(), (0,))
     sets = [set(), {(0, 1)}]
     assert repaired_metric(candidate, TASK, whole, sets).tolist() == [[-0.75], [-1.0]]
     assert repaired_metric(candidate, TASK, whole.answer_position(), sets).tolist() == [[-0.75], [-1.5]]
@@ -224,14 +236,14 @@ def test_repair_of_the_answer_position_alone():
 
 def test_first_order_estimate_bound_and_fragility():
     model, candidate = micro_model.one_layer(), micro_model.perturbed_by_hand()
-    damage = first_order(z_gradient(model, TASK, BOTH), clean_z(model, TASK, BOTH), clean_z(candidate, TASK, BOTH))
+    damage = first_order(gradient_of(model), z_of(model), z_of(candidate))
     # one linear layer: the estimate is exact, and what it says of each head is what repairing it gives back
-    assert damage.per_head.tolist() == [[-1.0, 2.0], [0.25, -2.5]]
+    assert damage.per_unit.tolist() == [[-1.0, 2.0], [0.25, -2.5]]
     assert fragility(damage).tolist() == [1.5, 1.375]
     # |g0| |d0| = |(2, -1)| |(0, 1)| and |(2, 2)| |(0, 1)|; |g1| |d1| = |(-1/2, 1)| |(3/2, 1/2)| and |(1, 1)| |(1/2, 2)|
     bounds = [[sqrt(5), sqrt(8)], [sqrt(1.25 * 2.5), sqrt(2 * 4.25)]]
-    assert damage.bound_per_head == pytest.approx(np.array(bounds), rel=ROUNDING)
-    report = audit(damage, clean_metric(model, TASK), clean_metric(candidate, TASK))
+    assert damage.bound_per_unit == pytest.approx(np.array(bounds), rel=ROUNDING)
+    report = audit(damage, metric_of(model), metric_of(candidate))
     # |15/4 - 3| and |53/4 - 51/4|; the signed estimates are -3/4 and -1/2
     assert (report.degradation, report.estimate) == (0.625, 0.625)
     looseness = [(sqrt(5) + sqrt(3.125)) / 0.75, (sqrt(8) + sqrt(8.5)) / 0.5]
@@ -244,6 +256,6 @@ def test_bound_is_violated_where_the_damage_is_elsewhere():
     """A candidate whose unembedding bias is off by 1 has the same z, so the bound is 0 and the degradation 1."""
     model, candidate = micro_model.one_layer(), micro_model.one_layer()
     candidate.module.unembed.bias.data[0] -= 1.0
-    damage = first_order(z_gradient(model, TASK, [0]), clean_z(model, TASK, [0]), clean_z(candidate, TASK, [0]))
-    report = audit(damage, clean_metric(model, TASK)[:1], clean_metric(candidate, TASK)[:1])
+    damage = first_order(gradient_of(model, (0,)), z_of(model, (0,)), z_of(candidate, (0,)))
+    report = audit(damage, metric_of(model)[:1], metric_of(candidate)[:1])
     assert (report.degradation, report.bound, report.coverage, report.violated) == (1.0, 0.0, 0.0, True)

@@ -7,14 +7,12 @@ from typing import Any
 import pytest
 import tiny_models
 import torch
-from circuitcheck.runtimes.pytorch.engine.intervene import intervene
-from circuitcheck.runtimes.pytorch.ports.hooks import record_z
+from patches import alone, patched_rows, read, units_of, zeros
 from torch import Tensor, nn
 
 from circuitcheck.runtimes.pytorch.engine.clean_pass import record_clean_pass
 from circuitcheck.runtimes.pytorch.engine.replay import Savings
 from circuitcheck.runtimes.pytorch.engine.replay_proof import prove_replay
-from circuitcheck.runtimes.pytorch.forward import final_hidden
 from circuitcheck.runtimes.pytorch.hooked import HookedModel
 from circuitcheck.runtimes.pytorch.loading.load import hook_module
 from circuitcheck.runtimes.pytorch.quantizers.int8_sim import simulate_int8
@@ -81,9 +79,7 @@ def prompts() -> tuple[Tensor, Tensor, Tensor]:
 
 def replacements(model: HookedModel, kind: str) -> list[Tensor]:
     """For each layer what replaces z, as ablations and repairs have it."""
-    with torch.no_grad(), record_z(model) as z:
-        final_hidden(model, tiny_models.token_ids(BATCH, SEQ, seed=2))
-    layers = [z[site.layer] for site in model.structure.layers]
+    layers = read(model, tiny_models.token_ids(BATCH, SEQ, seed=2))
     if kind == "zero":
         return [torch.zeros(()).expand(value.shape) for value in layers]
     if kind == "mean":
@@ -95,22 +91,22 @@ def replacements(model: HookedModel, kind: str) -> list[Tensor]:
 
 def head_sets(model: HookedModel) -> list[set[tuple[int, int]]]:
     """Every head alone, cumulative sets forwards and backwards, all heads, and none."""
-    heads = model.heads
-    cumulative = [set(heads[:count]) for count in range(2, 7)] + [set(heads[-count:]) for count in range(2, 7)]
-    return [{head} for head in heads] + cumulative + [set(heads), set()]
+    heads = units_of(model)
+    cumulative = [heads[:count] for count in range(2, 7)] + [heads[-count:] for count in range(2, 7)]
+    return [*map(set, (*alone(heads), *cumulative, heads, ()))]
 
 
 def assert_replayed_equals_full(model: HookedModel, kind: str, tolerance: float) -> None:
     ids, answer, foil = prompts()
     values, sets = replacements(model, kind), head_sets(model)
     notes: list[str] = []
-    replayed = intervene(model, ids, answer, foil, values, sets, notes=notes)
-    full = intervene(model, ids, answer, foil, values, sets, engine="full")
+    replayed = patched_rows(model, ids, answer, foil, values, sets, notes=notes)
+    full = patched_rows(model, ids, answer, foil, values, sets, engine="full")
     assert notes == []
     assert replayed.shape == full.shape == (len(sets), BATCH)
     assert replayed.dtype == full.dtype == torch.float32
     assert (replayed - full).abs().max() <= tolerance * full.abs().max()
-    assert len(full[:, 0].unique()) > len(model.heads), "the interventions are to matter"
+    assert len(full[:, 0].unique()) > len(units_of(model)), "the interventions are to matter"
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -175,11 +171,11 @@ def savings(model: HookedModel) -> Savings:
 def test_one_prompt_of_one_token() -> None:
     model = tiny_models.tiny_model("gpt_neox", **THREE)
     ids = tiny_models.token_ids(1, 1)
-    values = [torch.zeros(1, 1, site.n_heads, site.d_head) for site in model.structure.layers]
+    values = zeros(model, 1, 1)
     sets = head_sets(model)
     notes: list[str] = []
-    replayed = intervene(model, ids, ids[:, 0], ids[:, 0] + 1, values, sets, notes=notes)
-    full = intervene(model, ids, ids[:, 0], ids[:, 0] + 1, values, sets, engine="full")
+    replayed = patched_rows(model, ids, ids[:, 0], ids[:, 0] + 1, values, sets, notes=notes)
+    full = patched_rows(model, ids, ids[:, 0], ids[:, 0] + 1, values, sets, engine="full")
     assert notes == []
     torch.testing.assert_close(replayed, full, rtol=1e-5, atol=1e-5 * full.abs().max().item())
 
@@ -189,10 +185,10 @@ def test_as_many_prompts_as_tokens(batch: int) -> None:
     """What has one entry a prompt is told from what has one entry a token."""
     model = tiny_models.tiny_model("opt", **THREE)
     ids = tiny_models.token_ids(batch, SEQ)
-    values = [torch.zeros(batch, SEQ, site.n_heads, site.d_head) for site in model.structure.layers]
+    values = zeros(model, batch, SEQ)
     notes: list[str] = []
-    replayed = intervene(model, ids, ids[:, 0], ids[:, 1], values, [{(1, 2)}], notes=notes)
-    full = intervene(model, ids, ids[:, 0], ids[:, 1], values, [{(1, 2)}], engine="full")
+    replayed = patched_rows(model, ids, ids[:, 0], ids[:, 1], values, [{(1, 2)}], notes=notes)
+    full = patched_rows(model, ids, ids[:, 0], ids[:, 1], values, [{(1, 2)}], engine="full")
     assert notes == []
     torch.testing.assert_close(replayed, full, rtol=1e-5, atol=1e-5 * full.abs().max().item())
 
@@ -200,4 +196,4 @@ def test_as_many_prompts_as_tokens(batch: int) -> None:
 def test_no_head_sets() -> None:
     model = tiny_models.tiny_model("gpt_neox")
     ids, answer, foil = prompts()
-    assert intervene(model, ids, answer, foil, replacements(model, "zero"), []).shape == (0, BATCH)
+    assert patched_rows(model, ids, answer, foil, replacements(model, "zero"), []).shape == (0, BATCH)
