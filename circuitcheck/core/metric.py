@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from torch import Tensor
-
 from circuitcheck.core.errors import ConfigurationError
 from circuitcheck.core.specification import METRICS
 
-Function = Callable[[Any, Tensor, Tensor, Tensor], Tensor]
+Function = Callable[[Any, Any, Any, Any], Any]
 """`function(output, ids, answer, foil)`: what the model's forward returned for `ids`, `[batch, seq]`, and the task's
-answer and foil, `[batch]`; returns the metric, float `[batch]`, above 0 where the model prefers the answer."""
+answer and foil, `[batch]`; returns the metric, float `[batch]`, above 0 where the model prefers the answer. All of them
+are tensors of the runtime's own library."""
 
 
 @dataclass(frozen=True)
@@ -41,15 +40,24 @@ LOG_PROBABILITY = Metric("log_probability")
 
 
 def as_metric(metric: str | Function | Metric) -> Metric:
-    """A metric from its name, or from a function, whose name is then `package.module:function`.
+    """A metric from what is at hand. Nothing is imported, so the name may come from a file.
+
+    Args:
+        metric: the name of one of the two, or a function, whose name is then `package.module:function`.
 
     Raises:
-        ConfigurationError: a name that means nothing, or a function without a name.
+        ConfigurationError: another name, or a function without one.
     """
     if isinstance(metric, Metric):
         return metric
     if isinstance(metric, str):
-        return named_metric(metric)
+        if metric in METRICS:
+            return Metric(metric)
+        raise ConfigurationError(
+            f"metric {metric!r} is none of {', '.join(METRICS)}, and what a file names is never imported. If it is a "
+            "function of yours, name it in your settings, or pass the function itself: "
+            "hook_module(model, metric=function)."
+        )
     module, name = getattr(metric, "__module__", None), getattr(metric, "__qualname__", None)
     if not callable(metric) or not module or not name:
         raise ConfigurationError(
@@ -58,8 +66,10 @@ def as_metric(metric: str | Function | Metric) -> Metric:
     return Metric(f"{module}:{name}", metric)
 
 
-def named_metric(name: str) -> Metric:
-    """The metric of that name; the module that a function is in is imported.
+def metric_from_settings(name: str) -> Metric:
+    """The metric of a name that the user gave; the module that a function is in is imported.
+
+    For settings and arguments only: a name that was read from a baseline or a report goes to `as_metric`.
 
     Raises:
         ConfigurationError: there is no such metric, module or function.

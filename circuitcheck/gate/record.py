@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from circuitcheck.baseline.baseline import Baseline
 from circuitcheck.core.activations import Activations
 from circuitcheck.core.errors import ConfigurationError, ModelError
-from circuitcheck.core.metric import LOGIT_DIFFERENCE
+from circuitcheck.core.metric import LOGIT_DIFFERENCE, metric_from_settings
 from circuitcheck.core.patch import Patch
 from circuitcheck.core.progress import Advance, silent
 from circuitcheck.core.prompts import Prompts, Task
@@ -113,7 +113,7 @@ def _agreed(model: Runtime, spec: MeasurementSpec) -> tuple[Runtime, Measurement
     """The model and the spec with one metric: the spec's, or the model's own where the spec names none."""
     own = model.quantity.name
     if own == LOGIT_DIFFERENCE.name:
-        return model.measured_by(spec.metric), spec
+        return model.measured_by(metric_from_settings(spec.metric)), spec
     if spec.metric not in (own, LOGIT_DIFFERENCE.name):
         raise ConfigurationError(
             f"reference {model.facts.name} was hooked with the metric {own}, and the spec names {spec.metric}; leave "

@@ -11,7 +11,7 @@ from torch import nn
 
 from circuitcheck.core.candidates import SAVED
 from circuitcheck.core.errors import ConfigurationError, ModelError
-from circuitcheck.core.metric import LOGIT_DIFFERENCE, Function, Metric, as_metric
+from circuitcheck.core.metric import LOGIT_DIFFERENCE, Function, Metric, as_metric, metric_from_settings
 from circuitcheck.runtimes.pytorch.hooked import HookedModel
 from circuitcheck.runtimes.pytorch.loading.claims import claimed_method, require_claim, require_quantized_files
 from circuitcheck.runtimes.pytorch.loading.find_weights import (
@@ -184,7 +184,8 @@ def hook_module(
         tokenizer: its Hugging Face tokenizer, if it has one.
         name: how reports and baseline folders call it.
         precision: whose limits on drift it is judged by.
-        metric: what is measured of a prompt: a name, or a function of the model's output, for encoders and classifiers.
+        metric: what is measured of a prompt: a name, also `package.module:function`, which is then imported, or a
+            function of the model's output, for encoders and classifiers.
 
     Raises:
         ConfigurationError: a metric that does not exist.
@@ -200,7 +201,7 @@ def hook_module(
         fingerprints={"weights": fingerprint_module(module), "tokenizer": fingerprint_tokenizer(tokenizer)},
         notes=_attention_notes(name, module),
         census=take_census(module, structure),
-        metric=as_metric(metric),
+        quantity=metric_from_settings(metric) if isinstance(metric, str) else as_metric(metric),
     )
 
 
