@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from circuitcheck.gate.judge import Criterion, Verdict
+from circuitcheck.core.results import Judgement, Verdict
 from circuitcheck.runtimes.pytorch.hooked import HookedModel
 from detection.captured import captured
 
@@ -88,7 +88,7 @@ def task_scores(verdicts: Iterable[Verdict]) -> dict[str, float]:
     }
 
 
-def criterion_score(criterion: Criterion) -> float:
+def criterion_score(criterion: Judgement) -> float:
     """Logarithm of how much of its allowance a criterion uses at the worse end of its interval.
 
     The allowance of a criterion that must stay below its limit is the limit, and that of a share that must stay above

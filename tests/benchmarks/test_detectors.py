@@ -6,12 +6,11 @@ import torch
 from detection.detectors import OURS, Outputs, criterion_score, our_scores, output_scores, outputs, word
 from detection.texts import evaluation_text
 
-from circuitcheck.gate.judge import Criterion
-from circuitcheck.stats.estimate import Estimate
+from circuitcheck.core.results import Estimate, Judgement
 
 
 def criterion(low, high, relation, limit, verdict, name="a"):
-    return Criterion(name, Estimate((low + high) / 2, low, high), relation, limit, "unit", verdict, "")
+    return Judgement(name, Estimate((low + high) / 2, low, high), relation, limit, "unit", verdict, "")
 
 
 @pytest.mark.parametrize(

@@ -142,8 +142,14 @@ def test_interval_of_a_correlation_lies_around_it_though_noise_weakens_that_of_e
 
 def test_constant_drift_correlates_with_nothing():
     result = associate_alone(IMPORTANCE, np.full(6, 0.1), LAYERS)
-    numbers = (*astuple(result.raw), *astuple(result.within_layers), result.p_within_layers, result.between_layers_share)
+    numbers = (
+        *astuple(result.raw),
+        *astuple(result.within_layers),
+        result.p_within_layers,
+        result.between_layers_share,
+    )
     assert all(isnan(number) for number in numbers)
+    assert isnan(result.between_layers_share)
 
 
 def test_constant_inside_every_layer_leaves_the_raw_correlation():
