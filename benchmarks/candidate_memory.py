@@ -66,21 +66,19 @@ def save_releases(folder: Path) -> None:
 
 def work(job: str, folder: Path, form: str, memory: int | None) -> int:
     """Does one job in this process; returns its peak in bytes."""
-    from circuitcheck.runtimes.pytorch.engine.clean import clean_metric
-
     from circuitcheck import Baseline, judge, load_model, measure
 
     baseline = Baseline.load(folder / "baselines" / "random.json")
     reference = load_model(folder / "reference") if job == "both" else None
     if reference is not None:
-        clean_metric(reference, baseline.task)  # weights that are never run stay on disk, mapped
+        reference.metric(baseline.task.prompts())  # weights that are never run stay on disk, mapped
     candidate = load_model(folder / form, "saved")
     if job == "run":
         with torch.no_grad():
-            for batch in baseline.task.batches():
-                candidate.module(batch.clean)
+            for batch in baseline.task.prompts().batches():
+                candidate.module(torch.from_numpy(batch.clean))
     elif job == "load":
-        clean_metric(candidate, baseline.task)
+        candidate.metric(baseline.task.prompts())
     else:
         judge(measure(candidate, baseline, memory=memory))
     assert (reference is not None) == (job == "both")

@@ -16,14 +16,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from circuitcheck.runtimes.pytorch.engine.clean import clean_z
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from circuitcheck.baseline.baseline import Baseline
 from circuitcheck.core.candidates import DEFAULT_CANDIDATES, RTN
-from circuitcheck.core.prompts import Task
+from circuitcheck.core.prompts import Prompts, Task
 from circuitcheck.diagnostics.association import associate, permutation_p
 from circuitcheck.gate.measure import measure
 from circuitcheck.gate.record import record_reference
@@ -89,14 +88,14 @@ def record_outputs(model: HookedModel) -> Iterator[dict[int, Tensor]]:
         yield outputs
 
 
-def mixed_drift(reference: HookedModel, candidate: HookedModel, task: Task, index: Sequence[int]) -> NDArray[Any]:
+def mixed_drift(reference: HookedModel, candidate: HookedModel, prompts: Prompts) -> NDArray[Any]:
     """Drift of slices of the projections' OUTPUT that are called heads there but are not, `[heads]`."""
-    squares = np.zeros((2, len(reference.heads)))
-    for batch in task.batches(index):
+    squares = np.zeros((2, len(reference.layout("head").units)))
+    for batch in prompts.batches():
         slices = []
         for model in (reference, candidate):
             with record_outputs(model) as outputs, torch.no_grad():
-                model.module(batch.clean)
+                model.module(torch.from_numpy(batch.clean))
             sites = model.structure.layers
             parts = [outputs[site.layer].double().chunk(site.n_heads, dim=-1) for site in sites]
             slices.append([part for layer in parts for part in layer])
@@ -111,9 +110,9 @@ def correlations(importance: NDArray[Any], drift: NDArray[Any], layers: NDArray[
     return {
         "raw": found.raw.value,
         "p_raw": float(spearmanr(np.abs(importance), drift).pvalue),
-        "within": found.within.value,
-        "p_within": found.p_within,
-        "between_share": found.between_share,
+        "within": found.within_layers.value,
+        "p_within": found.p_within_layers,
+        "between_share": found.between_layers_share,
     }
 
 
@@ -149,24 +148,23 @@ def rows_of(model: str, specs: Sequence[str]) -> Iterator[dict[str, Any]]:
         for baseline in baselines:
             measurement = measure(candidate, baseline)
             assert measurement.circuit is not None, measurement.inconclusive
-            task, index = baseline.task, baseline.z.index
-            layers = np.array([layer for layer, _ in baseline.heads])
-            drift = relative_drift(drift_sums(baseline.z, clean_z(candidate, task, index)))
-            mixed = mixed_drift(reference, candidate, task, index)
+            layers = np.array([layer for layer, _ in baseline.measured])
+            drift = relative_drift(drift_sums(baseline.z, candidate.activations(baseline.part, "head")))
+            mixed = mixed_drift(reference, candidate, baseline.part)
             for kind, found in measurement.circuit.associations.items():
                 importance = baseline.importance(kind)
                 yield {
                     "model": baseline.model,
-                    "task": task.name,
+                    "task": baseline.task.name,
                     "candidate": spec,
                     "importance": kind,
                     "prompts": measurement.solved,
                     "of": measurement.prompts,
-                    "heads": len(baseline.heads),
+                    "heads": len(baseline.measured),
                     "raw": [found.raw.value, found.raw.low, found.raw.high],
-                    "within": [found.within.value, found.within.low, found.within.high],
-                    "p_within": found.p_within,
-                    "between_share": found.between_share,
+                    "within": [found.within_layers.value, found.within_layers.low, found.within_layers.high],
+                    "p_within": found.p_within_layers,
+                    "between_share": found.between_layers_share,
                     "p_raw": correlations(importance, drift, layers)["p_raw"],
                     "behind_projection": correlations(importance, mixed, layers),
                     "importance_of_layers": _means(np.abs(importance), layers),

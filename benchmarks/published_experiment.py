@@ -16,12 +16,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from circuitcheck.runtimes.pytorch.engine.ablate import ablated_metric
-from circuitcheck.runtimes.pytorch.engine.clean import clean_metric, clean_z
-from circuitcheck.runtimes.pytorch.engine.repair import repaired_metric
 from shapes import SEQ, SHAPES, build, tokens
 
-from circuitcheck.core.prompts import PromptPair, Task
+from circuitcheck.core.patch import Patch
+from circuitcheck.core.prompts import PromptPair, Prompts, Task
+from circuitcheck.core.runtime import Work
+from circuitcheck.core.specification import Ablation
 from circuitcheck.runtimes.pytorch.hooked import HookedModel
 from circuitcheck.runtimes.pytorch.loading.load import hook_module
 from circuitcheck.runtimes.pytorch.quantizers.int8_sim import simulate_int8
@@ -30,7 +30,7 @@ from circuitcheck.stats.drift import drift_sums, relative_drift
 PROMPTS, MOST_REPAIRED, PUBLISHED_SECONDS, TARGET_SECONDS = 13, 10, 45.0, 4.0
 
 
-def prompts() -> Task:
+def published_task() -> Task:
     """Random prompts of one length; the mean is taken over clean and counterfactual ones."""
     ids, answer, foil = tokens(2 * PROMPTS)
     return Task(
@@ -58,29 +58,31 @@ def models() -> tuple[HookedModel, dict[str, HookedModel]]:
 
 
 def experiment(
-    reference: HookedModel, candidates: dict[str, HookedModel], task: Task
+    reference: HookedModel, candidates: dict[str, HookedModel], prompts: Prompts
 ) -> tuple[dict[str, float], list[str]]:
     """Runs everything; seconds of each part, and notes on models that could not be replayed."""
     seconds, notes = {}, list[str]()
-    index, start = range(PROMPTS), time.perf_counter()
+    units, start = reference.layout("head").units, time.perf_counter()
 
     def lap(name: str) -> None:
         nonlocal start
         seconds[name], start = time.perf_counter() - start, time.perf_counter()
 
-    metric, z = clean_metric(reference, task), clean_z(reference, task, index)
+    metric, z = reference.metric(prompts), reference.activations(prompts, "head")
     lap("reference")
-    importance = {}
-    for kind in ("zero", "mean"):
-        importance[kind] = (metric - ablated_metric(reference, task, index, kind, notes=notes)).mean(1)
+    importance, singles = {}, tuple((unit,) for unit in units)
+    kinds: tuple[Ablation, ...] = ("zero", "mean")
+    for kind in kinds:
+        ablated = reference.patched(prompts, Patch("head", singles, kind), Work(notes=notes))
+        importance[kind] = (metric - ablated).mean(1)
         lap(f"{kind} ablation")
-    orders = [np.argsort(-np.abs(importance["zero"])), np.random.default_rng(0).permutation(len(reference.heads))]
-    sets = [{reference.heads[place] for place in order[:k]} for order in orders for k in range(1, MOST_REPAIRED + 1)]
+    orders = [np.argsort(-np.abs(importance["zero"])), np.random.default_rng(0).permutation(len(units))]
+    sets = tuple({units[place] for place in order[:k]} for order in orders for k in range(1, MOST_REPAIRED + 1))
     for name, candidate in candidates.items():
-        drift = relative_drift(drift_sums(z, clean_z(candidate, task, index)))
+        drift = relative_drift(drift_sums(z, candidate.activations(prompts, "head")))
         assert np.isfinite(drift).all()
         lap(f"{name} drift")
-        repaired = repaired_metric(candidate, task, z, sets, notes=notes)
+        repaired = candidate.patched(prompts, Patch("head", sets, z), Work(notes=notes))
         assert np.isfinite(repaired).all()
         lap(f"{name} repair")
     return seconds, notes
@@ -93,15 +95,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     reference, candidates = models()
-    task = prompts()
-    experiment(reference, candidates, task)
+    prompts = published_task().prompts()
+    experiment(reference, candidates, prompts)
     rounds, notes = [], []
     for _ in range(arguments.rounds):
-        seconds, notes = experiment(reference, candidates, task)
+        seconds, notes = experiment(reference, candidates, prompts)
         rounds.append(seconds)
     totals = [sum(seconds.values()) for seconds in rounds]
     total = statistics.median(totals)
-    runs = 1 + 2 * len(reference.heads) + len(candidates) * (1 + 2 * MOST_REPAIRED)
+    runs = 1 + 2 * len(reference.layout("head").units) + len(candidates) * (1 + 2 * MOST_REPAIRED)
     for name in rounds[0]:
         print(f"{name}: {statistics.median(seconds[name] for seconds in rounds):.3f} s")
     print(

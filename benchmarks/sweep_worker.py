@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from shapes import Shape, build, config, peak_bytes, reset_peak, tokens
@@ -25,23 +25,23 @@ BUDGET = 64 * 2**20
 """Bytes that the contestant `budget` may use beside the model."""
 
 
-def replayed(shape: Shape, memory: int | None = None, engine: str = "replay") -> Sweep:
+def replayed(shape: Shape, memory: int | None = None, engine: Literal["replay", "full"] = "replay") -> Sweep:
     """Ours."""
-    from circuitcheck.runtimes.pytorch.engine.intervene import intervene
-
+    from circuitcheck.core.patch import Patch
+    from circuitcheck.core.prompts import PromptPair, Task
+    from circuitcheck.core.runtime import Work
     from circuitcheck.runtimes.pytorch.loading.load import hook_module
 
     model = hook_module(build(shape))
-    ids, answer, foil = tokens()
-    zero = torch.zeros(()).expand(*ids.shape, shape.heads, shape.width // shape.heads)
+    pairs = zip(*(values.tolist() for values in tokens()), strict=True)
+    task = Task("random", tuple(PromptPair(tuple(ids), tuple(ids), *rest, cluster="one") for ids, *rest in pairs))
 
     def sweep(heads: Sequence[Head]) -> Tensor:
-        notes: list[str] = []
-        sets = [set(), *({head} for head in heads)]
-        values = [zero] * shape.layers
-        metric = intervene(model, ids, answer, foil, values, sets, memory=memory, notes=notes, engine=engine)  # type: ignore[arg-type]
-        assert not notes, notes
-        return metric[0] - metric[1:]
+        work = Work(memory)
+        patch = Patch("head", ((), *((head,) for head in heads)), "zero")
+        metric = model.patched(task.prompts(), patch, work, engine=engine)
+        assert not work.notes, work.notes
+        return torch.from_numpy(metric[0] - metric[1:])
 
     return sweep
 

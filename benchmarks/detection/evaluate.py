@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from circuitcheck.baseline.recording import Recording
-from circuitcheck.core.activations import ZCache
+from circuitcheck.core.activations import Activations
 from circuitcheck.core.errors import CircuitcheckError
 from circuitcheck.core.prompts import Task
 from circuitcheck.core.results import Verdict
@@ -154,18 +154,18 @@ def reordered(baseline: Recording, seed: int) -> Recording:
         "counterfactual": baseline.counterfactual[order],
         "solved": tuple(place[old] for old in solved),
         "ablated": {kind: values[:, columns] for kind, values in baseline.ablated.items()},
-        "z": _reordered_cache(baseline.z, place),
-        "gradient": _reordered_cache(baseline.gradient, place),
+        "z": _reordered_values(baseline.z, place),
+        "gradient": _reordered_values(baseline.gradient, place),
     }
     return replace(baseline, **changes)
 
 
-def _reordered_cache(cache: ZCache, place: Mapping[int, int]) -> ZCache:
-    kept = sorted(range(len(cache.index)), key=lambda number: place[cache.index[number]])
-    starts = np.concatenate([[0], np.cumsum(cache.lengths)])
+def _reordered_values(values: Activations, place: Mapping[int, int]) -> Activations:
+    kept = sorted(range(len(values.index)), key=lambda number: place[values.index[number]])
+    starts = np.concatenate([[0], np.cumsum(values.lengths)])
     tokens = [token for number in kept for token in range(starts[number], starts[number + 1])]
-    return ZCache(
-        index=tuple(place[cache.index[number]] for number in kept),
-        lengths=tuple(cache.lengths[number] for number in kept),
-        layers=tuple(layer[tokens] for layer in cache.layers),
+    return Activations(
+        index=tuple(place[values.index[number]] for number in kept),
+        lengths=tuple(values.lengths[number] for number in kept),
+        groups=tuple(group[tokens] for group in values.groups),
     )

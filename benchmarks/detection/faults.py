@@ -17,8 +17,8 @@ from pathlib import Path
 from torch import nn
 
 from circuitcheck.baseline.recording import Recording
+from circuitcheck.core.units import Unit
 from circuitcheck.runtimes.pytorch.hooked import HookedModel
-from circuitcheck.runtimes.pytorch.ports.structure import Head
 from circuitcheck.runtimes.pytorch.quantizers.rtn import quantize_rtn
 from detection import surgery
 from detection.candidate import LabelledCandidate
@@ -82,7 +82,7 @@ class Planter:
             severity=max(severity.values()),
         )
 
-    def heal(self, family: str, healing: Healing, heads: Sequence[Head], claim: str) -> Iterator[LabelledCandidate]:
+    def heal(self, family: str, healing: Healing, heads: Sequence[Unit], claim: str) -> Iterator[LabelledCandidate]:
         """A candidate for every step at which the training is kept; `heads` are what it takes from the circuits."""
         for stop in healing.stops:
             part = 1 - healing.allowance(stop) if healing.starved else 1.0
@@ -92,13 +92,13 @@ class Planter:
             )
             yield replace(candidate, run=healing.name)
 
-    def taken(self, *heads: Head, part: float = 1.0) -> dict[str, float]:
+    def taken(self, *heads: Unit, part: float = 1.0) -> dict[str, float]:
         """Severity of a fault that changes a part of what these heads do."""
         return severities(self.shares, dict.fromkeys(heads, part))
 
-    def layer(self, layer: int) -> list[Head]:
+    def layer(self, layer: int) -> list[Unit]:
         """A layer's heads."""
-        return [head for head in self.reference.heads if head[0] == layer]
+        return [head for head in self.reference.layout("head").units if head[0] == layer]
 
     def _trained(self, healing: Healing, stop: int) -> Edit:
         def load(model: HookedModel) -> None:
@@ -126,14 +126,14 @@ def faults(reference: HookedModel, baselines: Mapping[str, Recording], cache: Pa
     return [candidate for maker in makers for candidate in maker(planter)]
 
 
-def _silenced(name: str, heads: Sequence[Head], stops: tuple[int, ...], seed: int) -> Healing:
+def _silenced(name: str, heads: Sequence[Unit], stops: tuple[int, ...], seed: int) -> Healing:
     damage = partial(surgery.prune_heads, heads=heads)
     return Healing(name, damage, stops, silenced=tuple(heads), seed=seed)
 
 
 def pruned(planter: Planter) -> Iterator[LabelledCandidate]:
     """Circuit heads and pairs of them pruned, the model healed until its outputs are the reference's again."""
-    sets: list[tuple[Head, ...]] = [(head,) for head in circuit_heads(planter.shares)]
+    sets: list[tuple[Unit, ...]] = [(head,) for head in circuit_heads(planter.shares)]
     for task, of in sorted(planter.shares.items()):
         largest = sorted(of, key=lambda head: -of[head])[:OF_A_CIRCUIT]
         pairs = list(combinations(sorted(largest), 2))
@@ -170,7 +170,7 @@ def swapped(planter: Planter) -> Iterator[LabelledCandidate]:
             yield from planter.heal("heads miswired, healed", healing, [head, other], CLAIMS[0])
 
 
-def renumber_where(one: Head, other: Head) -> Edit:
+def renumber_where(one: Unit, other: Unit) -> Edit:
     """An edit that swaps two heads of a layer altogether."""
     return partial(_edit_module, partial(surgery.renumber_heads, one=one, other=other))
 
@@ -259,5 +259,5 @@ def _unchanged(_: nn.Module) -> None:
     """No damage."""
 
 
-def _named(heads: Sequence[Head]) -> str:
+def _named(heads: Sequence[Unit]) -> str:
     return "+".join(f"{layer}.{head}" for layer, head in heads)

@@ -14,8 +14,8 @@ from filelock import FileLock
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from circuitcheck.core.units import Unit
 from circuitcheck.runtimes.pytorch.loading.fingerprint import fingerprint_module
-from circuitcheck.runtimes.pytorch.ports.structure import Head
 from detection.surgery import output_columns, prune_heads
 from detection.texts import training_text
 
@@ -42,8 +42,8 @@ class Healing:
     name: str
     damage: Callable[[nn.Module], None]
     stops: tuple[int, ...]
-    silenced: tuple[Head, ...] = ()
-    starved: tuple[Head, ...] = ()
+    silenced: tuple[Unit, ...] = ()
+    starved: tuple[Unit, ...] = ()
     seed: int = 0
 
     def key(self, reference: nn.Module) -> str:

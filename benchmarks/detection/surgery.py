@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from circuitcheck.runtimes.pytorch.ports.hooks import record_z
 from torch import Tensor, nn
 
+from circuitcheck.core.units import Unit
 from circuitcheck.runtimes.pytorch.hooked import HookedModel
-from circuitcheck.runtimes.pytorch.ports.structure import Head
+from circuitcheck.runtimes.pytorch.ports.ports import reading
 from circuitcheck.runtimes.pytorch.quantizers.rtn import dequantize, round_weight
 
 ATTENTION_PROJECTIONS = ("attention.query_key_value", "attention.dense")
@@ -22,14 +22,14 @@ def layer_of(module: nn.Module, layer: int) -> Any:
     return module.get_submodule(f"gpt_neox.layers.{layer}")
 
 
-def output_columns(module: nn.Module, head: Head) -> Tensor:
+def output_columns(module: nn.Module, head: Unit) -> Tensor:
     """Columns of the output projection that read this head's z, `[d_model, d_head]`; a view."""
     attention = layer_of(module, head[0]).attention
     width = attention.head_size
     return attention.dense.weight[:, head[1] * width : (head[1] + 1) * width]  # type: ignore[no-any-return]
 
 
-def input_rows(module: nn.Module, head: Head) -> tuple[Tensor, Tensor]:
+def input_rows(module: nn.Module, head: Unit) -> tuple[Tensor, Tensor]:
     """Rows of this head's query, key and value, `[3 * d_head, d_model]`, and their bias, `[3 * d_head]`; views."""
     attention = layer_of(module, head[0]).attention
     rows = slice(head[1] * 3 * attention.head_size, (head[1] + 1) * 3 * attention.head_size)
@@ -37,19 +37,19 @@ def input_rows(module: nn.Module, head: Head) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def scale_head(module: nn.Module, head: Head, factor: float) -> None:
+def scale_head(module: nn.Module, head: Unit, factor: float) -> None:
     """Multiplies what a head writes; 0 prunes it."""
     output_columns(module, head).mul_(factor)
 
 
-def prune_heads(module: nn.Module, heads: Iterable[Head]) -> None:
+def prune_heads(module: nn.Module, heads: Iterable[Unit]) -> None:
     """Silences heads: what they write becomes zero."""
     for head in heads:
         scale_head(module, head, 0.0)
 
 
 @torch.no_grad()
-def miswire_heads(module: nn.Module, one: Head, other: Head) -> None:
+def miswire_heads(module: nn.Module, one: Unit, other: Unit) -> None:
     """Lets the output projection read each of two heads of a layer in the other's place, as after a wrong reshape.
 
     Raises:
@@ -59,7 +59,7 @@ def miswire_heads(module: nn.Module, one: Head, other: Head) -> None:
 
 
 @torch.no_grad()
-def renumber_heads(module: nn.Module, one: Head, other: Head) -> None:
+def renumber_heads(module: nn.Module, one: Unit, other: Unit) -> None:
     """Swaps two heads of a layer altogether: the model computes the same, but in other heads.
 
     Raises:
@@ -70,7 +70,7 @@ def renumber_heads(module: nn.Module, one: Head, other: Head) -> None:
         _swap(here, there)
 
 
-def _of_one_layer(module: nn.Module, one: Head, other: Head) -> tuple[Tensor, Tensor]:
+def _of_one_layer(module: nn.Module, one: Unit, other: Unit) -> tuple[Tensor, Tensor]:
     if one[0] != other[0]:
         raise ValueError(f"heads {one} and {other} are of different layers and cannot be swapped.")
     return output_columns(module, one), output_columns(module, other)
@@ -115,7 +115,7 @@ def replace_by_mean(model: HookedModel, layer: int, share: float, ids: Tensor) -
         share: 1 replaces all of it, 0 nothing.
         ids: token ids of the text, `[rows, seq]`.
     """
-    with record_z(model) as z:
+    with reading(model.module, model.ports("head")) as z:
         model.module(ids)
     mean = z[layer].float().mean(dim=(0, 1)).flatten()
     dense = layer_of(model.module, layer).attention.dense

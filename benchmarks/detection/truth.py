@@ -7,14 +7,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from circuitcheck.runtimes.pytorch.ports.hooks import record_input
 from numpy.typing import NDArray
 from torch import Tensor
 
 from circuitcheck.baseline.recording import Recording
-from circuitcheck.runtimes.pytorch.forward import final_hidden, logit_difference
+from circuitcheck.core.patch import Patch
+from circuitcheck.core.runtime import Runtime, Work
+from circuitcheck.core.units import Unit
 from circuitcheck.runtimes.pytorch.hooked import HookedModel
-from circuitcheck.runtimes.pytorch.ports.structure import Head
+from circuitcheck.runtimes.pytorch.hooks import record_input
 from circuitcheck.runtimes.pytorch.quantizers.rtn import dequantize, round_weight
 from detection.candidate import Truth
 from detection.captured import captured
@@ -25,11 +26,11 @@ IN_CIRCUIT = 0.25
 UNUSED = 0.05
 """Below this share, in every task, a head is not used."""
 
-Shares = Mapping[str, Mapping[Head, float]]
+Shares = Mapping[str, Mapping[Unit, float]]
 """Task to head to |importance| over the task's largest."""
 
 
-def importance_shares(baselines: Mapping[str, Recording], kind: str | None = None) -> dict[str, dict[Head, float]]:
+def importance_shares(baselines: Mapping[str, Recording], kind: str | None = None) -> dict[str, dict[Unit, float]]:
     """Each head's |importance| relative to the largest of the task, by the baselines' own ablation or another kind."""
     shares = {}
     for task, baseline in baselines.items():
@@ -38,7 +39,7 @@ def importance_shares(baselines: Mapping[str, Recording], kind: str | None = Non
     return shares
 
 
-def severities(shares: Shares, taken: Mapping[Head, float]) -> dict[str, float]:
+def severities(shares: Shares, taken: Mapping[Unit, float]) -> dict[str, float]:
     """Task to the largest share of its largest head's importance that is taken from any head.
 
     Args:
@@ -56,13 +57,13 @@ def truth_of(severity: Mapping[str, float]) -> tuple[Truth, tuple[str, ...]]:
     return ("unused-head" if max(severity.values()) < UNUSED else "minor"), ()
 
 
-def circuit_heads(shares: Shares) -> list[Head]:
+def circuit_heads(shares: Shares) -> list[Unit]:
     """Heads in the circuit of any task, the largest share first."""
     largest = _largest(shares)
     return sorted((head for head in largest if largest[head] >= IN_CIRCUIT), key=lambda head: -largest[head])
 
 
-def unused_heads(baselines: Mapping[str, Recording]) -> list[Head]:
+def unused_heads(baselines: Mapping[str, Recording]) -> list[Unit]:
     """Heads that no task uses, in order: below `UNUSED` under every kind of ablation.
 
     A head that says the same on every prompt matters little under resample ablation, but the model needs what it says:
@@ -73,65 +74,51 @@ def unused_heads(baselines: Mapping[str, Recording]) -> list[Head]:
     return sorted(head for head in largest[0] if max(of[head] for of in largest) < UNUSED)
 
 
-def minor_heads(shares: Shares) -> list[Head]:
+def minor_heads(shares: Shares) -> list[Unit]:
     """Heads that some task uses and that belong to no circuit, the largest share first."""
     largest = _largest(shares)
     return sorted((head for head in largest if UNUSED <= largest[head] < IN_CIRCUIT), key=lambda head: -largest[head])
 
 
-def _largest(shares: Shares) -> dict[Head, float]:
-    heads: Iterable[Head] = next(iter(shares.values()))
+def _largest(shares: Shares) -> dict[Unit, float]:
+    heads: Iterable[Unit] = next(iter(shares.values()))
     return {head: max(of[head] for of in shares.values()) for head in heads}
 
 
-@torch.no_grad()
-def mlp_shares(reference: HookedModel, baselines: Mapping[str, Recording]) -> dict[str, list[float]]:
+def mlp_shares(reference: Runtime, baselines: Mapping[str, Recording]) -> dict[str, list[float]]:
     """Task to each layer's |m(clean) - m(MLP's output from the counterfactual)|, mean over solved prompts, relative to
     the largest importance of a head of that task.
     """
-    return {
-        task: [_mlp_importance(reference, baseline, site.layer) for site in reference.structure.layers]
-        for task, baseline in baselines.items()
-    }
+    layout = reference.layout("block")
+    mlps = tuple((unit,) for unit in layout.units if layout.label(unit).startswith("mlp"))
+    return {task: _mlp_shares(reference, baseline, mlps) for task, baseline in baselines.items()}
 
 
-def _mlp_importance(reference: HookedModel, baseline: Recording, layer: int) -> float:
+def _mlp_shares(reference: Runtime, baseline: Recording, mlps: tuple[tuple[Unit], ...]) -> list[float]:
     largest = np.abs(baseline.importance(baseline.spec.ablation)).max()
-    path = str(reference.structure.layers[layer].mlp)
-    mlp = reference.module.get_submodule(path)
-    effects: list[float] = []
-    for batch in baseline.task.batches(baseline.solved):
-        with captured(reference.module, [path]) as outputs:
-            clean = final_hidden(reference, batch.clean)
-            final_hidden(reference, batch.counterfactual)
-        handle = mlp.register_forward_hook(lambda _, __, ___, other=outputs[1]: other)
-        try:
-            ablated = final_hidden(reference, batch.clean)
-        finally:
-            handle.remove()
-        metrics = [logit_difference(reference, hidden, batch.answer, batch.foil) for hidden in (clean, ablated)]
-        effects += (metrics[0] - metrics[1]).tolist()
-    return float(abs(np.mean(effects)) / largest)
+    ablated = reference.patched(baseline.solved_prompts, Patch("block", mlps, "resample"), Work())
+    effects = baseline.metric[list(baseline.solved)].astype(np.float64) - ablated
+    return (np.abs(effects.mean(axis=1)) / largest).tolist()  # type: ignore[no-any-return]
 
 
 @torch.no_grad()
-def attention_moved(reference: HookedModel, other: HookedModel, baseline: Recording) -> dict[Head, float]:
-    """Head to the total variation distance of its attention pattern at the answer position, mean over solved prompts.
+def attention_moved(reference: HookedModel, other: HookedModel, baseline: Recording) -> dict[Unit, float]:
+    """Unit to the total variation distance of its attention pattern at the answer position, mean over solved prompts.
 
     Between 0 and 1: the share of the attention that goes elsewhere. A fault that is no edit of one head, such as a
     wrong rotary base, is sized by it. Both models run eager attention, which gives its patterns.
     """
     distances: list[NDArray[Any]] = []
     paths = [site.attention for site in reference.structure.layers]
-    for batch in baseline.task.batches(baseline.solved):
-        patterns = []
+    for batch in baseline.solved_prompts.batches():
+        patterns, ids = [], torch.from_numpy(batch.clean)
         for model in (reference, other):
             with captured(model.module, paths) as outputs:
-                final_hidden(model, batch.clean)
+                model.module(ids)
             patterns.append(torch.stack([weights for _, weights in outputs])[:, :, :, -1])
         distances.append(((patterns[0] - patterns[1]).abs().sum(-1) / 2).transpose(0, 1).numpy())
     mean = np.concatenate(distances).mean(axis=0)
-    return {(layer, head): float(mean[layer, head]) for layer, head in reference.heads}
+    return {(layer, head): float(mean[layer, head]) for layer, head in reference.layout("head").units}
 
 
 @torch.no_grad()

@@ -51,7 +51,8 @@ def plan_repair(
     """Cumulative sets by |importance|, drift, their product, fragility, |importance| reversed, and at random.
 
     Args:
-        baseline: the reference's side; units that a screened sweep left out are repaired last, and never alone.
+        baseline: the reference's side; units that a screened sweep left out are repaired last by importance, and alone
+            only where an order begins with one.
         drift: the candidate's, `[units]`.
         fragility: mean |g . d|, `[units]`.
         with_orders: False leaves only the set of all units.

@@ -6,10 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 import synthetic
-import torch
 
 from circuitcheck.baseline.diff import describe_change, describe_new
-from circuitcheck.core.activations import ZCache
+from circuitcheck.core.activations import Activations
 from circuitcheck.core.specification import MeasurementSpec
 
 COMPETENT = MeasurementSpec(minimum_clusters=2)
@@ -20,7 +19,7 @@ def baseline_with(importance, **changes):
 
 
 def unsolved(baseline):
-    empty = ZCache((), (), tuple(torch.empty(0, 2, 3) for _ in range(2)))
+    empty = Activations((), (), tuple(np.empty((0, 2, 3), np.float32) for _ in range(2)))
     nothing = {kind: np.empty((4, 0), np.float32) for kind in synthetic.KINDS}
     return replace(baseline, solved=(), ablated=nothing, z=empty, gradient=empty)
 
@@ -57,8 +56,8 @@ def test_heads_that_moved_are_listed_by_how_far():
 
 
 def test_only_so_many_heads_are_listed():
-    heads = tuple((layer, head) for layer in range(5) for head in range(2))
-    many = {"heads": heads, "measured": heads}
+    layout = synthetic.head_layout(5, 2, 3)
+    many = {"layout": layout, "measured": layout.units}
     old, new = baseline_with([1.0] * 10, **many), baseline_with([2.0] * 9 + [1.0], **many)
     lines = describe_change(old, new)
     assert len(lines) == 9
@@ -82,8 +81,8 @@ def test_other_prompts_and_another_spec_are_named():
 
 def test_heads_of_another_shape_or_of_an_unsolved_task_are_not_compared():
     old = baseline_with([1.0, 1.0, 1.0, 1.0])
-    heads = tuple((0, head) for head in range(6))
-    wider = baseline_with([1.0] * 6, heads=heads, measured=heads)
+    layout = synthetic.head_layout(1, 6, 3)
+    wider = baseline_with([1.0] * 6, layout=layout, measured=layout.units)
     assert describe_change(old, wider) == ["heads: not comparable"]
     lines = describe_change(old, unsolved(old))
     assert lines[0].startswith("solves 6 of 6 prompts -> solves 0 of 6 prompts (INCONCLUSIVE")

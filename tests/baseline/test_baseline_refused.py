@@ -8,6 +8,7 @@ import pickle
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.numpy
 import synthetic
@@ -125,11 +126,32 @@ def test_what_is_no_baseline_at_all_is_refused(content):
         load_changed("json", content)
 
 
-@pytest.mark.parametrize("schema", [0, 1, 99])
+@pytest.mark.parametrize("schema", [0, 1, 2, 99])
 def test_other_schema_is_stale(schema):
-    edited = JSON.replace(b'"schema": 2', f'"schema": {schema}'.encode())
-    with pytest.raises(StaleBaselineError, match=f"has schema {schema}, and this version .* writes schema 2; accept"):
+    edited = JSON.replace(b'"schema": 3', f'"schema": {schema}'.encode())
+    with pytest.raises(StaleBaselineError) as caught:
         load_changed("json", edited)
+    assert str(caught.value) == (
+        f"golden baseline x.json has schema {schema}, and this version of circuitcheck writes schema 3. Record it "
+        "anew: pytest --circuit-accept=changed --circuit-reason 'new schema'."
+    )
+
+
+def test_a_baseline_of_the_schema_before_units_is_refused_whatever_else_is_in_it(tmp_path):
+    """Schema 2 as it was written: heads, no layout, other names of arrays."""
+    arrays = safetensors.numpy.save({"heads": np.zeros((4, 2), np.int32), "z.00": np.zeros((6, 2, 3), np.float32)})
+    content = {
+        "schema": 2,
+        "model": {"name": "made-up", "n_layers": 2},
+        "summary": {"heads": [{"head": "0.0", "zero": [1.0, 0.5, 1.5]}]},
+        "arrays": {"sha256": hashlib.sha256(arrays).hexdigest()},
+    }
+    content["checksum"] = checksum(content)
+    json_file, array_file = baseline_files(tmp_path, "old")
+    json_file.write_text(json.dumps(content, sort_keys=True, indent=1) + "\n")
+    array_file.write_bytes(arrays)
+    with pytest.raises(StaleBaselineError, match=r"has schema 2.*pytest --circuit-accept=changed --circuit-reason"):
+        Baseline.load(json_file)
 
 
 def test_arrays_of_another_recording_are_refused():

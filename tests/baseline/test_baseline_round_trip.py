@@ -13,13 +13,12 @@ import pytest
 import synthetic
 import tiny_circuits
 import tiny_models
-import torch
 from hypothesis import given, settings
 
 from circuitcheck.baseline.baseline import Baseline, baseline_files
 from circuitcheck.baseline.encoding import decode, encode
 from circuitcheck.baseline.recording import Recording
-from circuitcheck.core.activations import ZCache
+from circuitcheck.core.activations import Activations
 from circuitcheck.core.specification import MeasurementSpec
 from circuitcheck.gate.record import record_reference
 
@@ -36,11 +35,11 @@ def assert_same(one: Recording, other: Recording) -> None:
                 assert theirs[instruction_set].keys() == sources.keys()
                 for source, change in sources.items():
                     assert theirs[instruction_set][source] == pytest.approx(change, rel=1e-5)  # likewise
-        elif isinstance(ours, ZCache):
+        elif isinstance(ours, Activations):
             assert (ours.index, ours.lengths) == (theirs.index, theirs.lengths)
-            assert len(ours.layers) == len(theirs.layers)
-            for mine, yours in zip(ours.layers, theirs.layers, strict=True):
-                assert_same_bits(mine.numpy(), yours.numpy())
+            assert len(ours.groups) == len(theirs.groups)
+            for mine, yours in zip(ours.groups, theirs.groups, strict=True):
+                assert_same_bits(mine, yours)
         elif isinstance(ours, np.ndarray):
             assert_same_bits(ours, theirs)
         elif field.name == "ablated":
@@ -88,6 +87,18 @@ def test_recorded_baseline_round_trips_through_files(recorded, tmp_path):
     assert [file.read_bytes() for file in written] == [file.read_bytes() for file in baseline_files(tmp_path, "tiny")]
 
 
+def test_units_of_another_kind_have_files_of_their_own(recorded, tmp_path):
+    recorded.save(tmp_path)
+    model = tiny_models.tiny_model()
+    blocks = record_reference(model, tiny_circuits.solvable_task(model), MeasurementSpec(unit="block"))
+    written = blocks.save(tmp_path)
+    assert [file.name for file in written] == ["tiny.block.json", "tiny.block.safetensors"]
+    assert_same(blocks, Baseline.load(written[0]))
+    assert_same(recorded, Baseline.load(tmp_path / "tiny.json"))
+    rows = json.loads(written[0].read_text())["summary"]["units"]
+    assert [row["unit"] for row in rows] == ["attention 0", "mlp 0", "attention 1", "mlp 1"]
+
+
 def test_files_are_readable_for_all_whatever_the_umask(recorded, tmp_path):
     usual = os.umask(0o077)
     try:
@@ -108,6 +119,7 @@ def test_json_is_for_reviewers(recorded):
         "checksum",
         "environment",
         "fingerprints",
+        "layout",
         "model",
         "noise",
         "notes",
@@ -119,8 +131,8 @@ def test_json_is_for_reviewers(recorded):
     ]
     assert content["reason"] == "the first"
     assert sorted(content["fingerprints"]) == ["prompts", "spec", "tokenizer", "weights"]
-    heads = content["summary"]["heads"]
-    assert [row["head"] for row in heads] == [f"{layer}.{head}" for layer in range(2) for head in range(4)]
+    heads = content["summary"]["units"]
+    assert [row["unit"] for row in heads] == [f"{layer}.{head}" for layer in range(2) for head in range(4)]
     for row in heads:
         for kind in synthetic.KINDS:
             value, low, high = row[kind]
@@ -154,7 +166,7 @@ def test_same_input_gives_the_same_bytes_on_whatever_host_and_at_whatever_time(r
 
 def test_unsolved_task_round_trips(tmp_path):
     baseline = synthetic.make_baseline()
-    empty = ZCache((), (), tuple(torch.empty(0, 2, 3) for _ in range(2)))
+    empty = Activations((), (), tuple(np.empty((0, 2, 3), np.float32) for _ in range(2)))
     nothing = replace(
         baseline,
         solved=(),

@@ -55,6 +55,7 @@ def test_fewer_prompts_or_another_order_are_other_prompts(pairs):
 @pytest.mark.parametrize(
     ("key", "value"),
     [
+        ("unit", "block"),
         ("ablation", "zero"),
         ("positions", "answer"),
         ("part", 31),

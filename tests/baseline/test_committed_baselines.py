@@ -34,8 +34,8 @@ def test_baseline_is_fresh_and_canonical(embedded, task):
         weights=embedded.fingerprints["weights"],
     )
     assert encode(baseline) == tuple(file.read_bytes() for file in files)
-    assert baseline.architecture == embedded.architecture
-    assert baseline.heads == tuple(embedded.heads)
+    assert baseline.architecture == embedded.facts.architecture
+    assert baseline.layout == embedded.layout("head")
 
 
 @pytest.mark.parametrize("task", BUILT_IN)

@@ -6,7 +6,6 @@ from itertools import count
 
 import pytest
 import torch
-from circuitcheck.runtimes.pytorch.engine.clean import clean_metric, counterfactual_metric
 
 from circuitcheck.core.prompts import Task
 from circuitcheck.core.specification import UNIT_KINDS

@@ -1,28 +1,25 @@
-"""Baselines, measurements and report entries made of given numbers: no model runs."""
+"""Baselines made of given numbers: no model runs. Measurements are in `synthetic_results`."""
 
 from __future__ import annotations
 
-from dataclasses import astuple, replace
-from math import nan
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from synthetic_results import KINDS, exactly, make_circuit, make_head, make_measurement
 
 from circuitcheck.baseline.baseline import Baseline
 from circuitcheck.baseline.noise_floor import MEASURES
-from circuitcheck.core.activations import ZCache
+from circuitcheck.core.activations import Activations
 from circuitcheck.core.prompts import PromptPair, Task
-from circuitcheck.core.results import Circuit, HeadMeasure, Measurement, Ranking, Repair
-from circuitcheck.core.specification import MeasurementSpec
-from circuitcheck.diagnostics.association import Association
-from circuitcheck.stats.estimate import Estimate
-from circuitcheck.stats.first_order import BoundAudit, PerPrompt
+from circuitcheck.core.specification import UNIT_KINDS, MeasurementSpec
+from circuitcheck.core.units import Group, Layout
+
+__all__ = ["exactly", "make_circuit", "make_head", "make_measurement"]
 
 LAYERS, HEADS, D_HEAD = 2, 2, 3
-KINDS = ("resample", "mean", "zero")
 
 
 def make_task(prompts: int = 6, name: str = "synthetic", clusters: int = 6) -> Task:
@@ -34,6 +31,11 @@ def make_task(prompts: int = 6, name: str = "synthetic", clusters: int = 6) -> T
     return Task(name, tuple(pairs))
 
 
+def head_layout(layers: int, heads: int, d_head: int) -> Layout:
+    """Heads, as many in every layer."""
+    return Layout("head", tuple(Group(str(layer), layer, heads, d_head) for layer in range(layers)))
+
+
 def make_baseline(seed: int = 0, **changes: Any) -> Baseline:
     """Six prompts, all solved, two layers of two heads."""
     rng = np.random.default_rng(seed)
@@ -41,11 +43,11 @@ def make_baseline(seed: int = 0, **changes: Any) -> Baseline:
     solved = tuple(range(len(task.pairs)))
     lengths = tuple(len(pair.clean) for pair in task.pairs)
 
-    def cache() -> ZCache:
+    def values() -> Activations:
         shape = (sum(lengths), HEADS, D_HEAD)
-        layers = tuple(torch.from_numpy(rng.normal(size=shape).astype(np.float32)) for _ in range(LAYERS))
-        return ZCache(solved, lengths, layers)
+        return Activations(solved, lengths, tuple(rng.normal(size=shape).astype(np.float32) for _ in range(LAYERS)))
 
+    layout = head_layout(LAYERS, HEADS, D_HEAD)
     metric = rng.uniform(3, 5, len(task.pairs)).astype(np.float32)
     known = Baseline(
         model="made-up",
@@ -53,14 +55,14 @@ def make_baseline(seed: int = 0, **changes: Any) -> Baseline:
         task=task,
         spec=MeasurementSpec(),
         fingerprints={"weights": "a" * 64, "tokenizer": "b" * 64},
-        heads=tuple((layer, head) for layer in range(LAYERS) for head in range(HEADS)),
-        measured=tuple((layer, head) for layer in range(LAYERS) for head in range(HEADS)),
+        layout=layout,
+        measured=layout.units,
         metric=metric,
         counterfactual=-metric,
         solved=solved,
         ablated={kind: rng.normal(size=(LAYERS * HEADS, len(solved))).astype(np.float32) for kind in KINDS},
-        z=cache(),
-        gradient=cache(),
+        z=values(),
+        gradient=values(),
         ceiling=0.9,
         noise={"AVX2": {"one thread": dict.fromkeys(MEASURES, 1e-7)}},
         environment={
@@ -76,7 +78,7 @@ def make_baseline(seed: int = 0, **changes: Any) -> Baseline:
 
 
 def with_importance(baseline: Baseline, importance: list[float]) -> Baseline:
-    """The same with every head's ablation costing exactly this much on every prompt."""
+    """The same with every unit's ablation costing exactly this much on every prompt."""
     clean = baseline.metric[list(baseline.solved)]
     ablated = (clean[None] - np.array(importance, np.float32)[:, None]).astype(np.float32)
     return replace(baseline, ablated=dict.fromkeys(KINDS, ablated))
@@ -90,6 +92,7 @@ SHARES = st.floats(0, 1, exclude_min=True, exclude_max=True)
 def specs(draw) -> MeasurementSpec:
     """Any specification, floats of all digits included."""
     return MeasurementSpec(
+        unit=draw(st.sampled_from(UNIT_KINDS)),
         ablation=draw(st.sampled_from(KINDS)),
         positions=draw(st.sampled_from(["all", "answer"])),
         part=draw(st.integers(1, 100)),
@@ -101,6 +104,14 @@ def specs(draw) -> MeasurementSpec:
         sweep=draw(st.sampled_from(["exact", "screened"])),
         seed=draw(st.integers(0, 2**31)),
     )
+
+
+@st.composite
+def layouts(draw) -> Layout:
+    """Any units: several groups of a layer, groups of other sizes, with and without numbers."""
+    sizes = st.integers(1, 2)
+    groups = st.builds(Group, st.text(max_size=8), st.integers(0, 3), sizes, sizes, st.booleans())
+    return Layout(draw(st.sampled_from(UNIT_KINDS)), tuple(draw(st.lists(groups, min_size=1, max_size=3))))
 
 
 @st.composite
@@ -124,124 +135,32 @@ def baselines(draw) -> Baseline:
     spec = draw(specs())
     part = solved[: spec.part]
     kept = tuple(lengths[place] if spec.positions == "all" else 1 for place in part)
-    layers, heads, d_head = (draw(st.integers(1, 2)) for _ in range(3))
+    layout = draw(layouts())
 
-    def cache() -> ZCache:
-        values = [draw(arrays(np.float32, (sum(kept), heads, d_head), elements=FLOATS)) for _ in range(layers)]
-        return ZCache(part, kept, tuple(torch.from_numpy(value) for value in values))
+    def values() -> Activations:
+        shapes = [(sum(kept), group.count, group.width) for group in layout.groups]
+        return Activations(part, kept, tuple(draw(arrays(np.float32, shape, elements=FLOATS)) for shape in shapes))
 
     numbers = arrays(np.float32, len(pairs), elements=FLOATS)
-    all_heads = tuple((layer, head) for layer in range(layers) for head in range(heads))
-    measured = tuple(sorted(draw(st.sets(st.sampled_from(all_heads), min_size=1))))
+    measured = tuple(sorted(draw(st.sets(st.sampled_from(layout.units), min_size=1))))
     effects = arrays(np.float32, (len(measured), len(solved)), elements=FLOATS)
     return Baseline(
         model=draw(words),
-        architecture={"class": draw(words), "n_layers": layers, "n_heads": heads, "d_head": d_head},
+        architecture={"class": draw(words), "n_layers": draw(st.integers(1, 9))},
         task=Task(draw(words), tuple(pairs)),
         spec=spec,
         fingerprints={"weights": draw(words), "tokenizer": draw(words)},
-        heads=all_heads,
+        layout=layout,
         measured=measured,
         metric=draw(numbers),
         counterfactual=draw(numbers),
         solved=solved,
         ablated={kind: draw(effects) for kind in KINDS},
-        z=cache(),
-        gradient=cache(),
+        z=values(),
+        gradient=values(),
         ceiling=draw(st.none() | SHARES),
         noise=draw(st.dictionaries(words, st.dictionaries(words, changes, max_size=2), max_size=2)),
         environment=draw(st.dictionaries(words, words, max_size=3)),
         reason=draw(words),
         notes=tuple(draw(st.lists(words, max_size=2))),
     )
-
-
-def exactly(value: float) -> Estimate:
-    """An estimate without width."""
-    return Estimate(value, value, value)
-
-
-def make_head(layer: int = 0, head: int = 0, reference: float = 1.0, candidate: float = 1.0, **changes: Any):
-    """One head with its importances; everything else about it is quiet."""
-    known = HeadMeasure(
-        layer=layer,
-        head=head,
-        importance_ref=exactly(reference),
-        importance_cand=exactly(candidate),
-        importance_change=exactly(candidate - reference),
-        profile_change=exactly(nan),  # `make_circuit` knows the largest importance
-        rank_ref=1,
-        rank_cand=1,
-        drift=0.01,
-        drift_answer=0.01,
-        cosine=1.0,
-        cosine_answer=1.0,
-        fragility=0.0,
-        repair_gain=0.0,
-    )
-    return replace(known, **changes)
-
-
-def _relative_to_the_largest(heads: tuple[HeadMeasure, ...]) -> tuple[HeadMeasure, ...]:
-    """The heads with their changes relative to the largest importance of the reference, as if that were certain."""
-    largest = max((abs(head.importance_ref.value) for head in heads if head.rank_ref is not None), default=0)
-    return tuple(
-        replace(head, profile_change=Estimate(*(end / largest for end in astuple(head.importance_change))))
-        if largest
-        else head
-        for head in heads
-    )
-
-
-def make_circuit(**changes: Any) -> Circuit:
-    """A circuit that passes every default limit of an unknown precision, with room."""
-    known = Circuit(
-        behaviour_kept=Estimate(1.0, 0.95, 1.0),
-        metric_change=Estimate(0.01, 0.0, 0.02),
-        metric_ref=exactly(4.0),
-        metric_cand=exactly(4.0),
-        drift_median=Estimate(0.01, 0.005, 0.015),
-        drift_largest=Estimate(0.02, 0.01, 0.03),
-        profile_distance=Estimate(0.01, 0.0, 0.02),
-        ranking=Ranking(Estimate(0.99, 0.98, 1.0), ceiling=0.97, top_k=1.0, kendall=0.9),
-        repair=Repair(
-            damage=exactly(0.0),
-            unrepaired=Estimate(0.01, 0.0, 0.02),
-            recovery=None,
-            curves={},
-            diagnosis="no damage",
-        ),
-        bound=BoundAudit(
-            0.1,
-            0.1,
-            0.5,
-            coverage=1.0,
-            looseness=5.0,
-            violated=False,
-            relative_error=0.0,
-            per_prompt=PerPrompt((0.1,), (0.1,), (0.5,)),
-        ),
-        associations={kind: Association(exactly(0.1), exactly(0.2), p_within=0.3, between_share=0.4) for kind in KINDS},
-        heads=(make_head(0, 0, 4.0, 4.0), make_head(0, 1, 1.0, 1.0)),
-    )
-    circuit = replace(known, **changes)
-    return replace(circuit, heads=_relative_to_the_largest(circuit.heads))
-
-
-def make_measurement(circuit: Circuit | None = None, **changes: Any) -> Measurement:
-    """A measurement of that circuit on 64 prompts, 32 of which drift and repair use."""
-    known = Measurement(
-        model="made-up",
-        candidate="candidate",
-        precision="unheard-of",
-        task="synthetic",
-        prompts=64,
-        solved=64,
-        part=32,
-        clusters=8,
-        inconclusive=None,
-        circuit=circuit or make_circuit(),
-        noise_floor={"drift": 1e-7, "metric_change": 1e-7, "profile_distance": 1e-7, "ranking_change": 0.0},
-        fingerprints={"weights": "a" * 64, "tokenizer": "b" * 64, "prompts": "c" * 64, "spec": "d" * 64},
-    )
-    return replace(known, **changes)

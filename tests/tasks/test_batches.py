@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
-import torch
 import word_tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
@@ -38,7 +38,7 @@ def check(task, batches, index):
 def test_batches_hold_what_was_asked_for_and_nothing_else(task, data, size):
     everything = range(len(task.pairs))
     index = data.draw(st.none() | st.lists(st.sampled_from(everything), unique=True))
-    batches = task.batches(index, size)
+    batches = task.prompts(index).batches(size)
     check(task, batches, everything if index is None else index)
     if size is None:
         assert len({batch.clean.shape[1] for batch in batches}) == len(batches), "one batch a length"
@@ -49,14 +49,24 @@ def test_batches_hold_what_was_asked_for_and_nothing_else(task, data, size):
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_built_in_tasks_have_several_lengths_and_large_batches(name):
     task = load_task(name, word_tokenizers.word_level())
-    batches = task.batches()
+    batches = task.prompts().batches()
     check(task, batches, range(64))
     assert 1 < len(batches) <= 6
 
 
-def test_a_batch_moves_as_a_whole():
-    task = Task("one", (PromptPair((1, 2), (1, 3), 4, 5, "any"),))
-    moved = task.batches()[0].to(torch.device("meta"))
-    tensors = (moved.clean, moved.counterfactual, moved.answer, moved.foil)
-    assert {tensor.device.type for tensor in tensors} == {"meta"}
-    assert moved.index == (0,)
+@given(task=tasks(), sizes=st.tuples(st.none() | st.integers(1, 5), st.none() | st.integers(1, 5)))
+def test_the_smaller_of_two_limits_counts(task, sizes):
+    known = [size for size in sizes if size is not None]
+    batches = task.prompts(most=sizes[0]).batches(sizes[1])
+    check(task, batches, range(len(task.pairs)))
+    assert not known or max(len(batch.index) for batch in batches) <= min(known)
+
+
+def test_a_batch_is_numpy_arrays_of_ids_and_columns_lead_back():
+    task = Task("one", (PromptPair((1, 2), (1, 3), 4, 5, "any"), PromptPair((6,), (7,), 8, 9, "any")))
+    prompts = task.prompts([1, 0])
+    (short, long) = prompts.batches()
+    assert (short.index, long.index, prompts.columns, len(prompts)) == ((1,), (0,), {1: 0, 0: 1}, 2)
+    for array in (long.clean, long.counterfactual, long.answer, long.foil):
+        assert (type(array), array.dtype) == (np.ndarray, np.int64)
+    assert (long.clean.tolist(), long.foil.tolist()) == ([[1, 2]], [5])

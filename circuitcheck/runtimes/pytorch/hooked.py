@@ -105,9 +105,10 @@ class HookedModel(TorchModel):
         """
         require_room(self, prompts.task.longest)
         ids = rows_of(self, prompts.batches()[0]).ids[: self.at_most(PROBE_PROMPTS)]
-        if (kind, ids.shape[1]) not in self.proven:
+        proven = self.proven.setdefault(self.module, set())
+        if (kind, ids.shape[1]) not in proven:
             prove(self, ids, kind)
-            self.proven.add((kind, ids.shape[1]))
+            proven.add((kind, ids.shape[1]))
 
     def metric(self, prompts: Prompts, *, counterfactual: bool = False) -> NDArray[np.float32]:
         """M of every prompt, `[prompts]`; of counterfactuals with the clean prompt's answer and foil."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -29,7 +30,8 @@ class TorchModel:
         census: what was really loaded; None where nobody looked.
         batch_size: the most rows in one forward pass; 1 where a prompt's logits depend on its batch mates.
         quantity: what is measured of a prompt; `record_reference` and `measure` bind the one that the spec names.
-        proven: (kind of unit, length of prompts) for which the hooks were proven on this module; copies share it.
+        proven: module to (kind of unit, length of prompts) for which the hooks were proven on it; copies of this object
+            share it.
     """
 
     module: nn.Module
@@ -42,7 +44,9 @@ class TorchModel:
     census: Census | None = None
     batch_size: int | None = None
     quantity: Metric = LOGIT_DIFFERENCE
-    proven: set[tuple[str, int]] = field(default_factory=set, compare=False, repr=False)
+    proven: WeakKeyDictionary[nn.Module, set[tuple[str, int]]] = field(
+        default_factory=WeakKeyDictionary, compare=False, repr=False
+    )
 
     @property
     def device(self) -> torch.device:

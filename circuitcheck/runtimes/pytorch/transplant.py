@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
 from typing import TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -57,7 +58,7 @@ def kept_modules(reference: TorchModel, candidate: Model, paths: Sequence[str]) 
             copy = deepcopy(reference.module.get_submodule(path)).to(device=device, dtype=dtype)
             setattr(holder, name, copy.train(originals[-1][2].training))
         # What was proven of the candidate's own modules is not proven of these.
-        yield replace(candidate, proven=set())
+        yield replace(candidate, proven=WeakKeyDictionary())
     finally:
         for holder, name, module in originals:
             setattr(holder, name, module)

@@ -8,7 +8,6 @@ import patches
 import pytest
 import tiny_models
 import torch
-from circuitcheck.runtimes.pytorch.engine.ablate import ablated_metric
 from torch import Tensor
 
 from circuitcheck.core.errors import SiteError

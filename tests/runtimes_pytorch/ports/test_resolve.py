@@ -9,7 +9,6 @@ import pytest
 import tiny_models
 import torch
 import transformers
-from circuitcheck.runtimes.pytorch.ports.hooks import edit_z, record_z
 from tiny_sites import EXPECTED
 from torch import nn
 

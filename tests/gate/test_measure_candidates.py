@@ -44,7 +44,7 @@ def itself(reference, baseline) -> Measurement:
 
 def changes(measurement: Measurement) -> np.ndarray:
     """|candidate - reference| importance of every head."""
-    return np.array([abs(head.importance_change.value) for head in measurement.circuit.heads])
+    return np.array([abs(head.importance_change.value) for head in measurement.circuit.units])
 
 
 def place(layer: int, head: int) -> int:
@@ -65,7 +65,7 @@ def test_reference_has_not_moved(itself):
         assert (estimate.value, estimate.low, estimate.high) == (0, 0, 0)
     assert circuit.profile_distance.high < 10 * REPACKED
     assert circuit.ranking.agreement.value == 1
-    assert (circuit.ranking.top_k, circuit.ranking.kendall) == (1, pytest.approx(1))
+    assert (circuit.ranking.top_5, circuit.ranking.kendall_tau_b) == (1, pytest.approx(1))
     assert circuit.behaviour_kept.value == circuit.behaviour_kept.high == 1
     assert circuit.behaviour_kept.low < 1  # eight prompts are no proof of the ninth
     assert circuit.metric_ref == circuit.metric_cand
@@ -83,19 +83,21 @@ def test_reference_has_no_damage(itself):
 
 def test_every_head_of_the_reference_is_the_same(itself, baseline):
     importance = baseline.importance("resample")
-    heads = itself.circuit.heads
-    assert [(head.layer, head.head) for head in heads] == [(layer, head) for layer in range(2) for head in range(4)]
+    heads = itself.circuit.units
+    assert [(head.layer, head.column) for head in heads] == [(layer, head) for layer in range(2) for head in range(4)]
+    assert [head.unit for head in heads] == [f"{layer}.{head}" for layer in range(2) for head in range(4)]
     for number, head in enumerate(heads):
         assert head.importance_ref.value == importance[number]
         assert head.importance_cand.value == pytest.approx(importance[number], abs=REPACKED)
         assert head.importance_ref.low <= importance[number] <= head.importance_ref.high
         assert (head.drift, head.drift_answer, head.cosine, head.fragility) == (0, 0, pytest.approx(1), 0)
         assert head.rank_ref == head.rank_cand == 1 + int((np.abs(importance) > abs(importance[number])).sum())
-        assert abs(head.repair_gain) < REPACKED
+        assert np.isnan(head.repair_gain)  # nothing to give back, so no head was repaired alone
 
 
 def test_what_is_said_about_the_measurement(itself):
     assert (itself.model, itself.candidate, itself.precision, itself.task) == ("gpt_neox", "f32", "f32", "tiny")
+    assert (itself.unit, itself.metric) == ("head", "logit_difference")
     assert (itself.prompts, itself.solved, itself.part, itself.clusters) == (8, 8, 8, 6)
     assert itself.notes == ()
     assert sorted(itself.noise_floor) == ["drift", "metric_change", "profile_distance", "ranking_change"]
@@ -106,12 +108,12 @@ def test_what_is_said_about_the_measurement(itself):
 
 @pytest.mark.parametrize("factor", [0.0, 0.5, -1.0])
 def test_scaled_head_is_seen_and_named(reference, baseline, factor):
-    head = tiny_circuits.most_important(baseline.importance("resample"), reference.heads, LAST)[0]
+    head = tiny_circuits.most_important(baseline.importance("resample"), list(baseline.layout.units), LAST)[0]
     measured = measure(tiny_circuits.scale_head(reference, LAST, head, factor), baseline)
     assert int(changes(measured).argmax()) == place(LAST, head)
     assert measured.circuit.profile_distance.value > 0.1
     assert measured.circuit.drift_largest.value == 0  # no z moves, which is why drift alone is no gate
-    moved = measured.circuit.heads[place(LAST, head)]
+    moved = measured.circuit.units[place(LAST, head)]
     if factor == 0:
         assert abs(moved.importance_cand.value) < REPACKED
         assert moved.rank_cand == 8
@@ -122,7 +124,7 @@ def test_scaled_head_is_seen_and_named(reference, baseline, factor):
 
 
 def test_swapped_heads_are_seen_and_named(reference, baseline):
-    order = tiny_circuits.most_important(baseline.importance("resample"), reference.heads, LAST)
+    order = tiny_circuits.most_important(baseline.importance("resample"), list(baseline.layout.units), LAST)
     first, second = order[0], order[-1]
     measured = measure(tiny_circuits.swap_heads(reference, LAST, first, second), baseline)
     two = np.argsort(-changes(measured))[:2]
@@ -134,7 +136,7 @@ def test_swapped_heads_are_seen_and_named(reference, baseline):
 
 def test_fault_in_the_first_layer_drifts_in_the_layers_behind_it_alone(reference, baseline):
     measured = measure(tiny_circuits.scale_head(reference, 0, 2, 0.0), baseline)
-    drift = np.array([head.drift for head in measured.circuit.heads])
+    drift = np.array([head.drift for head in measured.circuit.units])
     assert (drift[:4] == 0).all()
     assert (drift[4:] > 0.01).all()
     assert measured.circuit.drift_largest.value == drift.max()
@@ -190,7 +192,7 @@ def test_bf16_moves_a_little_everywhere(reference, baseline):
     candidate = tiny_circuits.copy_of(reference)
     candidate.module.to(torch.bfloat16)
     circuit = measure(candidate, baseline).circuit
-    drift = np.array([head.drift for head in circuit.heads])
+    drift = np.array([head.drift for head in circuit.units])
     # bfloat16 has 8 bits: one rounding is up to 0.4 %, and some tens of them meet in a head.
     assert ((drift > 1e-4) & (drift < 0.2)).all()
 
@@ -205,10 +207,10 @@ def test_answer_position_alone_says_what_is_left_out(reference, baseline):
         "The baseline keeps the answer position only: drift, gradients and repair say nothing about earlier positions.",
     )
     everywhere = measure(tiny_circuits.scale_head(reference, 0, 2, 0.0), baseline)
-    for ours, theirs in zip(measured.circuit.heads, everywhere.circuit.heads, strict=True):
+    for ours, theirs in zip(measured.circuit.units, everywhere.circuit.units, strict=True):
         assert ours.drift == ours.drift_answer == theirs.drift_answer
         assert ours.importance_cand == theirs.importance_cand  # ablation acts on all positions in both
-    assert [head.drift for head in measured.circuit.heads] != [head.drift for head in everywhere.circuit.heads]
+    assert [head.drift for head in measured.circuit.units] != [head.drift for head in everywhere.circuit.units]
 
 
 def test_part_of_the_prompts_says_what_is_left_out(reference, baseline):
@@ -235,7 +237,7 @@ def test_unsolved_task_is_inconclusive_and_the_candidate_is_never_run(reference)
 def test_importance_of_every_recorded_kind_is_held_against_drift(baseline, reference):
     circuit = measure(tiny_circuits.scale_head(reference, 0, 2, 0.0), baseline).circuit
     assert list(circuit.associations) == ["resample", "mean", "zero"]
-    drift = np.array([head.drift for head in circuit.heads])
+    drift = np.array([head.drift for head in circuit.units])
     for kind, found in circuit.associations.items():
         assert found.raw.value == pytest.approx(spearmanr(np.abs(baseline.importance(kind)), drift).statistic)
         assert found.raw.low <= found.raw.value <= found.raw.high

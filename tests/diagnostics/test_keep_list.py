@@ -15,8 +15,9 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TorchAoConfig
 
 from circuitcheck.core.errors import CandidateError, ConfigurationError
 from circuitcheck.core.results import Estimate, Judgement, Verdict
+from circuitcheck.core.runtime import Replaceable
 from circuitcheck.core.specification import MeasurementSpec
-from circuitcheck.diagnostics.keep_list import KeepList, find_keep_list, kept_modules, replaceable_modules
+from circuitcheck.diagnostics.keep_list import KeepList, find_keep_list
 from circuitcheck.gate.judge import judge
 from circuitcheck.gate.measure import measure
 from circuitcheck.gate.record import record_reference
@@ -75,14 +76,15 @@ ALL = tuple(
 
 
 def test_modules_are_the_linear_maps_inside_layers(reference, candidate):
-    assert replaceable_modules(reference, candidate) == ALL
+    assert candidate.replaceable(reference) == Replaceable((ALL[:4], ALL[4:]), "lm_head")
+    assert candidate.replaceable(reference).modules == ALL
 
 
 def test_modules_with_the_references_weights_are_none(reference):
     faulty = tiny_circuits.scale_head(reference, 1, 2, 0.0)
-    assert replaceable_modules(reference, faulty) == (DENSE.format(1),)
+    assert faulty.replaceable(reference) == Replaceable(((), (DENSE.format(1),)), "lm_head")
     with pytest.raises(CandidateError, match=r"no linear map .* differs"):
-        replaceable_modules(reference, tiny_circuits.copy_of(reference))
+        tiny_circuits.copy_of(reference).replaceable(reference)
 
 
 @pytest.mark.parametrize(
@@ -166,9 +168,9 @@ def test_modules_are_put_back_also_after_an_error(reference, candidate):
         torch.testing.assert_close(swapped.weight.float(), weight(reference, DENSE.format(0)), rtol=1e-3, atol=1e-6)
         raise RuntimeError("midway")
 
-    with kept_modules(reference, candidate, ALL), pytest.raises(RuntimeError, match="midway"):
+    with candidate.keeping(reference, ALL), pytest.raises(RuntimeError, match="midway"):
         look_and_fail()
-    with pytest.raises(RuntimeError, match="midway"), kept_modules(reference, candidate, [DENSE.format(0)]):
+    with pytest.raises(RuntimeError, match="midway"), candidate.keeping(reference, [DENSE.format(0)]):
         look_and_fail()
     assert candidate.module.get_submodule(DENSE.format(0)) is own
     assert fingerprint_module(candidate.module) == before
@@ -178,10 +180,10 @@ def test_gpt2_whose_linear_maps_are_no_linear_modules():
     reference = tiny_models.tiny_model("gpt2")
     coarse = tiny_circuits.copy_of(reference)
     quantize_rtn(coarse.module, coarse.structure, 2)
-    found = replaceable_modules(reference, coarse)
+    found = coarse.replaceable(reference).modules
     assert "transformer.h.0.attn.c_attn" in found
     assert not any(isinstance(coarse.module.get_submodule(path), nn.Linear) for path in found)
-    with kept_modules(reference, coarse, found):
+    with coarse.keeping(reference, found):
         assert torch.equal(weight(coarse, found[0]), weight(reference, found[0]))
 
 
@@ -192,16 +194,7 @@ def test_planted_fault_is_found_by_measuring(reference):
     quantized = replace(faulty, precision="int8-rtn")
     quantize_rtn(quantized.module, quantized.structure, 8)
     # Eight prompts tell little: limits are such that the reference passes and the fault does not.
-    wide = Limits(
-        behaviour_kept=0.5,
-        metric_change=1,
-        drift_median=1,
-        drift_largest=2,
-        ranking_agreement=0.3,
-        profile_distance=3,
-        unrepaired=1,
-        recovery=0.1,
-    )
+    wide = Limits(0.5, 1, 1, 2, 0.3, 3, 0.1, 1)
 
     def judge_candidate(model):
         return [judge(measure(model, baseline, curves=False), wide)]

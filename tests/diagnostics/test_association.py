@@ -30,23 +30,23 @@ def test_raw_and_within_may_have_other_signs():
     result = associate_alone(IMPORTANCE, DRIFT, LAYERS)
     # Differences of ranks are 2, 0, 2 twice: 1 - 6 * 16 / (6 * 35).
     np.testing.assert_allclose(astuple(result.raw), 1 - 96 / 210, rtol=ROUNDING)
-    np.testing.assert_allclose(astuple(result.within), -1, rtol=ROUNDING)
+    np.testing.assert_allclose(astuple(result.within_layers), -1, rtol=ROUNDING)
     # Layer means 0.2 and 0.5: 6 * 0.15 ** 2 of 6 * 0.15 ** 2 + 4 * 0.1 ** 2; decimal inputs round.
-    assert result.between_share == pytest.approx(0.135 / 0.175, rel=10 * ROUNDING)
+    assert result.between_layers_share == pytest.approx(0.135 / 0.175, rel=10 * ROUNDING)
 
 
 def test_within_by_hand():
     # Centred ranks: (-1, 0, 1) with (0, -1, 1), and (-1/2, 1/2) with (1/2, -1/2): (1 - 1/2) / (2 + 1/2).
     importance, drift = np.array([1.0, 2.0, 3.0, 5.0, 6.0]), np.array([0.2, 0.1, 0.3, 0.9, 0.8])
     result = associate_alone(importance, drift, np.array([0, 0, 0, 1, 1]))
-    assert result.within.value == pytest.approx(0.2, rel=ROUNDING)
+    assert result.within_layers.value == pytest.approx(0.2, rel=ROUNDING)
 
 
 def test_layers_need_not_lie_behind_one_another():
     order = np.array([3, 0, 4, 1, 5, 2])
     result = associate_alone(IMPORTANCE[order], DRIFT[order], LAYERS[order])
-    assert result.within.value == pytest.approx(-1, rel=ROUNDING)
-    assert result.between_share == pytest.approx(0.135 / 0.175, rel=10 * ROUNDING)
+    assert result.within_layers.value == pytest.approx(-1, rel=ROUNDING)
+    assert result.between_layers_share == pytest.approx(0.135 / 0.175, rel=10 * ROUNDING)
 
 
 @settings(deadline=None)
@@ -60,7 +60,7 @@ def test_raw_is_spearmans_rho(data):
     # In a single layer `within` is the same thing; scipy sums in another order.
     reach = ndtri(0.975) * np.std(rho[1:])
     expected = (rho[0], max(rho[0] - reach, -1), min(rho[0] + reach, 1))
-    for found in (result.raw, result.within):
+    for found in (result.raw, result.within_layers):
         assert astuple(found) == pytest.approx(expected, abs=1e-7)  # a spread of 0 is a root of rounding
 
 
@@ -102,7 +102,7 @@ def test_what_layers_share_is_not_taken_for_what_heads_share():
     for seed in range(200):
         importance, drift = layers + 0.3 * rng.random(24), layers + 0.3 * rng.random(24)
         result = associate_alone(importance, drift, layers, permutations=200, seed=seed)
-        below += result.p_within <= 0.05
+        below += result.p_within_layers <= 0.05
         raws.append(result.raw.value)
     assert min(raws) > 0.8
     assert 0 < below / 200 < 0.05 + 5 * np.sqrt(0.05 * 0.95 / 200)
@@ -142,16 +142,22 @@ def test_interval_of_a_correlation_lies_around_it_though_noise_weakens_that_of_e
 
 def test_constant_drift_correlates_with_nothing():
     result = associate_alone(IMPORTANCE, np.full(6, 0.1), LAYERS)
-    numbers = (*astuple(result.raw), *astuple(result.within), result.p_within, result.between_share)
+    numbers = (
+        *astuple(result.raw),
+        *astuple(result.within_layers),
+        result.p_within_layers,
+        result.between_layers_share,
+    )
     assert all(isnan(number) for number in numbers)
+    assert isnan(result.between_layers_share)
 
 
 def test_constant_inside_every_layer_leaves_the_raw_correlation():
     result = associate_alone(IMPORTANCE, LAYERS.astype(float), LAYERS)
-    assert isnan(result.within.value)
-    assert isnan(result.p_within)
+    assert isnan(result.within_layers.value)
+    assert isnan(result.p_within_layers)
     assert result.raw.value > 0.5
-    assert result.between_share == 1
+    assert result.between_layers_share == 1
 
 
 @pytest.mark.parametrize("place", [0, 5])
@@ -160,8 +166,8 @@ def test_nan_is_not_ranked(place):
     broken[place] = nan
     for result in (associate_alone(IMPORTANCE, broken, LAYERS), associate_alone(broken, DRIFT, LAYERS)):
         assert isnan(result.raw.value)
-        assert isnan(result.within.value)
-        assert isnan(result.p_within)
+        assert isnan(result.within_layers.value)
+        assert isnan(result.p_within_layers)
     assert isnan(between_share(broken, LAYERS))
 
 
@@ -171,14 +177,14 @@ def test_nan_in_one_draw_spoils_the_intervals():
     result = associate(IMPORTANCE, DRIFT, LAYERS, np.tile(IMPORTANCE, (3, 1)), draws)
     assert result.raw.value == pytest.approx(1 - 96 / 210, rel=ROUNDING)
     assert isnan(result.raw.low)
-    assert isnan(result.within.high)
+    assert isnan(result.within_layers.high)
 
 
 def test_infinite_drift_is_ranked_last_and_has_no_variance():
     drift = np.where(DRIFT == 0.6, inf, DRIFT)
     result = associate_alone(IMPORTANCE, drift, LAYERS)
     assert result.raw.value == pytest.approx(1 - 96 / 210, rel=ROUNDING)
-    assert isnan(result.between_share)
+    assert isnan(result.between_layers_share)
 
 
 def test_shapes_that_do_not_fit_are_refused():

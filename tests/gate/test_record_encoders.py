@@ -16,6 +16,7 @@ from metric_functions import MASK
 from torch import Tensor
 
 from circuitcheck.baseline.baseline import Baseline
+from circuitcheck.core import metric as metric_module
 from circuitcheck.core.errors import ConfigurationError
 from circuitcheck.core.prompts import PromptPair, Task
 from circuitcheck.core.specification import MeasurementSpec
@@ -72,7 +73,7 @@ def baseline(reference: HookedModel, task: Task) -> Baseline:
 def by_hand(reference: HookedModel, task: Task, kind: str) -> np.ndarray:
     """Importances with one full pass for each head and prompt: plain hooks, indices, and the function itself."""
     module: Any = reference.module
-    function = reference.metric.function
+    function = reference.quantity.function
     dense = [layer.attention.output.dense for layer in module.bert.encoder.layer]
 
     def run(ids: tuple[int, ...], pair: PromptPair, hooks: dict[int, Callable[..., Any]]) -> float:
@@ -136,15 +137,21 @@ def test_what_is_recorded_says_how_it_was_measured(reference: HookedModel, basel
 def test_a_copy_passes_and_a_scaled_head_fails(reference: HookedModel, task: Task, baseline: Baseline) -> None:
     same = judge(measure(tiny_circuits.copy_of(reference), baseline))
     assert str(same.word) == "PASS", same
-    head = tiny_circuits.most_important(baseline.importance("resample"), reference.heads, 1)[0]
+    head = tiny_circuits.most_important(baseline.importance("resample"), list(baseline.layout.units), 1)[0]
     faulty = judge(measure(tiny_circuits.scale_head(reference, 1, head, -2.0), baseline))
     assert str(faulty.word) == "FAIL"
 
 
-def test_a_saved_baseline_finds_its_function_by_name(reference: HookedModel, baseline: Baseline, tmp_path: Any) -> None:
+def test_a_saved_baselines_function_is_the_users_own_and_never_one_that_the_file_names(
+    reference: HookedModel, baseline: Baseline, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     loaded = Baseline.load(baseline.save(tmp_path)[0])
-    plain = hook_module(reference.module, name=reference.name)
-    circuit = measure(plain, loaded).circuit
+    name = baseline.spec.metric
+    hooked = hook_module(reference.module, name=reference.name, metric=name)  # the user names it, so it is imported
+    monkeypatch.setattr(metric_module, "import_module", lambda path: pytest.fail(f"{path} was imported"))
+    with pytest.raises(ConfigurationError, match=r"what a file names is never imported"):
+        measure(hook_module(reference.module, name=reference.name), loaded)
+    circuit = measure(hooked, loaded).circuit
     assert circuit is not None
     assert circuit.profile_distance.value < 1e-3
     assert circuit.drift_largest.value == 0
@@ -154,7 +161,7 @@ def test_gradients_are_those_of_the_function(reference: HookedModel, task: Task,
     """The sum of the metric's change to first order, from a small step along the gradient of one prompt."""
     place = baseline.z.index[0]
     pair, layer = task.pairs[place], 1
-    gradient = baseline.gradient.rows([place])[layer][0].flatten(-2)
+    gradient = torch.from_numpy(baseline.gradient.rows([place])[layer][0]).flatten(-2)
     module: Any = reference.module
     dense = module.bert.encoder.layer[layer].attention.output.dense
     ids, answer, foil = torch.tensor([pair.clean]), torch.tensor([pair.answer]), torch.tensor([pair.foil])
@@ -162,7 +169,7 @@ def test_gradients_are_those_of_the_function(reference: HookedModel, task: Task,
     for step in (1e-2, -1e-2):
         handle = dense.register_forward_pre_hook(lambda _, given, step=step: (given[0] + step * gradient,))
         with torch.no_grad():
-            values.append(float(reference.metric.function(module(ids), ids, answer, foil)[0]))
+            values.append(float(reference.quantity.function(module(ids), ids, answer, foil)[0]))
         handle.remove()
     # Rounding of logits of about 5, over the step, is 1e-4 of a slope of about 1; curvature adds the step's square.
     assert (values[0] - values[1]) / 2e-2 == pytest.approx(float((gradient**2).sum()), rel=5e-3)
@@ -180,14 +187,14 @@ def test_a_local_function_is_passed_with_the_candidate(task: Task, reference: Ho
     recorded = record_reference(hook_module(reference.module, name=reference.name, metric=local), task, SPEC)
     assert recorded.spec.metric.endswith(":test_a_local_function_is_passed_with_the_candidate.<locals>.local")
     assert measure(hook_module(reference.module, metric=local), recorded).circuit is not None
-    with pytest.raises(ConfigurationError, match=r"local in module .* does not exist.*hook_module\(model, metric="):
+    with pytest.raises(ConfigurationError, match=r"what a file names is never imported.*hook_module\(model, metric="):
         measure(hook_module(reference.module), recorded)
 
 
 def test_two_metrics_are_one_too_many(task: Task, reference: HookedModel) -> None:
     with pytest.raises(ConfigurationError, match=r"was hooked with the metric metric_functions:.*; leave out one"):
         record_reference(reference, task, replace(SPEC, metric="log_probability"))
-    named = replace(SPEC, metric=reference.metric.name)
+    named = replace(SPEC, metric=reference.quantity.name)
     assert record_reference(reference, task, named).spec == named
 
 
@@ -214,8 +221,8 @@ def test_a_function_of_a_decoder_measures_what_the_name_does() -> None:
     own = record_reference(model, task, MeasurementSpec(draws=200, metric="metric_functions:last_difference"))
     for kind in ("resample", "mean", "zero"):
         np.testing.assert_allclose(own.ablated[kind], named.ablated[kind], atol=ROUNDING, rtol=0)
-    for ours, theirs in zip(own.gradient.layers, named.gradient.layers, strict=True):
-        torch.testing.assert_close(ours, theirs, atol=ROUNDING, rtol=0)
+    for ours, theirs in zip(own.gradient.groups, named.gradient.groups, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=ROUNDING, rtol=0)
     assert named.notes == ()
 
 

@@ -3,12 +3,11 @@ import re
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from circuitcheck.core.activations import ZCache
+from circuitcheck.core.activations import Activations
 from circuitcheck.core.errors import BaselineError, CandidateError
 from circuitcheck.stats.drift import DriftSums, cosine, drift_draws, drift_sums, relative_drift
 
@@ -23,9 +22,7 @@ ROUNDING = 1e-15
 def cache(layers, lengths=LENGTHS, index=None):
     """`layers` is `[layers, positions, heads, d_head]`."""
     index = tuple(range(len(lengths))) if index is None else index
-    return ZCache(
-        index, tuple(lengths), tuple(torch.tensor(np.asarray(layer), dtype=torch.float32) for layer in layers)
-    )
+    return Activations(index, tuple(lengths), tuple(np.asarray(layer, np.float32) for layer in layers))
 
 
 def by_hand():
@@ -143,9 +140,9 @@ GOOD = np.ones((2, 6, 3, 2))
     [
         (cache(GOOD, index=(0, 1, 3)), r"other prompts: reference [0, 1, 2] (3), candidate [0, 1, 3] (3)"),
         (cache(GOOD, lengths=(1, 2, 3)), "prompt 0 has 2 positions in the reference and 1 in the candidate"),
-        (cache(GOOD[:1]), "2 layers, the candidate 1"),
-        (cache(GOOD[:, :, :2]), "layer 0 has shape [6, 3, 2] in the reference and [6, 2, 2] in the candidate"),
-        (cache(GOOD[..., :1]), "layer 0 has shape [6, 3, 2] in the reference and [6, 3, 1] in the candidate"),
+        (cache(GOOD[:1]), "shapes [(3, 2), (3, 2)] in the reference and [(3, 2)] in the candidate"),
+        (cache(GOOD[:, :, :2]), "shapes [(3, 2), (3, 2)] in the reference and [(2, 2), (2, 2)] in the candidate"),
+        (cache(GOOD[..., :1]), "shapes [(3, 2), (3, 2)] in the reference and [(3, 1), (3, 1)] in the candidate"),
     ],
 )
 def test_caches_that_cannot_be_compared_are_refused(candidate, message):
@@ -163,10 +160,10 @@ def test_no_prompts_are_refused_and_not_0():
 @pytest.mark.parametrize(
     ("layer", "position", "head", "named"),
     [
-        (0, 0, 0, "layer 0, head 0, prompt 4"),
-        (1, 1, 2, "layer 1, head 2, prompt 4"),
-        (1, 2, 0, "layer 1, head 0, prompt 7"),
-        (0, 5, 1, "layer 0, head 1, prompt 9"),
+        (0, 0, 0, "group 0, unit 0, prompt 4"),
+        (1, 1, 2, "group 1, unit 2, prompt 4"),
+        (1, 2, 0, "group 1, unit 0, prompt 7"),
+        (0, 5, 1, "group 0, unit 1, prompt 9"),
     ],
 )
 def test_first_value_that_is_not_finite_is_named(bad, layer, position, head, named):

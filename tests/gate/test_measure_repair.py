@@ -74,8 +74,8 @@ def test_head_that_alone_is_damaged_gives_everything_back(reference, baseline):
     """Head 1.0 is in the last layer, so that nothing behind it is damaged by it."""
     candidate = damaged(reference, {1: (0.1, 1.0)})
     circuit = measure(candidate, baseline).circuit
-    gains = np.array([head.repair_gain for head in circuit.heads])
-    drift = np.array([head.drift for head in circuit.heads])
+    gains = np.array([head.repair_gain for head in circuit.units])
+    drift = np.array([head.drift for head in circuit.units])
     np.testing.assert_allclose(drift, [0, 0, 0.9, 0], atol=1e-6)  # scaling z by 0.1 is a drift of 0.9
     assert gains[2] == pytest.approx(circuit.repair.damage.value, rel=1e-5)
     np.testing.assert_allclose(np.delete(gains, 2), 0, atol=1e-5)
@@ -85,7 +85,7 @@ def test_head_that_alone_is_damaged_gives_everything_back(reference, baseline):
     assert circuit.bound.estimate == pytest.approx(circuit.bound.degradation, rel=1e-5)
     assert (circuit.bound.coverage, circuit.bound.violated) == (1, False)
     assert circuit.bound.looseness >= 1 - 1e-6
-    assert circuit.heads[2].fragility == pytest.approx(circuit.bound.degradation, rel=1e-5)
+    assert circuit.units[2].fragility == pytest.approx(circuit.bound.degradation, rel=1e-5)
 
 
 def test_damage_outside_the_heads_is_not_given_back(baseline):

@@ -2,14 +2,15 @@ from math import isnan, nan
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from circuitcheck.core.activations import ZCache
+from circuitcheck.core.activations import Activations
 from circuitcheck.core.errors import BaselineError, CandidateError
-from circuitcheck.stats.first_order import FirstOrder, Integrated, audit, first_order, fragility
+from circuitcheck.core.results import Integrated
+from circuitcheck.diagnostics.bound_audit import audit
+from circuitcheck.stats.first_order import FirstOrder, first_order, fragility
 
 LENGTHS = (2, 1)
 # Small integers: every product and sum of the signed estimates is exact in float64.
@@ -19,8 +20,7 @@ ROUNDING = 1e-14
 
 
 def cache(layers, lengths=LENGTHS):
-    layers = tuple(torch.tensor(np.asarray(layer), dtype=torch.float32) for layer in layers)
-    return ZCache(tuple(range(len(lengths))), lengths, layers)
+    return Activations(tuple(range(len(lengths))), lengths, tuple(np.asarray(layer, np.float32) for layer in layers))
 
 
 def by_hand():
@@ -34,32 +34,32 @@ def by_hand():
 def test_first_order_by_hand():
     result = first_order(*by_hand())
     # Head 0: 3 + 8 at position 0, -12 + 12 at position 1; then -2. Head 1: 0 and -2; then 0.
-    np.testing.assert_array_equal(result.per_head, [[11, -2], [-2, 0]])
+    np.testing.assert_array_equal(result.per_unit, [[11, -2], [-2, 0]])
     # Head 0: sqrt(5) * 5 + 5 * 5; then 1 * 2. Head 1: 0 + 1 * 2; then 2 * 7.
-    np.testing.assert_allclose(result.bound_per_head, [[5 * np.sqrt(5) + 25, 2], [2, 14]], rtol=ROUNDING)
+    np.testing.assert_allclose(result.bound_per_unit, [[5 * np.sqrt(5) + 25, 2], [2, 14]], rtol=ROUNDING)
 
 
 def test_fragility_by_hand():
     np.testing.assert_array_equal(fragility(first_order(*by_hand())), [6.5, 1.0])
 
 
-def test_heads_are_ordered_by_layer_then_head():
+def test_units_are_ordered_by_group_then_place():
     g, d = np.ones((2, 3, 2, 1)), np.array([[1.0, 2.0], [3.0, 4.0]])[:, None, :, None]
     result = first_order(cache(g), cache(0 * g), cache(0 * g + d))
-    np.testing.assert_array_equal(result.per_head, [[2, 1], [4, 2], [6, 3], [8, 4]])
+    np.testing.assert_array_equal(result.per_unit, [[2, 1], [4, 2], [6, 3], [8, 4]])
 
 
 @settings(deadline=None)
 @given(g=Z, z=Z, moved=Z)
 def test_estimate_is_within_its_bound_and_exact_for_a_linear_metric(g, z, moved):
     result = first_order(cache(g), cache(z), cache(moved))
-    assert (np.abs(result.per_head) <= result.bound_per_head * (1 + ROUNDING)).all()  # Cauchy and Schwarz
+    assert (np.abs(result.per_unit) <= result.bound_per_unit * (1 + ROUNDING)).all()  # Cauchy and Schwarz
     prompt_of = np.repeat(np.arange(len(LENGTHS)), LENGTHS)
     metric = [
         np.array([(g * values)[:, prompt_of == prompt].sum() for prompt in range(len(LENGTHS))])
         for values in (z, moved)
     ]
-    np.testing.assert_array_equal(result.per_head.sum(0), metric[1] - metric[0])
+    np.testing.assert_array_equal(result.per_unit.sum(0), metric[1] - metric[0])
     checked = audit(result, *metric)
     assert checked.coverage == 1
     assert not checked.violated
@@ -69,15 +69,15 @@ def test_estimate_is_within_its_bound_and_exact_for_a_linear_metric(g, z, moved)
 @given(g=Z, z=Z)
 def test_nothing_moved_nothing_lost(g, z):
     result = first_order(cache(g), cache(z), cache(z))
-    assert not result.per_head.any()
-    assert not result.bound_per_head.any()
+    assert not result.per_unit.any()
+    assert not result.bound_per_unit.any()
     assert not fragility(result).any()
 
 
 def test_audit_by_hand():
     damage = FirstOrder(
-        per_head=np.array([[-1.0, 2.0, 0.0], [-1.0, -1.0, 0.5]]),
-        bound_per_head=np.array([[2.0, 2.0, 1.0], [2.0, 1.0, 1.0]]),
+        per_unit=np.array([[-1.0, 2.0, 0.0], [-1.0, -1.0, 0.5]]),
+        bound_per_unit=np.array([[2.0, 2.0, 1.0], [2.0, 1.0, 1.0]]),
     )
     result = audit(damage, np.array([5.0, 5.0, 5.0]), np.array([3.0, 9.0, 5.0]))
     assert (result.degradation, result.estimate, result.bound) == (2.0, 3.5 / 3, 3.0)
@@ -116,10 +116,10 @@ def test_metrics_of_other_prompts_are_refused():
 
 def test_caches_that_do_not_belong_together_are_refused():
     g, reference, candidate = by_hand()
-    longer = ZCache((0, 1), (1, 2), candidate.layers)
+    longer = Activations((0, 1), (1, 2), candidate.groups)
     with pytest.raises(CandidateError, match="prompt 0 has 2 positions"):
         first_order(g, reference, longer)
-    for wrong in (ZCache((0, 2), LENGTHS, g.layers), cache([*g.layers, *g.layers]), cache([g.layers[0] * nan])):
+    for wrong in (Activations((0, 2), LENGTHS, g.groups), cache([*g.groups, *g.groups]), cache([g.groups[0] * nan])):
         with pytest.raises(BaselineError, match="gradient"):
             first_order(wrong, reference, candidate)
 

@@ -3,9 +3,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from circuitcheck.runtimes.pytorch.ports.hooks import record_z
 from detection import surgery
 from detection.texts import evaluation_text
+
+from circuitcheck.runtimes.pytorch.ports.ports import reading
 
 
 @pytest.fixture
@@ -16,6 +17,14 @@ def damaged(reference):
 @torch.no_grad()
 def logits(model):
     return model.module(evaluation_text(8)).logits
+
+
+@torch.no_grad()
+def z_of(model):
+    """Layer to `[rows, seq, heads, d_head]`."""
+    with reading(model.module, model.ports("head")) as z:
+        model.module(evaluation_text(8))
+    return z
 
 
 def test_texts_are_the_same_every_time_and_apart():
@@ -49,10 +58,7 @@ def test_renumbered_heads_compute_the_same_in_each_others_place(reference, damag
     surgery.renumber_heads(damaged.module, (1, 0), (1, 5))
     # the same sums in another order: float32 rounding of logits of about 20
     assert torch.allclose(logits(damaged), logits(reference), atol=1e-4)
-    with record_z(reference) as before, torch.no_grad():
-        reference.module(evaluation_text(8))
-    with record_z(damaged) as after, torch.no_grad():
-        damaged.module(evaluation_text(8))
+    before, after = (z_of(model) for model in (reference, damaged))
     assert torch.allclose(before[1][:, :, 0], after[1][:, :, 5], atol=1e-5)
     assert torch.allclose(before[1][:, :, 5], after[1][:, :, 0], atol=1e-5)
 

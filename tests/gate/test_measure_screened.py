@@ -31,7 +31,7 @@ def test_only_some_heads_are_measured_and_exactly(baselines):
     exact, screened = baselines["exact"], baselines["screened"]
     # 32 heads: a quarter by their gradients, and at least 20 of the rest at random.
     assert len(screened.measured) == 28
-    assert set(screened.measured) < set(screened.heads) == set(exact.measured)
+    assert set(screened.measured) < set(screened.layout.units) == set(exact.measured)
     places = [exact.measured.index(head) for head in screened.measured]
     for kind in ("resample", "mean", "zero"):
         # Other heads share the batch, so float32 sums may be taken in another order.
@@ -48,9 +48,9 @@ def test_what_may_have_been_missed_is_said(baselines, model):
 def test_heads_that_were_left_out_have_no_importance(baselines, model):
     baseline = baselines["screened"]
     measurement = measure(model, baseline)
-    left_out = set(baseline.heads) - set(baseline.measured)
-    for head in measurement.circuit.heads:
-        is_left_out = (head.layer, head.head) in left_out
+    left_out = set(baseline.layout.units) - set(baseline.measured)
+    for head in measurement.circuit.units:
+        is_left_out = (head.layer, head.column) in left_out
         assert math.isnan(head.importance_ref.value) == is_left_out
         assert (head.rank_ref is None) == is_left_out
         assert head.drift == 0

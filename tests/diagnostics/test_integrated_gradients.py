@@ -10,10 +10,8 @@ import pytest
 import tiny_circuits
 import tiny_models
 import torch
-from circuitcheck.runtimes.pytorch.engine.clean import clean_metric, clean_z
-from circuitcheck.runtimes.pytorch.engine.gradient import z_gradient
-from circuitcheck.runtimes.pytorch.engine.repair import repaired_metric
 
+from circuitcheck.core.patch import Patch
 from circuitcheck.core.specification import MeasurementSpec
 from circuitcheck.diagnostics.integrated_gradients import integrated_damage
 from circuitcheck.gate.measure import measure
@@ -41,35 +39,39 @@ def coarse(reference, factor: float):
     return candidate
 
 
+def with_all(model, prompts, values) -> np.ndarray:
+    """M of every prompt with all heads set to these values, `[prompts]`."""
+    return model.patched(prompts, Patch("head", (model.layout("head").units,), values))[0]
+
+
 @pytest.mark.parametrize("answer_only", [False, True])
 def test_sum_over_heads_is_what_the_whole_way_costs(reference, task, answer_only):
     """Completeness: m with all z of the candidate put into the reference, less m of the reference."""
-    index = range(len(task.pairs))
-    ours, theirs = (clean_z(model, task, index) for model in (reference, coarse(reference, 1.3)))
+    prompts = task.prompts()
+    ours, theirs = (model.activations(prompts, "head") for model in (reference, coarse(reference, 1.3)))
     if answer_only:
         ours, theirs = ours.answer_position(), theirs.answer_position()
-    moved = repaired_metric(reference, task, theirs, [reference.heads])[0] if not answer_only else None
-    found = integrated_damage(reference, task, ours, theirs, steps=64)
+    moved = with_all(reference, prompts, theirs)
+    found = integrated_damage(reference, prompts, "head", ours, theirs, steps=64)
     assert found.shape == (8, 8)
-    if moved is not None:
-        # Midpoints leave a share of 1 / (24 * 64^2) of the curvature; float32 logits of about 10 leave 1e-5.
-        np.testing.assert_allclose(found.sum(0), moved - clean_metric(reference, task), rtol=1e-3, atol=1e-4)
+    # Midpoints leave a share of 1 / (24 * 64^2) of the curvature; float32 logits of about 10 leave 1e-5.
+    np.testing.assert_allclose(found.sum(0), moved - reference.metric(prompts), rtol=1e-3, atol=1e-4)
 
 
 def test_few_steps_already_come_close(reference, task):
-    index = range(len(task.pairs))
-    ours, theirs = (clean_z(model, task, index) for model in (reference, coarse(reference, 1.3)))
-    few, many = (integrated_damage(reference, task, ours, theirs, steps=steps) for steps in (8, 64))
+    prompts = task.prompts()
+    ours, theirs = (model.activations(prompts, "head") for model in (reference, coarse(reference, 1.3)))
+    few, many = (integrated_damage(reference, prompts, "head", ours, theirs, steps=steps) for steps in (8, 64))
     np.testing.assert_allclose(few, many, rtol=0.02, atol=0.02 * np.abs(many).max())
 
 
 def test_short_way_in_the_last_layer_is_the_first_order(reference, task):
     """Nothing lies behind the last layer's heads, and over a short way the gradient hardly changes."""
-    index = range(len(task.pairs))
-    ours = clean_z(reference, task, index)
-    theirs = type(ours)(ours.index, ours.lengths, (ours.layers[0], ours.layers[1] * 1.001))
-    first = first_order(z_gradient(reference, task, index), ours, theirs).per_head
-    found = integrated_damage(reference, task, ours, theirs)
+    prompts = task.prompts()
+    ours = reference.activations(prompts, "head")
+    theirs = replace(ours, groups=(ours.groups[0], ours.groups[1] * np.float32(1.001)))
+    first = first_order(reference.gradient(prompts, "head")[1], ours, theirs).per_unit
+    found = integrated_damage(reference, prompts, "head", ours, theirs)
     np.testing.assert_allclose(found[4:], first[4:], rtol=1e-2, atol=1e-6)
     assert (found[:4] == 0).all()
 
@@ -77,23 +79,26 @@ def test_short_way_in_the_last_layer_is_the_first_order(reference, task):
 def test_linear_model_by_one_step():
     """Behind its last heads the micro model is linear, so that one gradient is right for the whole way."""
     model = micro_model.hook_micro(micro_model.MicroModel(micro_model.FIRST_LAYER, micro_model.SECOND_LAYER), 2)
-    pairs = tiny_circuits.solvable_task(model, prompts=6, vocabulary=4)
-    ours = clean_z(model, pairs, range(6))
-    theirs = type(ours)(ours.index, ours.lengths, (ours.layers[0], ours.layers[1] * 3))
-    moved = repaired_metric(model, pairs, theirs, [model.heads])[0] - clean_metric(model, pairs)
+    prompts = tiny_circuits.solvable_task(model, prompts=6, vocabulary=4).prompts()
+    ours = model.activations(prompts, "head")
+    theirs = replace(ours, groups=(ours.groups[0], ours.groups[1] * 3))
+    moved = with_all(model, prompts, theirs) - model.metric(prompts)
     for steps in (1, 5):
-        np.testing.assert_allclose(integrated_damage(model, pairs, ours, theirs, steps=steps).sum(0), moved, atol=1e-5)
+        found = integrated_damage(model, prompts, "head", ours, theirs, steps=steps)
+        np.testing.assert_allclose(found.sum(0), moved, atol=1e-5)
 
 
 def test_no_way_costs_nothing(reference, task):
-    z = clean_z(reference, task, range(3))
-    assert (integrated_damage(reference, task, z, z) == 0).all()
+    prompts = task.prompts(range(3))
+    z = reference.activations(prompts, "head")
+    assert (integrated_damage(reference, prompts, "head", z, z) == 0).all()
 
 
 def test_no_steps_are_refused(reference, task):
-    z = clean_z(reference, task, range(1))
+    prompts = task.prompts(range(1))
+    z = reference.activations(prompts, "head")
     with pytest.raises(ValueError, match="at least one step"):
-        integrated_damage(reference, task, z, z, steps=0)
+        integrated_damage(reference, prompts, "head", z, z, steps=0)
 
 
 @pytest.mark.parametrize("batch_size", [None, 1])
@@ -104,6 +109,7 @@ def test_audit_has_a_second_opinion_where_the_reference_is_at_hand(reference, ta
     at_hand = tiny_circuits.copy_of(reference)
     at_hand = replace(at_hand, batch_size=batch_size)
     integrated = measure(candidate, baseline, reference=at_hand).circuit.bound.integrated
-    parts = integrated_damage(reference, task, baseline.z, clean_z(candidate, task, baseline.z.index)).sum(0)
+    z = candidate.activations(baseline.part, "head")
+    parts = integrated_damage(reference, baseline.part, "head", baseline.z, z).sum(0)
     assert integrated.estimate == pytest.approx(np.abs(parts).mean(), rel=1e-4)
     assert torch.is_grad_enabled()

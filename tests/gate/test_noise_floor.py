@@ -10,7 +10,6 @@ import torch
 
 from circuitcheck.core.prompts import PromptPair, Task
 from circuitcheck.core.specification import MeasurementSpec
-from circuitcheck.gate import repeat as noise
 from circuitcheck.gate.record import record_reference
 from circuitcheck.runtimes.pytorch.hooked import HookedModel
 from circuitcheck.runtimes.pytorch.threads import computing_threads, share_of_threads
@@ -57,19 +56,19 @@ def test_every_source_of_noise_is_tried(three_threads, monkeypatch):
         ids = arguments[0] if arguments else options["input_ids"]
         seen.add((torch.get_num_threads(), model.module.config._attn_implementation, len(ids)))
 
-    measured = noise.clean_metric
+    measured = HookedModel.metric
 
-    def watched(model, task, **options):
-        handle = model.module.register_forward_pre_hook(watch, with_kwargs=True)
+    def watched(self, prompts, **options):
+        handle = self.module.register_forward_pre_hook(watch, with_kwargs=True)
         try:
-            return measured(model, task, **options)
+            return measured(self, prompts, **options)
         finally:
             handle.remove()
 
-    monkeypatch.setattr(noise, "clean_metric", watched)
+    monkeypatch.setattr(HookedModel, "metric", watched)
     record_reference(model, task)
-    # Six prompts of two lengths are two batches of three.
-    assert seen == {(1, "eager", 3), (3, "eager", 1), (3, "sdpa", 3)}
+    # Six prompts of two lengths are two batches of three; as the reference is recorded, and under each variation.
+    assert seen == {(3, "eager", 3), (1, "eager", 3), (3, "eager", 1), (3, "sdpa", 3)}
 
 
 @pytest.mark.parametrize("setting", [computing_threads, other_attention])

@@ -71,7 +71,7 @@ def test_shares_of_mlps(reference, baselines):
 
 def test_attention_does_not_move_by_itself(reference, baselines):
     moved = attention_moved(reference, reference, baselines["facts"])
-    assert set(moved) == set(reference.heads)
+    assert set(moved) == set(reference.layout("head").units)
     assert set(moved.values()) == {0.0}
 
 
@@ -120,7 +120,7 @@ def test_another_order_is_the_same_recording(baselines):
     here = {baseline.task.pairs[place]: rows for place, rows in zip(baseline.z.index, _z(baseline), strict=True)}
     there = {other.task.pairs[place]: rows for place, rows in zip(other.z.index, _z(other), strict=True)}
     assert here.keys() == there.keys()
-    assert all(torch.equal(here[pair], there[pair]) for pair in here)
+    assert all(np.array_equal(here[pair], there[pair]) for pair in here)
     assert list(other.z.index) == sorted(other.z.index)
     metric = dict(zip(baseline.task.pairs, baseline.metric, strict=True))
     assert all(metric[pair] == value for pair, value in zip(other.task.pairs, other.metric, strict=True))
