@@ -62,7 +62,7 @@ def _properties(entry: Entry, names: tuple[str, ...]) -> list[tuple[str, object]
     properties: list[tuple[str, object]] = []
     for name in names:
         if name in found:
-            criterion = found[name]
+            criterion = found[name] | found[name]["value"]
             properties += [(f"{name}.{key}", criterion[key]) for key in keys]
             ends = zip(("low", "high"), criterion["interval"], strict=True)
             properties += [(f"{name}.{end}", value) for end, value in ends]

@@ -16,7 +16,9 @@ Written = tuple[str, bool]
 """What to say of a file, and whether it could be written."""
 
 
-def run_document(settings: Settings, entries: Sequence[Entry], expected: int) -> dict[str, Any]:
+def run_document(
+    settings: Settings, entries: Sequence[Entry], expected: int, *, interrupted: bool = False
+) -> dict[str, Any]:
     """The run's report.
 
     Raises:
@@ -24,10 +26,9 @@ def run_document(settings: Settings, entries: Sequence[Entry], expected: int) ->
     """
     from circuitcheck.report.compare import load_report
     from circuitcheck.report.document import document
-    from circuitcheck.runtimes.pytorch.environment import environment
 
     old = None if settings.compare is None else load_report(settings.compare)
-    return document(entries, environment(), expected, command=settings.report_command, old=old)
+    return document(entries, expected, command=settings.report_command, old=old, interrupted=interrupted)
 
 
 def write_files(settings: Settings, document: dict[str, Any]) -> list[Written]:

@@ -1,4 +1,4 @@
-"""Baselines, measurements and report entries made of given numbers: no model runs."""
+"""Baselines made of given numbers: no model runs. Measurements are in `synthetic_results`."""
 
 from __future__ import annotations
 
@@ -9,19 +9,17 @@ import numpy as np
 import torch
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from synthetic_results import KINDS, exactly, make_circuit, make_head, make_measurement
 
 from circuitcheck.baseline.baseline import Baseline
 from circuitcheck.baseline.noise_floor import MEASURES
 from circuitcheck.core.activations import ZCache
 from circuitcheck.core.prompts import PromptPair, Task
-from circuitcheck.core.results import Circuit, HeadMeasure, Measurement, Ranking, Repair
 from circuitcheck.core.specification import MeasurementSpec
-from circuitcheck.diagnostics.association import Association
-from circuitcheck.stats.estimate import Estimate
-from circuitcheck.stats.first_order import BoundAudit, PerPrompt
+
+__all__ = ["exactly", "make_circuit", "make_head", "make_measurement"]
 
 LAYERS, HEADS, D_HEAD = 2, 2, 3
-KINDS = ("resample", "mean", "zero")
 
 
 def make_task(prompts: int = 6, name: str = "synthetic", clusters: int = 6) -> Task:
@@ -153,81 +151,3 @@ def baselines(draw) -> Baseline:
         reason=draw(words),
         notes=tuple(draw(st.lists(words, max_size=2))),
     )
-
-
-def exactly(value: float) -> Estimate:
-    """An estimate without width."""
-    return Estimate(value, value, value)
-
-
-def make_head(layer: int = 0, head: int = 0, reference: float = 1.0, candidate: float = 1.0, **changes: Any):
-    """One head with its importances; everything else about it is quiet."""
-    known = HeadMeasure(
-        layer=layer,
-        head=head,
-        importance_ref=exactly(reference),
-        importance_cand=exactly(candidate),
-        importance_change=exactly(candidate - reference),
-        rank_ref=1,
-        rank_cand=1,
-        drift=0.01,
-        drift_answer=0.01,
-        cosine=1.0,
-        cosine_answer=1.0,
-        fragility=0.0,
-        repair_gain=0.0,
-    )
-    return replace(known, **changes)
-
-
-def make_circuit(**changes: Any) -> Circuit:
-    """A circuit that passes every default limit of an unknown precision, with room."""
-    known = Circuit(
-        behaviour_kept=Estimate(1.0, 0.95, 1.0),
-        metric_change=Estimate(0.01, 0.0, 0.02),
-        metric_ref=exactly(4.0),
-        metric_cand=exactly(4.0),
-        drift_median=Estimate(0.01, 0.005, 0.015),
-        drift_largest=Estimate(0.02, 0.01, 0.03),
-        profile_distance=Estimate(0.01, 0.0, 0.02),
-        ranking=Ranking(Estimate(0.99, 0.98, 1.0), ceiling=0.97, top_k=1.0, kendall=0.9),
-        repair=Repair(
-            damage=exactly(0.0),
-            unrepaired=Estimate(0.01, 0.0, 0.02),
-            recovery=None,
-            curves={},
-            diagnosis="no damage",
-        ),
-        bound=BoundAudit(
-            0.1,
-            0.1,
-            0.5,
-            coverage=1.0,
-            looseness=5.0,
-            violated=False,
-            relative_error=0.0,
-            per_prompt=PerPrompt((0.1,), (0.1,), (0.5,)),
-        ),
-        associations={kind: Association(exactly(0.1), exactly(0.2), p_within=0.3, between_share=0.4) for kind in KINDS},
-        heads=(make_head(0, 0, 4.0, 4.0), make_head(0, 1, 1.0, 1.0)),
-    )
-    return replace(known, **changes)
-
-
-def make_measurement(circuit: Circuit | None = None, **changes: Any) -> Measurement:
-    """A measurement of that circuit on 64 prompts, 32 of which drift and repair use."""
-    known = Measurement(
-        model="made-up",
-        candidate="candidate",
-        precision="unheard-of",
-        task="synthetic",
-        prompts=64,
-        solved=64,
-        part=32,
-        clusters=8,
-        inconclusive=None,
-        circuit=circuit or make_circuit(),
-        noise_floor={"drift": 1e-7, "metric_change": 1e-7, "profile_distance": 1e-7, "ranking_change": 0.0},
-        fingerprints={"weights": "a" * 64, "tokenizer": "b" * 64, "prompts": "c" * 64, "spec": "d" * 64},
-    )
-    return replace(known, **changes)

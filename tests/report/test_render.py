@@ -5,19 +5,17 @@ from __future__ import annotations
 import copy
 import re
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
-import synthetic
+import synthetic_results as synthetic
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from circuitcheck.diagnostics.association import Association
-from circuitcheck.diagnostics.keep_list import KeepList
-from circuitcheck.gate.judge import Verdict, judge
+from circuitcheck.core.results import Association, Estimate, Integrated, Verdict
 from circuitcheck.report.document import failed_entry, failed_keep_entry, keep_entry, run_entry
-from circuitcheck.report.text import BROKEN_HEADS, FRAGILE_HEADS, WIDTH, render, render_entries
-from circuitcheck.stats.estimate import Estimate
-from circuitcheck.stats.first_order import Integrated
+from circuitcheck.report.text import BROKEN_UNITS, FRAGILE_UNITS, WIDTH, render, render_entries
 
 COLUMNS = (
     "candidate",
@@ -33,12 +31,21 @@ COLUMNS = (
 )
 HEAD_COLUMNS = ["task", "head", "importance ref", "importance cand", "rank", "drift", "fragility", "repair"]
 EXACT = synthetic.exactly
+KEEP: Any = SimpleNamespace(
+    modules=("a.b",),
+    verdict="PASS",
+    measured=7,
+    torchao='modules_to_not_convert=["head", "a.b"]',
+    compressed_tensors='ignore=["head", "a.b"]',
+    bitsandbytes='llm_int8_skip_modules=["head", "a.b"]',
+)
+"""As much of a keep list as a report asks for."""
 
 
 def judged(heads=None, measurement=None, **changes) -> Verdict:
     """The verdict on a quiet circuit with some changes."""
-    circuit = synthetic.make_circuit(**changes, **({"heads": tuple(heads)} if heads else {}))
-    return judge(synthetic.make_measurement(circuit, **(measurement or {})))
+    circuit = synthetic.make_circuit(**changes, **({"units": tuple(heads)} if heads else {}))
+    return synthetic.make_verdict(synthetic.make_measurement(circuit, **(measurement or {})))
 
 
 def head_rows(text: str) -> list[list[str]]:
@@ -87,7 +94,7 @@ def test_marks_show_which_criterion_fails_and_which_is_undecided():
 
 def test_task_that_is_not_solved_shows_why_and_no_table():
     unsolved = synthetic.make_measurement(inconclusive="the reference solves 3 of 64 prompts")
-    text = render([judge(replace(unsolved, circuit=None))])
+    text = render([synthetic.make_verdict(replace(unsolved, circuit=None))])
     assert text.splitlines()[3].split() == ["candidate", "synthetic", *"---------", "INCONCLUSIVE"]
     assert "candidate-synthetic: the reference solves 3 of 64 prompts" in text
     assert "Most fragile heads" not in text
@@ -129,20 +136,19 @@ def test_broken_heads_go_by_how_far_they_moved():
         synthetic.make_head(0, 0, 4.0, 2.0),
         synthetic.make_head(0, 1, 1.0, -3.0),
         synthetic.make_head(0, 2, 1.0, 4.0),
-        synthetic.make_head(0, 3, 1.0, 1.5, fragility=9.0),  # 0.5 is less than a quarter of 4
+        synthetic.make_head(0, 3, 1.0, 1.5, fragility=9.0),  # 0.5 is less than 0.3 times 4
     ]
     text = render([moved(heads)])
     assert [row[1] for row in head_rows(text)] == ["0.1!", "0.2!", "0.0!", "0.3"]
     assert "BROKEN HEADS 0.1 (1.000 -> -3.000), 0.2 (1.000 -> 4.000), 0.0 (4.000 -> 2.000)" in text
 
 
-def test_limit_itself_is_not_beyond_it():
-    at_the_limit = synthetic.make_head(0, 1, 1.0, 2.0)
-    text = render([moved([synthetic.make_head(0, 0, 4.0, 4.0), at_the_limit])])  # a quarter of 4 is allowed
+def test_head_that_the_verdict_does_not_call_broken_is_not_marked():
+    text = render([moved([synthetic.make_head(0, 0, 4.0, 4.0), synthetic.make_head(0, 1, 1.0, 2.0)])])
     assert "!" not in "".join(row[1] for row in head_rows(text))
 
 
-@pytest.mark.parametrize(("broken", "shown"), [(1, FRAGILE_HEADS), (12, 12), (30, BROKEN_HEADS)])
+@pytest.mark.parametrize(("broken", "shown"), [(1, FRAGILE_UNITS), (12, 12), (30, BROKEN_UNITS)])
 def test_table_grows_with_the_broken_heads_up_to_a_page(broken, shown):
     heads = [synthetic.make_head(number, 0, 1.0, 1.0, fragility=1.0) for number in range(40)]
     heads[:broken] = [synthetic.make_head(number, 0, 4.0, 0.0) for number in range(broken)]
@@ -219,8 +225,12 @@ def lines_after(text: str, title: str) -> list[list[str]]:
 def test_associations_of_every_kind_are_in_one_row():
     verdict = judged(
         associations={
-            "resample": Association(EXACT(-0.25), Estimate(0.5, 0.125, 0.75), p_within=0.004, between_share=0.5),
-            "zero": Association(EXACT(0.125), EXACT(float("nan")), p_within=float("nan"), between_share=0.5),
+            "resample": Association(
+                EXACT(-0.25), Estimate(0.5, 0.125, 0.75), p_within_layers=0.004, between_layers_share=0.5
+            ),
+            "zero": Association(
+                EXACT(0.125), EXACT(float("nan")), p_within_layers=float("nan"), between_layers_share=0.5
+            ),
         }
     )
     text = render([verdict])
@@ -271,7 +281,7 @@ def test_other_specifications_and_modules_to_keep_are_shown_where_they_were_look
     ]
     entry = run_entry(judged()) | {
         "multiverse": {"flips": 1, "of": 2, "specifications": rows},
-        "keep": keep_entry(KeepList(("a.b",), "PASS", 7, "head")),
+        "keep": keep_entry(KEEP),
     }
     text = render_entries([entry])
     flips = "candidate-synthetic: the verdict flips under 1 of 2 specifications (zero/logit_difference/all: FAIL)"

@@ -1,0 +1,141 @@
+"""Measurements and their circuits made of given numbers: no model runs, and no baseline is needed."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+from circuitcheck.core.results import (
+    Association,
+    BoundAudit,
+    Circuit,
+    Estimate,
+    Judgement,
+    Measurement,
+    PerPrompt,
+    Ranking,
+    Repair,
+    UnitMeasure,
+    Verdict,
+    Word,
+)
+from circuitcheck.verdict.criteria import BY_NAME, CRITERIA, Criterion
+
+KINDS = ("resample", "mean", "zero")
+
+
+def exactly(value: float) -> Estimate:
+    """An estimate without width."""
+    return Estimate(value, value, value)
+
+
+def make_head(
+    layer: int = 0, head: int = 0, reference: float = 1.0, candidate: float = 1.0, **changes: Any
+) -> UnitMeasure:
+    """One head with its importances; everything else about it is quiet."""
+    known = UnitMeasure(
+        unit=f"{layer}.{head}",
+        layer=layer,
+        column=head,
+        importance_ref=exactly(reference),
+        importance_cand=exactly(candidate),
+        importance_change=exactly(candidate - reference),
+        rank_ref=1,
+        rank_cand=1,
+        drift=0.01,
+        drift_answer=0.01,
+        cosine=1.0,
+        cosine_answer=1.0,
+        fragility=0.0,
+        repair_gain=0.0,
+    )
+    return replace(known, **changes)
+
+
+def make_circuit(**changes: Any) -> Circuit:
+    """A circuit that passes every default limit of an unknown precision, with room."""
+    known = Circuit(
+        behaviour_kept=Estimate(1.0, 0.95, 1.0),
+        metric_change=Estimate(0.01, 0.0, 0.02),
+        metric_ref=exactly(4.0),
+        metric_cand=exactly(4.0),
+        drift_median=Estimate(0.01, 0.005, 0.015),
+        drift_largest=Estimate(0.02, 0.01, 0.03),
+        profile_distance=Estimate(0.01, 0.0, 0.02),
+        ranking=Ranking(Estimate(0.99, 0.98, 1.0), ceiling=0.97, top_5=1.0, kendall_tau_b=0.9),
+        repair=Repair(
+            damage=exactly(0.0),
+            unrepaired=Estimate(0.01, 0.0, 0.02),
+            recovery=None,
+            diagnosis="no damage",
+        ),
+        bound=BoundAudit(
+            0.1,
+            0.1,
+            0.5,
+            coverage=1.0,
+            looseness=5.0,
+            violated=False,
+            relative_error=0.0,
+            per_prompt=PerPrompt((0.1,), (0.1,), (0.5,)),
+        ),
+        associations={kind: Association(exactly(0.1), exactly(0.2), 0.3, 0.4) for kind in KINDS},
+        units=(make_head(0, 0, 4.0, 4.0), make_head(0, 1, 1.0, 1.0)),
+    )
+    return replace(known, **changes)
+
+
+def make_measurement(circuit: Circuit | None = None, **changes: Any) -> Measurement:
+    """A measurement of that circuit on 64 prompts, 32 of which drift and repair use."""
+    known = Measurement(
+        model="made-up",
+        candidate="candidate",
+        precision="unheard-of",
+        task="synthetic",
+        unit="head",
+        metric="logit_difference",
+        prompts=64,
+        solved=64,
+        part=32,
+        clusters=8,
+        inconclusive=None,
+        circuit=circuit or make_circuit(),
+        noise_floor={"drift": 1e-7, "metric_change": 1e-7, "profile_distance": 1e-7, "ranking_change": 0.0},
+        fingerprints={"weights": "a" * 64, "tokenizer": "b" * 64, "prompts": "c" * 64, "spec": "d" * 64},
+    )
+    return replace(known, **changes)
+
+
+def make_verdict(measurement: Measurement | None = None, **limits: float) -> Verdict:
+    """The measurement against the default limits, but for those given, and what of its units broke."""
+    measurement = measurement or make_measurement()
+    circuit = measurement.circuit
+    if circuit is None:
+        return Verdict(measurement, "INCONCLUSIVE", (), measurement.inconclusive or "")
+    values = [(criterion, criterion.read(circuit)) for criterion in CRITERIA]
+    rows = tuple(
+        _judgement(criterion, value, limits.get(criterion.name, criterion.limit))
+        for criterion, value in values
+        if value is not None
+    )
+    words = {row.verdict for row in rows}
+    word: Word = "FAIL" if "FAIL" in words else "INCONCLUSIVE" if "INCONCLUSIVE" in words else "PASS"
+    swept = [unit for unit in circuit.units if unit.rank_ref is not None]
+    most = limits.get("profile_distance", BY_NAME["profile_distance"].limit)
+    largest = max((abs(unit.importance_ref.value) for unit in swept), default=0.0)
+    broken = tuple(unit.unit for unit in swept if not abs(unit.importance_change.value) <= most * largest)
+    return Verdict(measurement, word, rows, broken=broken)
+
+
+def _judgement(criterion: Criterion, value: Estimate, limit: float) -> Judgement:
+    word: Word = "FAIL"
+    shown = f"{criterion.name} could not be measured: it is not finite"
+    if math.isfinite(value.value + value.low + value.high):
+        keeps = (value.high <= limit, value.low <= limit) if criterion.relation == "<=" else (
+            value.low >= limit, value.high >= limit)  # fmt: skip
+        word = "PASS" if all(keeps) else "INCONCLUSIVE" if any(keeps) else "FAIL"
+        interval = f"{value.value:.4g} [{value.low:.4g}, {value.high:.4g}]"
+        shown = f"{criterion.name} is {interval}, must be {criterion.relation} {limit:g}"
+    message = "" if word == "PASS" else shown
+    return Judgement(criterion.name, value, criterion.relation, limit, criterion.unit, word, message)
