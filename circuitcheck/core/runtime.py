@@ -126,13 +126,7 @@ class Runtime(Protocol):
         """M of every prompt under every set of the patch, `[sets, prompts]`."""
 
     def gradient(
-        self,
-        prompts: Prompts,
-        kind: str,
-        at: Activations | None = None,
-        *,
-        held: bool = False,
-        work: Work | None = None,
+        self, prompts: Prompts, kind: str, at: Activations | None = None, *, held: bool = False, work: Work | None = None
     ) -> tuple[NDArray[np.float32], Activations]:
         """M of every prompt, `[prompts]`, and its gradient with respect to every unit, all positions. References only.
 

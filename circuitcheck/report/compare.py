@@ -98,7 +98,7 @@ def comparison_rows(comparison: Mapping[str, Any] | None) -> list[str]:
     return [f"- {line}" for line in _lines(comparison, code, prose)] if comparison else []
 
 
-def _by_case(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[dict[tuple[str, ...], Entry], dict[str, str]]:
+def _by_case(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[dict[tuple[str, str, str], Entry], dict[str, str]]:
     """The old entries under the new names of their candidates, and new name to old."""
     was = list(dict.fromkeys(run["candidate"] for run in old["runs"]))
     now = list(dict.fromkeys(run["candidate"] for run in new["runs"]))

@@ -19,7 +19,7 @@ def plain(text: str) -> str:
 
 
 def plain_lines(text: str) -> str:
-    """A message for a terminal. Its further lines are indented, so that none can pass for a line of the report's own."""
+    """A message for a terminal. Its further lines are indented, so that none can pass for one of the report's own."""
     first, *others = INVISIBLE.sub(" ", text).split("\n")
     return "\n".join([first, *(line if line.startswith("  ") else f"  {line}" for line in others)])
 
