@@ -37,9 +37,7 @@ def _line(title: str, message: str) -> str:
 
 def _message(run: Entry) -> str:
     messages = [run["message"]]
-    messages += [criterion["message"] for criterion in run["criteria"] if criterion["verdict"] == "FAIL"]
-    if run["verdict"] != "FAIL":
-        messages += [criterion["message"] for criterion in run["criteria"]]
+    messages += [criterion["message"] for criterion in run["criteria"] if criterion["verdict"] == run["verdict"]]
     broken = run["broken"]
     if broken:
         title = said_of(run["unit"], "Broken units")

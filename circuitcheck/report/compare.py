@@ -23,6 +23,7 @@ STATES = {"broken": "NEWLY BROKEN UNITS", "mended": "mended units", "moved": "im
 NAMES = {"candidate", "task", "unit"}
 """What tells the runs of a report apart."""
 
+Case = tuple[str, str, str]
 Escape = Callable[[str], str]
 
 
@@ -98,7 +99,7 @@ def comparison_rows(comparison: Mapping[str, Any] | None) -> list[str]:
     return [f"- {line}" for line in _lines(comparison, code, prose)] if comparison else []
 
 
-def _by_case(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[dict[tuple[str, str, str], Entry], dict[str, str]]:
+def _by_case(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[dict[Case, Entry], dict[str, str]]:
     """The old entries under the new names of their candidates, and new name to old."""
     was = list(dict.fromkeys(run["candidate"] for run in old["runs"]))
     now = list(dict.fromkeys(run["candidate"] for run in new["runs"]))

@@ -76,17 +76,16 @@ class ReportRun:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class ReportKeep:
-    """The keep list of a candidate; what stands here where none can be found, but for the reason in `message`."""
-
-    modules: tuple[str, ...] = ()
-    verdict: str = "FAIL"
-    measured: int = 0
-    torchao: str = ""
-    compressed_tensors: str = ""
-    bitsandbytes: str = ""
-    message: str = ""
+KEEP = {
+    "modules": (),
+    "verdict": "FAIL",
+    "measured": 0,
+    "torchao": "",
+    "compressed_tensors": "",
+    "bitsandbytes": "",
+    "message": "",
+}
+"""Keys of a keep list, and what stands there where none can be found, but for the reason in `message`."""
 
 
 def document(
@@ -122,8 +121,9 @@ def document(
 
 def run_entry(verdict: Verdict) -> Entry:
     """One judged (candidate, task, kind of unit)."""
-    measurement = verdict.measurement
-    found = _shared(ReportRun, measurement, measurement.circuit, verdict)
+    sources = (verdict.measurement, verdict.measurement.circuit, verdict)
+    names = [one.name for one in fields(ReportRun)]
+    found = {name: getattr(source, name) for source in sources for name in names if hasattr(source, name)}
     return _plain(ReportRun(**found | {"verdict": verdict.word}))
 
 
@@ -134,18 +134,12 @@ def failed_entry(model: str, candidate: str, task: str, message: str, unit: str 
 
 def keep_entry(keep: KeepList) -> Entry:
     """What stands under `keep` of a candidate that one was searched for."""
-    return _plain(ReportKeep(**_shared(ReportKeep, keep)))
+    return _plain({key: getattr(keep, key, empty) for key, empty in KEEP.items()})
 
 
 def failed_keep_entry(message: str) -> Entry:
     """What stands there where none can be found, with its reason."""
-    return _plain(ReportKeep(message=message))
-
-
-def _shared(kind: type[Any], *sources: object) -> dict[str, Any]:
-    """What the sources know of the fields of a dataclass, by name."""
-    names = [one.name for one in fields(kind)]
-    return {name: getattr(source, name) for source in sources for name in names if hasattr(source, name)}
+    return _plain(KEEP | {"message": message})
 
 
 def _plain(value: object) -> Entry:

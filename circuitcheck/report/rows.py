@@ -27,21 +27,22 @@ AUDIT = "means over prompts in logits: what gradient times drift says of |m_ref 
 NO_REFERENCE = "(A second opinion, integrated gradients, needs the reference in the same run: --circuit-against-base.)"
 
 AUDITED = (
-    ("degradation", "Measured degradation, mean, logits"),
-    ("estimate", "First-order estimate, mean, logits"),
-    ("relative_error", "First-order estimate, relative error"),
-    ("bound", "First-order bound, mean, logits"),
-    ("looseness", "Looseness: bound over degradation, median"),
-    ("coverage", "Coverage: prompts within their bound"),
+    ("degradation", "degradation", "Measured degradation, mean, logits"),
+    ("estimate", "estimate", "First-order estimate, mean, logits"),
+    ("relative_error", "off by", "First-order estimate, relative error"),
+    ("bound", "bound", "First-order bound, mean, logits"),
+    ("looseness", "looseness", "Looseness: bound over degradation, median"),
+    ("coverage", "bound holds for", "Coverage: prompts within their bound"),
 )
 INTEGRATED = (
-    ("estimate", "Integrated gradients, mean, logits"),
-    ("relative_error", "Integrated gradients, relative error"),
+    ("estimate", "integrated", "Integrated gradients, mean, logits"),
+    ("relative_error", "off by", "Integrated gradients, relative error"),
 )
-"""Keys of the audit and of its second opinion, and what the page calls them."""
+"""Keys of the audit and of its second opinion, their headings, and what the page calls them."""
 
 SHARES = ("relative_error", "coverage")
-AUDIT_HEADINGS = ("degradation", "estimate", "off by", "bound", "looseness", "bound holds for")
+"""Those that are percentages."""
+
 UNIT_HEADINGS = ("importance ref", "importance cand", "rank", "drift", "fragility", "repair")
 
 
@@ -71,24 +72,14 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Cell:
-    """A number in a table, before a medium writes it.
-
-    Attributes:
-        text: as terminal and Markdown write it.
-        word: the verdict that is marked beside it.
-        aside: what stands behind the mark.
-    """
+    """What terminal and Markdown write, the verdict that is marked beside it, and what stands behind the mark."""
 
     text: str
     word: str = "PASS"
     aside: str = ""
 
     def marked(self, marks: Mapping[str, str]) -> str:
-        """The cell with its mark.
-
-        Args:
-            marks: verdict to its mark.
-        """
+        """The cell with its mark, which the medium has for each verdict."""
         return self.text + marks[self.word] + self.aside
 
 
@@ -147,10 +138,6 @@ class UnitRow:
         )
 
 
-Said = tuple[Entry, str]
-"""A run and a message about it."""
-
-
 def outcome(runs: Sequence[Entry], expected: int, *, interrupted: bool = False) -> Outcome:
     """The word of a whole run, and what it is made of."""
     found = Counter(run["verdict"] for run in runs)
@@ -194,8 +181,8 @@ def reasons(run: Entry) -> list[str]:
     return [text for text in (run["message"], *(criterion["message"] for criterion in run["criteria"])) if text]
 
 
-def moved_units(runs: Sequence[Entry]) -> list[Said]:
-    """Which units of which runs are beyond a limit."""
+def moved_units(runs: Sequence[Entry]) -> list[tuple[Entry, str]]:
+    """Runs of which units are beyond a limit, and which."""
     found = []
     for run in runs:
         broken = [row.unit for row in unit_rows([run]) if row.is_broken]
@@ -240,11 +227,11 @@ def audit_table(runs: Sequence[Entry]) -> Table:
     is_integrated = any(run["bound"]["integrated"] for run in moved)
     rows = []
     for run in moved:
-        cells = [_audited(run["bound"], key) for key, _ in AUDITED]
+        cells = [_audited(run["bound"], key) for key, *_ in AUDITED]
         holds = Cell(f"{cells[-1].text} of prompts" + (", VIOLATED" if run["bound"]["violated"] else ""))
-        second = [_audited(run["bound"]["integrated"], key) for key, _ in INTEGRATED] if is_integrated else []
+        second = [_audited(run["bound"]["integrated"], key) for key, *_ in INTEGRATED] if is_integrated else []
         rows.append((run, (*cells[:-1], holds, *second)))
-    headings = (*AUDIT_HEADINGS, *(("integrated", "off by") if is_integrated else ()))
+    headings = tuple(heading for _, heading, _ in (*AUDITED, *(INTEGRATED if is_integrated else ())))
     return Table("First-order damage", AUDIT, headings, rows, "" if is_integrated else NO_REFERENCE)
 
 

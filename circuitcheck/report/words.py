@@ -12,17 +12,6 @@ from circuitcheck.verdict.criteria import BY_NAME
 WORDS = ("FAIL", "INCONCLUSIVE", "PASS")
 """The verdict on several runs is the first of these that one of them has."""
 
-NOUNS = {
-    "head": ("head", "heads"),
-    "block": ("block", "blocks"),
-    "neuron": ("neuron", "neurons"),
-    "feature": ("feature", "features"),
-}
-"""Kind of unit to what one and many of it are called."""
-
-ANY = ("unit", "units")
-"""The same where kinds are mixed or not known."""
-
 DIAGNOSES = {
     "no damage": "the logit difference is not damaged",
     "damage": "the logit difference is damaged; where was not asked for",
@@ -53,15 +42,15 @@ _UNIT = re.compile(r"\bunit(s?)\b", re.IGNORECASE)
 
 
 def said_of(kinds: str | Iterable[str], text: str) -> str:
-    """A text in which `unit` and `units` are called what they are: heads, if all kinds are heads."""
+    """A text in which `unit` and `units` are called what they are: `head` and `heads`, if all kinds are heads."""
     found = {kinds} if isinstance(kinds, str) else set(kinds)
-    nouns = NOUNS.get(found.pop(), ANY) if len(found) == 1 else ANY
+    noun = found.pop() if len(found) == 1 else "unit"
 
-    def noun(match: re.Match[str]) -> str:
-        word = nouns[bool(match[1])]
+    def called(match: re.Match[str]) -> str:
+        word = noun + match[1].lower()
         return word.upper() if match[0].isupper() else word.capitalize() if match[0][0].isupper() else word
 
-    return _UNIT.sub(noun, text)
+    return _UNIT.sub(called, text)
 
 
 def task_of(run: Mapping[str, Any]) -> str:
@@ -86,7 +75,7 @@ def label(name: str) -> str:
     return BY_NAME[name].label if name in BY_NAME else name.replace("_", " ")
 
 
-def explanation(name: str, kind: str = "") -> str:
+def explanation(name: str, kind: str = "unit") -> str:
     """One line on what a criterion is; empty for one that is not known."""
     return said_of(kind, BY_NAME[name].explanation) if name in BY_NAME else ""
 
@@ -109,7 +98,7 @@ def what_broke(run: Mapping[str, Any]) -> str:
     diagnosis = (run.get("repair") or {}).get("diagnosis")
     if diagnosis:
         facts.append(f"{diagnosis}: {DIAGNOSES.get(diagnosis, '')}".rstrip(": "))
-    return _sentence(said_of(run.get("unit", ""), "; ".join(facts)))
+    return _sentence(said_of(run.get("unit", "unit"), "; ".join(facts)))
 
 
 def _missed(criterion: Mapping[str, Any]) -> str:

@@ -14,8 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from circuitcheck.core.results import Association, Estimate, Integrated, Verdict
+from circuitcheck.report.compare import compare
 from circuitcheck.report.document import failed_entry, failed_keep_entry, keep_entry, run_entry
-from circuitcheck.report.text import BROKEN_UNITS, FRAGILE_UNITS, WIDTH, render, render_entries
+from circuitcheck.report.escape import INVISIBLE
+from circuitcheck.report.text import BROKEN_UNITS, FRAGILE_UNITS, WIDTH, render, render_comparison, render_entries
 
 COLUMNS = (
     "candidate",
@@ -62,6 +64,10 @@ def broken_heads():
 
 def moved(heads) -> Verdict:
     return judged(heads, profile_distance=EXACT(0.875))
+
+
+def moved_of(kind, units) -> Verdict:
+    return judged(units, {"unit": kind}, profile_distance=EXACT(0.875))
 
 
 # --- the summary ---
@@ -294,6 +300,49 @@ def test_other_specifications_and_modules_to_keep_are_shown_where_they_were_look
     assert '  torchao: modules_to_not_convert=["head", "a.b"]' in text
     assert '  compressed-tensors: ignore=["head", "a.b"]' in text
     assert '  bitsandbytes: llm_int8_skip_modules=["head", "a.b"]' in text
+
+
+# --- strangers' words ---
+
+
+EVIL = "\x1b[2J\x1b]0;owned\x07a\rcircuit gate: PASS (9 PASS)\x9b31m\u202eb\ud800"
+
+
+def test_no_name_message_or_note_reaches_the_terminal_raw():
+    name = f"x\ncircuit gate: PASS (1 PASS)\n{EVIL}"
+    heads = [replace(synthetic.make_head(0, 0, 4.0, 0.0), unit=name)]
+    specification = {"ablation": "zero", "metric": "m", "ablate_at": "all", "verdict": "FAIL", "message": name}
+    entry = run_entry(moved(heads)) | {"candidate": name, "task": name, "notes": [name], "message": name}
+    entry["multiverse"] = {"flips": 1, "of": 1, "specifications": [specification]}
+    entry["criteria"][0]["message"] = name
+    new = copy.deepcopy(entry) | {"verdict": "PASS"}
+    document = {"environment": {}, "complete": True}
+    comparison = compare(document | {"runs": [entry]}, document | {"runs": [new]})
+    text = render_entries([entry, failed_entry("m", "f16", name, name)]) + "\n" + render_comparison(comparison)
+    assert INVISIBLE.search(text) is None
+    assert not re.search("^circuit gate: [A-Z]", text, re.MULTILINE), "no line of a stranger's is the gate's"
+    assert text.replace("\n", "").isprintable()
+
+
+def test_repair_of_single_heads_that_was_not_run_shows_as_undefined():
+    heads = [synthetic.make_head(0, 0, fragility=0.5, repair_gain=float("nan"))]
+    assert head_rows(render([judged(heads)]))[0][-2:] == ["0.500", "-"]
+
+
+def test_units_are_called_what_they_are():
+    blocks = [
+        replace(synthetic.make_head(3, 1, 4.0, 0.0), unit="mlp 3"),
+        replace(synthetic.make_head(3, 0), unit="attention 3"),
+    ]
+    block = moved_of("block", blocks)
+    text = render([block])
+    assert "candidate-synthetic-block: BROKEN BLOCKS mlp 3 (4.000 -> 0.000)" in text
+    assert "Most fragile blocks of candidate, broken ones first" in text
+    assert "A block marked ! broke" in text
+    assert not re.search("head|unit", text)
+    mixed = render([block, judged()])
+    assert "Most fragile heads of candidate\n" in mixed
+    assert "A unit marked ! broke" in mixed
 
 
 # --- notes, legend, width ---

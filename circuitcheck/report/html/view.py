@@ -61,8 +61,8 @@ def _run(run: Mapping[str, Any], place: int) -> dict[str, Any]:
 def _audit(bound: Mapping[str, Any]) -> list[tuple[str, str, float | None]]:
     """Key, words and value of every quantity of the bound audit."""
     second = bound.get("integrated") or {}
-    return [(key, words, bound.get(key)) for key, words in AUDITED] + [
-        (key, words, second.get(key)) for key, words in INTEGRATED if second
+    return [(key, words, bound.get(key)) for key, _, words in AUDITED] + [
+        (key, words, second.get(key)) for key, _, words in INTEGRATED if second
     ]
 
 
