@@ -215,7 +215,8 @@ def _units(runs: Sequence[Entry]) -> Section:
 
 def _diagnostic(table: Table) -> Section:
     """A table that no verdict hangs on, folded away."""
-    section = Section(f"### {table.title}", footer=f"\n{prose(table.after)}\n\n</details>")
+    after = f"\n{prose(table.after)}\n" if table.after else ""
+    section = Section(f"### {table.title}", footer=f"{after}\n</details>")
     for place, (run, cells) in enumerate(table.rows):
         section.rows.append(((SEARCH, place), _row([*_names(run), *_written(cells)])))
     head = _head(["candidate", "task", *table.headings])

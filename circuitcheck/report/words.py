@@ -38,6 +38,9 @@ MOST_TELLING = ("profile_distance", "behaviour_kept", "metric_change", "ranking_
 NAMED = 3
 """The most units that the sentence on what broke names."""
 
+HEAD = "head"
+"""The kind of unit that names of runs do not mention."""
+
 _UNIT = re.compile(r"\bunit(s?)\b", re.IGNORECASE)
 
 
@@ -55,19 +58,17 @@ def said_of(kinds: str | Iterable[str], text: str) -> str:
 
 def task_of(run: Mapping[str, Any]) -> str:
     """A run's task, and the kind of its units where they are not heads."""
-    unit = run.get("unit") or "head"
-    return str(run["task"]) if unit == "head" else said_of(unit, f"{run['task']} (units)")
+    return str(run["task"]) if run["unit"] == HEAD else f"{run['task']} ({run['unit']}s)"
 
 
 def case_of(run: Mapping[str, Any]) -> str:
     """What pytest calls a run."""
-    unit = run.get("unit") or "head"
-    return f"{run['candidate']}-{run['task']}" + ("" if unit == "head" else f"-{unit}")
+    return f"{run['candidate']}-{run['task']}" + ("" if run["unit"] == HEAD else f"-{run['unit']}")
 
 
 def kinds_of(runs: Iterable[Mapping[str, Any]]) -> list[str]:
     """Kinds of units, in order; `head` where there are no runs."""
-    return list(dict.fromkeys(run.get("unit") or "head" for run in runs)) or ["head"]
+    return list(dict.fromkeys(run["unit"] for run in runs)) or [HEAD]
 
 
 def label(name: str) -> str:

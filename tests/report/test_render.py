@@ -66,8 +66,8 @@ def moved(heads) -> Verdict:
     return judged(heads, profile_distance=EXACT(0.875))
 
 
-def moved_of(kind, units) -> Verdict:
-    return judged(units, {"unit": kind}, profile_distance=EXACT(0.875))
+def moved_of(kind, units, task) -> Verdict:
+    return judged(units, {"unit": kind, "task": task}, profile_distance=EXACT(0.875))
 
 
 # --- the summary ---
@@ -334,12 +334,12 @@ def test_units_are_called_what_they_are():
         replace(synthetic.make_head(3, 1, 4.0, 0.0), unit="mlp 3"),
         replace(synthetic.make_head(3, 0), unit="attention 3"),
     ]
-    block = moved_of("block", blocks)
+    block = moved_of("block", blocks, task="unit-tests")
     text = render([block])
-    assert "candidate-synthetic-block: BROKEN BLOCKS mlp 3 (4.000 -> 0.000)" in text
+    assert "candidate-unit-tests-block: BROKEN BLOCKS mlp 3 (4.000 -> 0.000)" in text
     assert "Most fragile blocks of candidate, broken ones first" in text
     assert "A block marked ! broke" in text
-    assert not re.search("head|unit", text)
+    assert not re.search("head|unit(?!-)", text)
     mixed = render([block, judged()])
     assert "Most fragile heads of candidate\n" in mixed
     assert "A unit marked ! broke" in mixed
