@@ -13,11 +13,15 @@ UNDEFINED, NOTHING = "-", "–"
 """Stand for a number that is undefined or was not measured, in text and on the page."""
 
 
+TINY = 1e-99
+"""What is no larger is written as 0, because its exponent would make tables wider than a terminal."""
+
+
 def number(value: float | None) -> str:
     """At most seven characters: three digits that matter, or an exponent."""
     if value is None:
         return UNDEFINED
-    if (value and abs(value) < 5e-4) or abs(value) >= 1000:
+    if TINY < abs(value) < 5e-4 or abs(value) >= 1000:
         return f"{value:.0e}"
     return f"{value:.3f}" if abs(value) < 10 else f"{value:.2f}"
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from circuitcheck.report.fields import Entry
 from circuitcheck.report.numbers import number, number_interval, share
-from circuitcheck.report.words import WORDS, said_of, task_of
+from circuitcheck.report.words import said_of, task_of
 from circuitcheck.verdict.criteria import CRITERIA
 
 LISTED = 8
@@ -151,12 +151,6 @@ def outcome(runs: Sequence[Entry], expected: int, *, interrupted: bool = False) 
     else:
         word = "INCONCLUSIVE" if found["INCONCLUSIVE"] or not runs else "PASS"
     return Outcome(word, {one: found[one] for one in ("PASS", "FAIL", "INCONCLUSIVE") if found[one]}, missing, expected)
-
-
-def worst(runs: Iterable[Entry]) -> str:
-    """The verdict on several runs, of which there is at least one."""
-    found = {run["verdict"] for run in runs}
-    return next(word for word in WORDS if word in found)
 
 
 def verdict_grid(runs: Sequence[Entry]) -> tuple[list[str], list[tuple[str, list[Entry | None]]]]:

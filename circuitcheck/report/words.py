@@ -9,9 +9,6 @@ from typing import Any
 from circuitcheck.report.numbers import interval, short
 from circuitcheck.verdict.criteria import BY_NAME
 
-WORDS = ("FAIL", "INCONCLUSIVE", "PASS")
-"""The verdict on several runs is the first of these that one of them has."""
-
 DIAGNOSES = {
     "no damage": "the logit difference is not damaged",
     "damage": "the logit difference is damaged; where was not asked for",

@@ -17,6 +17,7 @@ from circuitcheck.core.census import Census, WeightKind
 from circuitcheck.core.results import Area, CurvePoint, Estimate, Integrated, Repair
 from circuitcheck.report.conversion import as_plain
 from circuitcheck.report.document import document, failed_entry, failed_keep_entry, keep_entry, run_entry
+from circuitcheck.verdict.criteria import BY_NAME
 
 DOCUMENTATION = Path(__file__).parents[2] / "docs" / "report.md"
 NAN = synthetic.exactly(float("nan"))
@@ -84,6 +85,11 @@ def real() -> dict[str, Any]:
     gone = failed_entry("m", "gone", "t", "why")
     old = document([faithful, gone])
     return strict(document(entries, expected=4, command="pytest --circuit-report", old=old))
+
+
+def test_every_criterion_is_documented():
+    row = next(line for line in DOCUMENTATION.read_text("utf-8").splitlines() if "`runs[].criteria[].name`" in line)
+    assert [name for name in BY_NAME if f"`{name}`" not in row] == []
 
 
 def test_report_has_the_documented_outline(real):

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import synthetic_results as synthetic
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from circuitcheck.core.results import Association, Estimate, Integrated, Verdict
@@ -378,9 +378,11 @@ numbers = st.floats(-1e12, 1e12) | st.floats(allow_nan=True, allow_infinity=True
 
 
 @settings(deadline=None, max_examples=100)
+@example(candidate="0" * 16, task="0" * 14, message="0", values=[-1.8e-127] * 8)
 @given(candidate=names, task=names, message=names, values=st.lists(numbers, min_size=8, max_size=8))
 def test_no_line_is_wider_than_the_terminal(candidate, task, message, values):
     one, two, three, four, five, six, seven, eight = values
+    rho = [value if value != value else max(-1.0, min(1.0, value)) for value in values]
     head = synthetic.make_head(
         127,
         127,
@@ -401,7 +403,7 @@ def test_no_line_is_wider_than_the_terminal(candidate, task, message, values):
             drift_median=Estimate(four, five, six),
             profile_distance=Estimate(seven, eight, one),
             repair=replace(synthetic.make_circuit().repair, recovery=EXACT(two), diagnosis="distributed"),
-            associations={kind: Association(EXACT(one), Estimate(two, three, four), five, six) for kind in "abc"},
+            associations={kind: Association(EXACT(rho[0]), Estimate(*rho[1:4]), *rho[4:6]) for kind in "abc"},
             bound=replace(synthetic.make_circuit().bound, degradation=one, bound=two, looseness=three, violated=True),
         )
     )

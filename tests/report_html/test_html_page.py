@@ -146,6 +146,7 @@ def test_changes_since_an_earlier_report_are_shown(document):
                 "candidate": "f16",
                 "old_candidate": "f16-old",
                 "task": "ioi",
+                "unit": "head",
                 "verdict": ["FAIL", "PASS"],
                 "other": ["prompts"],
                 "criteria": [
@@ -160,7 +161,7 @@ def test_changes_since_an_earlier_report_are_shown(document):
                 "units": [{"unit": "1.2", "state": "mended", "importance": [{"value": 0.5}, {"value": 4.0}]}],
             }
         ],
-        "removed": [{"candidate": "gone", "task": "ioi", "verdict": "PASS"}],
+        "removed": [{"candidate": "gone", "task": "ioi", "unit": "head", "verdict": "PASS"}],
     }
     said = text_of(render_html({**document, "compare": changes}))
     assert "was f16-old" in said

@@ -7,8 +7,11 @@ from typing import Any
 
 from circuitcheck.report.html.charts import bound_chart, drift_chart, drift_chart_places, repair_chart
 from circuitcheck.report.html.columns import columns
-from circuitcheck.report.rows import AUDITED, INTEGRATED, noted, outcome, verdict_grid, worst
-from circuitcheck.report.words import WORDS, kinds_of, said_of, task_of, what_broke
+from circuitcheck.report.rows import AUDITED, INTEGRATED, noted, outcome, verdict_grid
+from circuitcheck.report.words import kinds_of, said_of, task_of, what_broke
+
+OPENED = ("FAIL", "INCONCLUSIVE", "PASS")
+"""The first run with the first of these verdicts is open from the start."""
 
 
 def view(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -22,8 +25,7 @@ def view(document: Mapping[str, Any]) -> dict[str, Any]:
         _candidate(name, place, [run for run in runs if run["candidate"] == name]) for place, name in enumerate(names)
     ]
     tasks, rows = verdict_grid(runs)
-    first = next((run for word in WORDS for run in runs if run["verdict"] == word), None)
-    if first is not None:
+    for first in sorted(runs, key=lambda run: OPENED.index(run["verdict"]))[:1]:
         first["open"] = True
     return {
         "models": list(dict.fromkeys(run["model"] for run in runs)),
@@ -75,6 +77,5 @@ def _candidate(name: str, place: int, runs: list[dict[str, Any]]) -> dict[str, A
         "name": name,
         "key": f"candidate-{place}",
         "runs": runs,
-        "verdict": worst(runs),
         "notes": [(note, [run["task_name"] for run in of]) for note, of in noted(runs)],
     }
