@@ -10,20 +10,10 @@ from huggingface_hub.repocard_data import eval_results_to_model_index
 
 from circuitcheck.core.errors import ConfigurationError
 from circuitcheck.report.fields import Entry
+from circuitcheck.report.words import label
 
 DATASET = "circuitcheck/"
 """How the entries' data sets are called, by which they are found again."""
-
-METRICS = {
-    "behaviour_kept": "behaviour kept",
-    "metric_change": "metric change",
-    "drift_median": "median drift",
-    "drift_largest": "largest drift",
-    "ranking_agreement": "ranking agreement",
-    "profile_distance": "profile distance",
-    "unrepaired": "unrepaired damage",
-    "recovery": "recovery",
-}
 
 
 def merge_results(index: Any, name: str, document: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
@@ -55,9 +45,9 @@ def _results(run: Entry) -> list[EvalResult]:
     """The verdict and every measured criterion of one task."""
     found = [("verdict", "circuit gate", run["verdict"])]
     found += [
-        (criterion["name"], METRICS.get(criterion["name"], criterion["name"]), criterion["value"])
+        (criterion["name"], label(criterion["name"]), criterion["value"]["value"])
         for criterion in run["criteria"]
-        if criterion["value"] is not None
+        if criterion["value"]["value"] is not None
     ]
     return [
         EvalResult(

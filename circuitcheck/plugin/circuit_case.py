@@ -74,9 +74,10 @@ def _known(names: tuple[str, ...]) -> tuple[str, ...]:
 def _properties(found: Mapping[str, Entry]) -> Iterator[tuple[str, object]]:
     """Verdict, value, limit, interval and unit of criteria."""
     for name, criterion in found.items():
-        low, high = criterion["interval"]
-        shown = {key: criterion[key] for key in ("verdict", "value", "relation", "limit", "unit")}
-        yield from ((f"{name}.{key}", value) for key, value in (shown | {"low": low, "high": high}).items())
+        low, high = criterion["value"]["interval"]
+        shown = {key: criterion[key] for key in ("verdict", "relation", "limit", "unit")}
+        shown |= {"value": criterion["value"]["value"], "low": low, "high": high}
+        yield from ((f"{name}.{key}", value) for key, value in shown.items())
 
 
 def _problems(entry: Entry, names: tuple[str, ...], found: Mapping[str, Entry]) -> tuple[list[str], list[str]]:

@@ -19,6 +19,9 @@ NOTHING_TO_COMPARE = (
     "The reference does not solve any of these tasks, so no candidate was compared and this run says nothing. "
     "Give prompts that it solves."
 )
+STOPPED = (pytest.ExitCode.INTERRUPTED, pytest.ExitCode.INTERNAL_ERROR)
+"""Exit codes of runs that did not come to their end."""
+
 NOT_SELECTED = (
     "the gate's tests were not selected. Run `pytest --pyargs circuitcheck.suite`, or leave out "
     "-k, -m, --lf or the path."
@@ -41,7 +44,7 @@ def finish(session: GateSession, code: int | pytest.ExitCode) -> int | pytest.Ex
     if not settings.is_reported:
         return code
     entries = session.entries()
-    is_written = _write(session)
+    is_written = _write(session, code)
     if code != pytest.ExitCode.OK:
         return code
     allowed = {"PASS", "INCONCLUSIVE"} if settings.allow_inconclusive else {"PASS"}
@@ -86,12 +89,11 @@ def _show_report(session: GateSession, terminal: pytest.TerminalReporter, code: 
         for line in unused_limits(settings.limits, settings.metric, entries, len(session.cases)):
             terminal.write_line(line, yellow=True)
         if session.document and session.document["compare"]:
-            from circuitcheck.report.compare import render_comparison
+            from circuitcheck.report.text import render_comparison
 
             terminal.write_line("\n" + render_comparison(session.document["compare"]))
         terminal.write_line("")
-        was_stopped = code in (pytest.ExitCode.INTERRUPTED, pytest.ExitCode.INTERNAL_ERROR)
-        line, colour = gate_line(entries, len(session.cases), was_stopped=was_stopped)
+        line, colour = gate_line(entries, len(session.cases), was_stopped=code in STOPPED)
         terminal.write_line(line, bold=True, **{colour: True})
         if not any(entry["criteria"] or entry["verdict"] == "FAIL" for entry in entries):
             terminal.write_line(NOTHING_TO_COMPARE, red=True)
@@ -101,12 +103,12 @@ def _show_report(session: GateSession, terminal: pytest.TerminalReporter, code: 
         terminal.write_line(line)
 
 
-def _write(session: GateSession) -> bool:
+def _write(session: GateSession, code: int | pytest.ExitCode) -> bool:
     """Whether everything could be written; what to say of it is left in `session.written`."""
     from circuitcheck.plugin.files import run_document, workflow_commands, write_files
 
     try:
-        document = run_document(session.settings, session.entries(), len(session.cases))
+        document = run_document(session.settings, session.entries(), len(session.cases), interrupted=code in STOPPED)
     except ConfigurationError as error:
         session.written.append((str(error), False))
         return False
@@ -118,20 +120,11 @@ def _write(session: GateSession) -> bool:
 
 def gate_line(entries: Sequence[Entry], expected: int, *, was_stopped: bool = False) -> tuple[str, str]:
     """The gate in one line, and its colour. Green only if everything was compared and passes, in a run that ended."""
-    counts = {word: sum(entry["verdict"] == word for entry in entries) for word in ("PASS", "FAIL", "INCONCLUSIVE")}
-    listed = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
-    if counts["FAIL"]:
-        word, colour = "FAIL", "red"
-    elif was_stopped:
-        word, colour = "INTERRUPTED", "yellow"
-    elif len(entries) < expected:
-        word, colour = "INCOMPLETE", "yellow"
-    elif counts["INCONCLUSIVE"]:
-        word, colour = "INCONCLUSIVE", "yellow"
-    else:
-        word, colour = "PASS", "green"
-    missing = expected - len(entries)
-    return f"circuit gate: {word} ({listed}" + (f", {missing} of {expected} not compared)" if missing else ")"), colour
+    from circuitcheck.report.rows import outcome
+
+    found = outcome(entries, expected, interrupted=was_stopped)
+    colour = {"FAIL": "red", "PASS": "green"}.get(found.word, "yellow")
+    return f"circuit gate: {found.word} ({found.listed})", colour
 
 
 def unused_limits(limits: dict[str, Any], metric: str, entries: Sequence[Entry], expected: int) -> list[str]:

@@ -16,7 +16,9 @@ Written = tuple[str, bool]
 """What to say of a file, and whether it could be written."""
 
 
-def run_document(settings: Settings, entries: Sequence[Entry], expected: int) -> dict[str, Any]:
+def run_document(
+    settings: Settings, entries: Sequence[Entry], expected: int, *, interrupted: bool = False
+) -> dict[str, Any]:
     """The run's report.
 
     Raises:
@@ -26,17 +28,7 @@ def run_document(settings: Settings, entries: Sequence[Entry], expected: int) ->
     from circuitcheck.report.document import document
 
     old = None if settings.compare is None else load_report(settings.compare)
-    return document(entries, _environment(settings), expected, command=settings.report_command, old=old)
-
-
-def _environment(settings: Settings) -> dict[str, Any]:
-    """What the run's numbers depend on; with the device as it was asked for where there is none of that name."""
-    from circuitcheck.runtimes.pytorch.environment import environment, resolve_device
-
-    try:
-        return environment(resolve_device(settings.device))
-    except ConfigurationError:
-        return environment() | {"device": settings.device}
+    return document(entries, expected, command=settings.report_command, old=old, interrupted=interrupted)
 
 
 def write_files(settings: Settings, document: dict[str, Any]) -> list[Written]:

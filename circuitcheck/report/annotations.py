@@ -5,6 +5,7 @@ from typing import Any
 
 from circuitcheck.report.escape import annotation_property, annotation_text
 from circuitcheck.report.fields import Entry
+from circuitcheck.report.words import said_of, task_of
 
 MOST = 10
 """GitHub shows ten errors of a step and drops all others silently."""
@@ -23,7 +24,7 @@ def annotations(document: Mapping[str, Any], *, inconclusive_fails: bool = False
     words = ("FAIL", "INCONCLUSIVE") if inconclusive_fails else ("FAIL",)
     failed = sorted((run for run in document["runs"] if run["verdict"] in words), key=lambda run: run["verdict"])
     shown = failed if len(failed) <= MOST else failed[: MOST - 1]
-    lines = [_line(f"{run['verdict']}: {run['candidate']} on {run['task']}", _message(run)) for run in shown]
+    lines = [_line(f"{run['verdict']}: {run['candidate']} on {task_of(run)}", _message(run)) for run in shown]
     if len(failed) > len(shown):
         more = len(failed) - len(shown)
         lines.append(_line("circuitcheck", f"{more} more did not pass; the report names them all."))
@@ -36,10 +37,9 @@ def _line(title: str, message: str) -> str:
 
 def _message(run: Entry) -> str:
     messages = [run["message"]]
-    messages += [criterion["message"] for criterion in run["criteria"] if criterion["verdict"] == "FAIL"]
-    if run["verdict"] != "FAIL":
-        messages += [criterion["message"] for criterion in run["criteria"]]
-    broken = [f"{head['layer']}.{head['head']}" for head in run["heads"] if head.get("broken")]
+    messages += [criterion["message"] for criterion in run["criteria"] if criterion["verdict"] == run["verdict"]]
+    broken = run["broken"]
     if broken:
-        messages.append(f"Broken heads: {', '.join(broken[:MOST])}{' and more' if len(broken) > MOST else ''}.")
+        title = said_of(run["unit"], "Broken units")
+        messages.append(f"{title}: {', '.join(broken[:MOST])}{' and more' if len(broken) > MOST else ''}.")
     return "\n".join(filter(None, messages)) or "The verdict is not PASS."

@@ -1,26 +1,30 @@
-"""What changed since an older report: verdicts, criteria and heads of every candidate and task."""
+"""What changed since an older report: verdicts, criteria and units of every candidate and task."""
 
 from __future__ import annotations
 
 import json
 import math
-import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from circuitcheck.core.errors import ConfigurationError
-from circuitcheck.report.escape import code, prose
+from circuitcheck.report.escape import code, plain, prose
 from circuitcheck.report.fields import SCHEMA, Entry
+from circuitcheck.report.numbers import brief
+from circuitcheck.report.words import said_of, task_of
 
-WIDTH = 160
-SHOWN_HEADS = 8
-"""Heads named in one line."""
+LISTED = 8
+"""Units named in one line."""
 
-STATES = {"broken": "NEWLY BROKEN HEADS", "mended": "mended heads", "moved": "importance moved in"}
-"""What became of a head, in the words of the printed comparison, most urgent first."""
+STATES = {"broken": "NEWLY BROKEN UNITS", "mended": "mended units", "moved": "importance moved in"}
+"""What became of a unit, in the words of the printed comparison, most urgent first."""
 
-Head = Mapping[str, Any]
+NAMES = {"candidate", "task", "unit"}
+"""What tells the runs of a report apart."""
+
+Case = tuple[str, str, str]
+Escape = Callable[[str], str]
 
 
 def load_report(path: str | Path) -> dict[str, Any]:
@@ -50,7 +54,7 @@ def load_report(path: str | Path) -> dict[str, Any]:
             "old release with this circuitcheck, or use the one that wrote it."
         )
     missing = sorted({"environment", "complete", "expected_runs"} - set(found))
-    if missing or not all(isinstance(run, dict) and run.keys() >= {"candidate", "task"} for run in found["runs"]):
+    if missing or not all(isinstance(run, dict) and run.keys() >= NAMES for run in found["runs"]):
         raise ConfigurationError(f"report {file} is damaged: it lacks {', '.join(missing) or 'names of its runs'}.")
     return found
 
@@ -70,7 +74,7 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
         What stands under `compare` in `report.json`.
     """
     before, names = _by_case(old, new)
-    after = {(run["candidate"], run["task"]): run for run in new["runs"]}
+    after = {(run["candidate"], run["task"], run["unit"]): run for run in new["runs"]}
     runs = [_run(names.get(run["candidate"]), before.get(case), run) for case, run in after.items()]
     gone = [run for case, run in before.items() if case not in after]
     return {
@@ -81,18 +85,13 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
         },
         "same_environment": old["environment"] == new["environment"],
         "runs": runs,
-        "removed": [{"candidate": run["candidate"], "task": run["task"], "verdict": run["verdict"]} for run in gone],
+        "removed": [{key: run[key] for key in ("candidate", "task", "unit", "verdict")} for run in gone],
     }
 
 
-def render_comparison(comparison: Mapping[str, Any] | None) -> str:
-    """The comparison for a terminal; empty if there is none."""
-    lines = ["Since the last release", *_lines(comparison, str, str)] if comparison else []
-    return "\n".join(
-        textwrap.fill(line, WIDTH, subsequent_indent="    ", break_on_hyphens=False)
-        for whole in lines
-        for line in whole.splitlines()
-    )
+def comparison_lines(comparison: Mapping[str, Any] | None) -> list[str]:
+    """The comparison for a terminal; nothing if there is none."""
+    return ["Since the last release", *_lines(comparison, plain, plain)] if comparison else []
 
 
 def comparison_rows(comparison: Mapping[str, Any] | None) -> list[str]:
@@ -100,12 +99,12 @@ def comparison_rows(comparison: Mapping[str, Any] | None) -> list[str]:
     return [f"- {line}" for line in _lines(comparison, code, prose)] if comparison else []
 
 
-def _by_case(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[dict[tuple[str, str], Entry], dict[str, str]]:
+def _by_case(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[dict[Case, Entry], dict[str, str]]:
     """The old entries under the new names of their candidates, and new name to old."""
     was = list(dict.fromkeys(run["candidate"] for run in old["runs"]))
     now = list(dict.fromkeys(run["candidate"] for run in new["runs"]))
     renamed = {was[0]: now[0]} if len(was) == len(now) == 1 else {}
-    runs = {(renamed.get(run["candidate"], run["candidate"]), run["task"]): run for run in old["runs"]}
+    runs = {(renamed.get(run["candidate"], run["candidate"]), run["task"], run["unit"]): run for run in old["runs"]}
     return runs, {new_name: old_name for old_name, new_name in renamed.items()} | {
         name: name for name in now if name in was
     }
@@ -116,10 +115,11 @@ def _run(old_name: str | None, old: Entry | None, new: Entry) -> Entry:
         "candidate": new["candidate"],
         "old_candidate": old_name if old else None,
         "task": new["task"],
+        "unit": new["unit"],
         "verdict": [old["verdict"] if old else None, new["verdict"]],
         "other": _other(old, new) if old else [],
         "criteria": _criteria(old, new) if old else [],
-        "heads": _heads(old, new) if old else [],
+        "units": _units(old, new) if old else [],
     }
 
 
@@ -136,66 +136,58 @@ def _criteria(old: Entry, new: Entry) -> list[Entry]:
     rows = []
     for name in dict.fromkeys((*after, *before)):
         was, now = before.get(name, {}), after.get(name, {})
-        rows.append(
-            {
-                "name": name,
-                "value": [was.get("value"), now.get("value")],
-                "interval": [was.get("interval"), now.get("interval")],
-                "limit": [was.get("limit"), now.get("limit")],
-                "verdict": [was.get("verdict"), now.get("verdict")],
-                "moved": _has_moved(was.get("value"), was.get("interval"), now.get("value"), now.get("interval")),
-            }
-        )
+        row = {key: [was.get(key), now.get(key)] for key in ("value", "limit", "verdict")}
+        rows.append({"name": name, **row, "moved": _has_moved(*row["value"])})
     return rows
 
 
-def _heads(old: Entry, new: Entry) -> list[Entry]:
-    """Heads that are newly broken, mended, or whose importance in the candidate has moved; most moved first."""
-    before = {(head["layer"], head["head"]): head for head in old["heads"]}
+def _units(old: Entry, new: Entry) -> list[Entry]:
+    """Units that are newly broken, mended, or whose importance in the candidate has moved; most moved first."""
+    before = {unit["unit"]: unit for unit in old["units"]}
     rows = []
-    for head in new["heads"]:
-        was = before.get((head["layer"], head["head"]))
+    for now in new["units"]:
+        name = now["unit"]
+        was = before.get(name)
         if was is None:
             continue
-        change = _has_moved(
-            was["importance_cand"],
-            was["importance_cand_interval"],
-            head["importance_cand"],
-            head["importance_cand_interval"],
-        )
-        if bool(was["broken"]) == bool(head["broken"]) and not change:
+        was_broken, is_broken = name in old["broken"], name in new["broken"]
+        importance = [was["importance_cand"], now["importance_cand"]]
+        if was_broken == is_broken and not _has_moved(*importance):
             continue
-        state = "moved" if was["broken"] == head["broken"] else "broken" if head["broken"] else "mended"
         rows.append(
             {
-                "layer": head["layer"],
-                "head": head["head"],
-                "state": state,
-                "importance": [was["importance_cand"], head["importance_cand"]],
-                "drift": [was["drift"], head["drift"]],
-                "rank": [was["rank_cand"], head["rank_cand"]],
+                "unit": name,
+                "state": "moved" if was_broken == is_broken else "broken" if is_broken else "mended",
+                "importance": importance,
+                "drift": [was["drift"], now["drift"]],
+                "rank": [was["rank_cand"], now["rank_cand"]],
             }
         )
     return sorted(rows, key=_distance, reverse=True)
 
 
-def _distance(head: Head) -> float:
-    was, now = head["importance"]
+def _distance(unit: Entry) -> float:
+    was, now = (estimate["value"] for estimate in unit["importance"])
     return math.inf if was is None or now is None else abs(now - was)
 
 
-def _has_moved(was: float | None, around: Any, now: float | None, about: Any) -> bool:
-    if was is None or now is None:
+def _has_moved(old: Entry | None, new: Entry | None) -> bool:
+    was, now = _value(old), _value(new)
+    if old is None or new is None or was is None or now is None:
         return (was is None) != (now is None)
-    return was != now and not _holds(around, now) and not _holds(about, was)
+    return was != now and not _holds(old["interval"], now) and not _holds(new["interval"], was)
 
 
-def _holds(interval: Sequence[float | None] | None, value: float) -> bool:
-    low, high = interval or (None, None)
+def _value(estimate: Entry | None) -> float | None:
+    return None if estimate is None else estimate["value"]
+
+
+def _holds(interval: Sequence[float | None], value: float) -> bool:
+    low, high = interval
     return low is not None and high is not None and low <= value <= high
 
 
-def _lines(comparison: Mapping[str, Any], name: Any, words: Any) -> Iterable[str]:
+def _lines(comparison: Mapping[str, Any], name: Escape, words: Escape) -> Iterable[str]:
     """What changed, flips first; `name` and `words` escape a name and a sentence."""
     runs = comparison["runs"]
     if not comparison["old"]["complete"]:
@@ -208,9 +200,9 @@ def _lines(comparison: Mapping[str, Any], name: Any, words: Any) -> Iterable[str
         renamed = run["old_candidate"] not in (run["candidate"], None)
         was = f" (was {name(run['old_candidate'])})" if renamed else ""
         if found:
-            yield f"{name(run['candidate'])} on {name(run['task'])}{was}: " + "; ".join(map(words, found))
+            yield f"{name(run['candidate'])} on {name(task_of(run))}{was}: " + "; ".join(map(words, found))
     for run in comparison["removed"]:
-        yield f"{name(run['candidate'])} on {name(run['task'])}: " + words(f"not in this run (was {run['verdict']})")
+        yield f"{name(run['candidate'])} on {name(task_of(run))}: " + words(f"not in this run (was {run['verdict']})")
     still = sum(not found for _, found in changes)
     if still:
         yield words(f"nothing moved beyond its interval in {still} of {len(runs)} candidates and tasks")
@@ -229,29 +221,25 @@ def _changes(run: Entry) -> Iterable[str]:
         if row["moved"] or row["verdict"][0] != row["verdict"][1] or row["limit"][0] != row["limit"][1]:
             yield _criterion_in_words(row)
     for state, words in STATES.items():
-        heads = [head for head in run["heads"] if head["state"] == state]
-        if heads:
-            yield f"{words} {_listed(heads)}"
+        units = [unit for unit in run["units"] if unit["state"] == state]
+        if units:
+            yield f"{said_of(run['unit'], words)} {_listed(units)}"
 
 
 def _criterion_in_words(row: Entry) -> str:
     flip = f" ({row['verdict'][0] or 'not measured'} -> {row['verdict'][1] or 'not measured'})"
-    limit = f", limit {short(row['limit'][0])} -> {short(row['limit'][1])}"
+    limit = f", limit {brief(row['limit'][0])} -> {brief(row['limit'][1])}"
     return (
-        f"{row['name']} {short(row['value'][0])} -> {short(row['value'][1])}"
+        f"{row['name']} {_pair(row['value'])}"
         + (flip if row["verdict"][0] != row["verdict"][1] else "")
         + (limit if row["limit"][0] != row["limit"][1] and None not in row["limit"] else "")
     )
 
 
-def _listed(heads: Sequence[Head]) -> str:
-    shown = ", ".join(
-        f"{head['layer']}.{head['head']} ({short(head['importance'][0])} -> {short(head['importance'][1])})"
-        for head in heads[:SHOWN_HEADS]
-    )
-    return shown + (f" and {len(heads) - SHOWN_HEADS} more" if len(heads) > SHOWN_HEADS else "")
+def _listed(units: Sequence[Entry]) -> str:
+    shown = ", ".join(f"{unit['unit']} ({_pair(unit['importance'])})" for unit in units[:LISTED])
+    return shown + (f" and {len(units) - LISTED} more" if len(units) > LISTED else "")
 
 
-def short(value: float | None) -> str:
-    """Three digits that matter, or `-` where a number is undefined."""
-    return "-" if value is None else f"{value:.3g}"
+def _pair(values: Sequence[Entry | None]) -> str:
+    return " -> ".join(brief(_value(value)) for value in values)

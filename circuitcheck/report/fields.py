@@ -1,22 +1,10 @@
-"""What the report's parts are called."""
+"""What all parts of the report share."""
 
 from __future__ import annotations
 
 from typing import Any
 
-SCHEMA = 2
+SCHEMA = 3
 
 Entry = dict[str, Any]
-"""One (candidate, task) of a report, as JSON."""
-
-CRITERIA = {
-    "behaviour_kept": "behaviour\nkept",
-    "metric_change": "metric\nchange",
-    "drift_median": "drift\nmedian",
-    "drift_largest": "drift\nlargest",
-    "ranking_agreement": "ranking\n(ceiling)",
-    "profile_distance": "profile\ndistance",
-    "unrepaired": "un-\nrepaired",
-    "recovery": "recovery",
-}
-"""Criterion to column heading, in the order of the summary."""
+"""One (candidate, task, kind of unit) of a report, as JSON."""

@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from circuitcheck.report.compare import comparison_rows
 from circuitcheck.report.escape import code, prose
-from circuitcheck.report.fields import CRITERIA, Entry
+from circuitcheck.report.fields import Entry
+from circuitcheck.report.rows import (
+    UNIT_HEADINGS,
+    Cell,
+    Table,
+    associations_table,
+    audit_table,
+    criteria_table,
+    noted,
+    outcome,
+    reasons,
+    searches,
+    unit_rows,
+    verdict_grid,
+)
+from circuitcheck.report.words import kinds_of, said_of, task_of
 
 STEP_SUMMARY = 1024 * 1024
 """Bytes that GitHub takes of one step's summary; a longer one is refused whole."""
@@ -25,20 +41,13 @@ LONGEST_MESSAGE = 2000
 """Characters of one message, before escapes."""
 
 WORDS = {"PASS": "✅ PASS", "FAIL": "❌ FAIL", "INCONCLUSIVE": "⚠️ INCONCLUSIVE"}
-MARKS = {"PASS": "", "FAIL": " ❌", "INCONCLUSIVE": " ⚠️"}
-HEAD_COLUMNS = (
-    "candidate",
-    "task",
-    "head",
-    "importance ref",
-    "importance cand",
-    "rank",
-    "drift",
-    "fragility",
-    "repair",
-)
+"""Verdicts; the word of a run that did not end is marked like INCONCLUSIVE."""
 
-GRID, FAILED, MOVED, BROKEN, UNDECIDED, CHANGED, NOTE, FAILED_HEAD, PASSED, PASSED_HEAD = range(10)
+MARKS = {"PASS": "", "FAIL": " ❌", "INCONCLUSIVE": " ⚠️"}
+SIMPLE = re.compile(r"[^\W_]+(?:[. ][^\W_]+)*")
+"""Names of units in which there is nothing to escape."""
+
+GRID, FAILED, MOVED, BROKEN, UNDECIDED, CHANGED, NOTE, FAILED_UNIT, PASSED, SEARCH, PASSED_UNIT = range(11)
 """How soon a row is cut: the last kind first."""
 
 Weight = tuple[int, float]
@@ -65,7 +74,7 @@ class Section:
 def render_markdown(document: Mapping[str, Any], limit_bytes: int = COMMENT) -> str:
     """The report in at most so many bytes of UTF-8.
 
-    Where it would be longer, the least important rows are left out, and it says how many: first the least fragile heads
+    Where it would be longer, the least important rows are left out, and it says how many: first the least fragile units
     of what passes, then what passes itself, and last what fails.
 
     Args:
@@ -130,7 +139,8 @@ def _sections(document: Mapping[str, Any]) -> list[Section]:
     runs = document["runs"]
     lines = comparison_rows(document.get("compare"))
     changed = Section("### Since the last release", rows=[((CHANGED, place), line) for place, line in enumerate(lines)])
-    return [_grid(runs), _failed(runs), changed, _criteria(runs), _heads(runs), _notes(runs)]
+    tables = [_diagnostic(associations_table(runs)), _diagnostic(audit_table(runs))]
+    return [_grid(runs), _failed(runs), changed, _criteria(runs), _units(runs), *tables, _searches(runs), _notes(runs)]
 
 
 def _assembled(opening: str, sections: Sequence[Section], kept: set[tuple[int, int]], closing: str) -> str:
@@ -147,31 +157,19 @@ def _assembled(opening: str, sections: Sequence[Section], kept: set[tuple[int, i
 
 
 def _opening(document: Mapping[str, Any]) -> str:
-    runs = document["runs"]
-    counts = {word: sum(run["verdict"] == word for run in runs) for word in WORDS}
-    if counts["FAIL"]:
-        word = "❌ FAIL"
-    elif not document["complete"]:
-        word = "⚠️ INCOMPLETE"
-    elif counts["INCONCLUSIVE"] or not runs:
-        word = WORDS["INCONCLUSIVE"]
-    else:
-        word = WORDS["PASS"]
-    listed = [f"{count} {name}" for name, count in counts.items() if count]
-    missing = document["expected_runs"] - len(runs)
-    listed += [f"{missing} of {document['expected_runs']} not compared"] if missing else []
-    return f"## Circuit gate: {word}\n\n{', '.join(listed) or 'nothing was compared'}."
+    is_interrupted = document.get("interrupted", False)
+    found = outcome(document["runs"], document["expected_runs"], interrupted=is_interrupted)
+    word = WORDS.get(found.word, f"⚠️ {found.word}")
+    return f"## Circuit gate: {word}\n\n{found.listed or 'nothing was compared'}."
 
 
 def _grid(runs: Sequence[Entry]) -> Section:
     """One row a candidate, one column a task."""
-    tasks = list(dict.fromkeys(run["task"] for run in runs))
-    verdicts = {(run["candidate"], run["task"]): run["verdict"] for run in runs}
-    section = Section("### Verdicts", _head(["candidate", *(code(task) for task in tasks)]))
-    for place, candidate in enumerate(dict.fromkeys(run["candidate"] for run in runs)):
-        words = [verdicts.get((candidate, task)) for task in tasks]
-        passes = all(word == "PASS" for word in words)
-        cells = ["-" if word is None else WORDS[word] for word in words]
+    tasks, rows = verdict_grid(runs)
+    section = Section("### Verdicts", _head(["candidate", *map(code, tasks)]))
+    for place, (candidate, found) in enumerate(rows):
+        passes = all(run is not None and run["verdict"] == "PASS" for run in found)
+        cells = ["-" if run is None else WORDS[run["verdict"]] for run in found]
         section.rows.append(((PASSED if passes else GRID, place), _row([code(candidate), *cells])))
     return section
 
@@ -180,115 +178,97 @@ def _failed(runs: Sequence[Entry]) -> Section:
     """What broke, in sentences."""
     section = Section("### What did not pass")
     for place, run in enumerate(runs):
-        kind = FAILED if run["verdict"] == "FAIL" else UNDECIDED
-        messages = [run["message"], *(criterion["message"] for criterion in run["criteria"])]
-        for message in filter(None, messages):
-            line = f"- {code(run['candidate'])} on {code(run['task'])}: {prose(_cut(message))}"
-            section.rows.append(((kind, place), line))
+        weight = (FAILED if run["verdict"] == "FAIL" else UNDECIDED, place)
+        section.rows += [(weight, f"- {_case(run)}: {prose(_cut(message))}") for message in reasons(run)]
     return section
 
 
 def _criteria(runs: Sequence[Entry]) -> Section:
-    names = [name.replace("\n", " ").replace("- ", "") for name in CRITERIA.values()]
-    section = Section("### Criteria", _head(["candidate", "task", *names, "diagnosis", "verdict"]))
-    for place, run in enumerate(runs):
-        if run["criteria"]:
-            kind = PASSED if run["verdict"] == "PASS" else MOVED
-            repair = run["repair"]["diagnosis"] if run["repair"] else "-"
-            cells = [code(run["candidate"]), code(run["task"]), *_cells(run), repair, WORDS[run["verdict"]]]
-            section.rows.append(((kind, place), _row(cells)))
+    table = criteria_table([run for run in runs if run["criteria"]])
+    section = Section("### Criteria", _head(["candidate", "task", *table.headings, "verdict"]))
+    for place, (run, cells) in enumerate(table.rows):
+        kind = PASSED if run["verdict"] == "PASS" else MOVED
+        section.rows.append(((kind, place), _row([*_names(run), *_written(cells), WORDS[run["verdict"]]])))
     section.footer = "\n❌ beyond its limit, ⚠️ its interval contains the limit, - undefined."
     return section
 
 
-def _cells(run: Entry) -> list[str]:
-    found = {criterion["name"]: criterion for criterion in run["criteria"]}
-    cells = []
-    for name in CRITERIA:
-        if name not in found:
-            cells.append("-")
-            continue
-        shown = number(found[name]["value"])
-        ceiling = run["ranking"]["ceiling"] if name == "ranking_agreement" and run["ranking"] else None
-        cells.append(shown + (f" ({number(ceiling)})" if ceiling is not None else "") + MARKS[found[name]["verdict"]])
-    return cells
-
-
-def _heads(runs: Sequence[Entry]) -> Section:
-    """Every head, broken and fragile ones first, folded away."""
-    section = Section("### Heads, most fragile first")
-    rows = [(_head_weight(run, head), run, head) for run in runs for head in run["heads"]]
-    rows.sort(key=lambda row: row[0])
-    for weight, run, head in rows:
-        ranks = "-" if head["rank_ref"] is None else f"{head['rank_ref']} → {head['rank_cand']}"
-        cells = [
-            code(run["candidate"]),
-            code(run["task"]),
-            f"{head['layer']}.{head['head']}{' ❌' if head.get('broken') else ''}",
-            _with_interval(head, "importance_ref"),
-            _with_interval(head, "importance_cand"),
-            ranks,
-            *(number(head[key]) for key in ("drift", "fragility", "repair_gain")),
-        ]
-        section.rows.append((weight, _row(cells)))
-    section.header = f"<details>\n<summary>Importance, drift and fragility</summary>\n\n{_head(HEAD_COLUMNS)}"
-    section.footer = (
+def _units(runs: Sequence[Entry]) -> Section:
+    """Every unit, broken and fragile ones first, folded away."""
+    kinds = kinds_of(runs)
+    section = Section(said_of(kinds, "### Units, most fragile first"))
+    for row in unit_rows(runs):
+        kind = BROKEN if row.is_broken else PASSED_UNIT if row.run["verdict"] == "PASS" else FAILED_UNIT
+        name, *numbers = row.cells
+        name = name if SIMPLE.fullmatch(name.text) else replace(name, text=prose(name.text))
+        section.rows.append(((kind, row.weight), _row([*_names(row.run), *_written([name, *numbers])])))
+    section.rows.sort(key=lambda row: row[0])
+    head = _head(["candidate", "task", said_of(kinds, "unit"), *UNIT_HEADINGS])
+    section.header = f"<details>\n<summary>Importance, drift and fragility</summary>\n\n{head}"
+    section.footer = said_of(
+        kinds,
         "\nImportance is the logit difference lost by ablation, with its 95 % interval; fragility is mean "
-        "|gradient × drift|, repair what this head's reference z gives back, all in logits. ❌ broke.\n\n</details>"
+        "|gradient × drift|, repair what this unit's reference z gives back, all in logits. ❌ broke.\n\n</details>",
     )
     return section
 
 
-def _head_weight(run: Entry, head: Mapping[str, Any]) -> Weight:
-    if head.get("broken"):
-        return BROKEN, -abs(head["importance_change"] or 0.0)
-    return (PASSED_HEAD if run["verdict"] == "PASS" else FAILED_HEAD), -(head["fragility"] or 0.0)
+def _diagnostic(table: Table) -> Section:
+    """A table that no verdict hangs on, folded away."""
+    after = f"\n{prose(table.after)}\n" if table.after else ""
+    section = Section(f"### {table.title}", footer=f"{after}\n</details>")
+    for place, (run, cells) in enumerate(table.rows):
+        section.rows.append(((SEARCH, place), _row([*_names(run), *_written(cells)])))
+    head = _head(["candidate", "task", *table.headings])
+    section.header = f"<details>\n<summary>{prose(table.caption)}</summary>\n\n{head}"
+    return section
+
+
+def _searches(runs: Sequence[Entry]) -> Section:
+    section = Section("### Searches")
+    for place, (run, is_for_all, text) in enumerate(searches(runs)):
+        name = code(run["candidate"]) if is_for_all else _case(run)
+        section.rows.append(((SEARCH, place), f"- {name}: {prose(_cut(text))}"))
+    return section
 
 
 def _notes(runs: Sequence[Entry]) -> Section:
-    cases: dict[str, list[Entry]] = {}
-    for run in runs:
-        for note in run["notes"]:
-            cases.setdefault(note, []).append(run)
     section = Section("### Notes")
-    for place, (note, noted) in enumerate(cases.items()):
-        where = ", ".join(f"{code(run['candidate'])} on {code(run['task'])}" for run in noted[:3])
-        more = f" and {len(noted) - 3} more" if len(noted) > 3 else ""
-        of = "" if len(noted) == len(runs) else f" ({where}{more})"
-        section.rows.append(((NOTE, place), f"- {prose(_cut(note))}{of}"))
+    for place, (note, of) in enumerate(noted(runs)):
+        more = f" and {len(of) - 3} more" if len(of) > 3 else ""
+        where = f" ({', '.join(map(_case, of[:3]))}{more})" if of else ""
+        section.rows.append(((NOTE, place), f"- {prose(_cut(note))}{where}"))
     return section
 
 
 def _closing(document: Mapping[str, Any]) -> str:
     """What made these numbers."""
-    environment = document["environment"]
-    libraries = ", ".join(f"{name} {version}" for name, version in sorted(environment.get("libraries", {}).items()))
-    lines = [
-        "### Provenance",
-        "",
-        prose(
-            f"circuitcheck {environment.get('circuitcheck', '?')}, Python {environment.get('python', '?')}, "
-            f"{libraries}, on {environment.get('device', '?')} ({environment.get('instruction_set', '?')})."
-        ),
-    ]
+    lines = ["### Provenance", "", f"{made_with(document['environment'])}."]
     command = str(document.get("command") or "")
     if command:
         lines += ["", f"Again: {code(_cut(command))}"]
     return "\n".join(lines)
 
 
-def number(value: float | None) -> str:
-    """Three digits that matter, or `-` where a number is undefined."""
-    if value is None:
-        return "-"
-    if (value and abs(value) < 5e-4) or abs(value) >= 1000:
-        return f"{value:.0e}"
-    return f"{value:.3f}" if abs(value) < 10 else f"{value:.2f}"
+def made_with(environment: Mapping[str, Any]) -> str:
+    """Versions and the machine, in Markdown."""
+    versions = {"circuitcheck": environment.get("circuitcheck", "?"), "Python": environment.get("python", "?")}
+    versions |= dict(sorted(environment.get("libraries", {}).items()))
+    listed = ", ".join(f"{name} {version}" for name, version in versions.items())
+    machine = f"{environment.get('device', '?')} ({environment.get('instruction_set', '?')})"
+    return prose(f"{listed}, on {machine}")
 
 
-def _with_interval(head: Mapping[str, Any], key: str) -> str:
-    low, high = head[f"{key}_interval"]
-    return f"{number(head[key])} [{number(low)}, {number(high)}]"
+def _case(run: Entry) -> str:
+    return " on ".join(_names(run))
+
+
+def _names(run: Entry) -> list[str]:
+    return [code(run["candidate"]), code(task_of(run))]
+
+
+def _written(cells: Iterable[Cell]) -> list[str]:
+    return [cell.marked(MARKS).replace(" -> ", " → ") for cell in cells]
 
 
 def _head(cells: Iterable[str]) -> str:

@@ -43,7 +43,7 @@ def made_up_report(
         for place, task in enumerate(tasks)
     ]
     return {
-        "schema": 2,
+        "schema": 3,
         "command": "pytest --circuit-report",
         "environment": {
             "device": "cpu",
@@ -53,6 +53,7 @@ def made_up_report(
             "python": "3.11.9",
         },
         "complete": True,
+        "interrupted": False,
         "expected_runs": len(runs),
         "runs": runs,
         "compare": None,
@@ -63,7 +64,18 @@ def unmeasured_run(candidate: str, task: str, message: str) -> dict[str, Any]:
     """An entry of a candidate that was refused."""
     nothing = dict.fromkeys(
         (
-            *("precision", "prompts", "solved", "part", "clusters", "repair", "bound", "ranking", "associations"),
+            *(
+                "precision",
+                "metric",
+                "prompts",
+                "solved",
+                "part",
+                "clusters",
+                "repair",
+                "bound",
+                "ranking",
+                "associations",
+            ),
             *("metric_ref", "metric_cand", "census", "batch_size", "noise", "multiverse", "keep"),
         )
     )
@@ -71,13 +83,16 @@ def unmeasured_run(candidate: str, task: str, message: str) -> dict[str, Any]:
         "model": "made-up",
         "candidate": candidate,
         "task": task,
+        "unit": "head",
         "verdict": "FAIL",
         "message": message,
         "criteria": [],
-        "heads": [],
+        "broken": [],
+        "units": [],
         "noise_floor": {},
         "notes": [],
         "fingerprints": {},
+        "environment": {},
     }
 
 
@@ -86,13 +101,15 @@ def _run(candidate: str, task: str, layers: int, heads: int, seed: int, word: st
         return unmeasured_run(candidate, task, f"{candidate} has another shape than the baseline.")
     rng = np.random.default_rng(seed)
     drift_rng = np.random.default_rng([seed, *candidate.encode()])
-    rows = _heads(rng, drift_rng, layers, heads, breaks=word == "FAIL")
-    change = rows[0]["importance_change"] if word == "FAIL" else -0.02
+    rows, broken = _units(rng, drift_rng, layers, heads, breaks=word == "FAIL")
+    change = rows[0]["importance_change"]["value"] if word == "FAIL" else -0.02
     return {
         "model": "made-up",
         "candidate": candidate,
         "precision": "8-bit",
         "task": task,
+        "unit": "head",
+        "metric": "logit_difference",
         "verdict": word,
         "message": "",
         "prompts": 64,
@@ -102,7 +119,8 @@ def _run(candidate: str, task: str, layers: int, heads: int, seed: int, word: st
         "metric_ref": _estimate(6.0 + rng.normal(), 0.4),
         "metric_cand": _estimate(6.0 + rng.normal() + change, 0.4),
         "criteria": [_criterion(word, *row) for row in CRITERIA],
-        "heads": rows,
+        "broken": broken,
+        "units": rows,
         "repair": _repair(drift_rng, layers * heads, word == "FAIL"),
         "bound": {
             "degradation": 0.2,
@@ -111,6 +129,7 @@ def _run(candidate: str, task: str, layers: int, heads: int, seed: int, word: st
             "coverage": 1.0,
             "looseness": 7.5,
             "violated": False,
+            "relative_error": 0.1,
             "per_prompt": {"degradation": [0.2], "estimate": [0.18], "bound": [1.5]},
             "integrated": None,
         },
@@ -131,14 +150,15 @@ def _run(candidate: str, task: str, layers: int, heads: int, seed: int, word: st
         "multiverse": None,
         "keep": None,
         "fingerprints": {"weights": "a" * 64, "tokenizer": "b" * 64, "prompts": task * 4, "spec": "d" * 64},
+        "environment": {"device": "cpu"},
         "notes": [],
     }
 
 
-def _heads(
+def _units(
     rng: np.random.Generator, drift_rng: np.random.Generator, layers: int, heads: int, *, breaks: bool
-) -> list[dict[str, Any]]:
-    """Importances have a heavy tail, as real ones do; drift grows with depth."""
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Heads, and which of them broke. Importances have a heavy tail, as real ones do; drift grows with depth."""
     count = layers * heads
     importance = rng.standard_t(1.2, count).clip(-20, 20) * 0.3
     other = {kind: importance * rng.normal(1, 0.3, count) + rng.normal(0, 0.1, count) for kind in ("mean", "zero")}
@@ -150,20 +170,14 @@ def _heads(
         change[place] = -0.9 * importance[place]
     ranks = np.empty(count, int)
     ranks[np.argsort(-abs(importance))] = np.arange(1, count + 1)
-    return [
+    units = [
         {
+            "unit": f"{places[place]}.{place % heads}",
             "layer": int(places[place]),
-            "head": place % heads,
-            "importance_ref": float(importance[place]),
-            "importance_ref_interval": _interval(importance[place], 0.15),
-            "importance_ref_by_kind": {"resample": float(importance[place])}
-            | {kind: float(values[place]) for kind, values in other.items()},
-            "importance_ref_by_kind_interval": {"resample": _interval(importance[place], 0.15)}
-            | {kind: _interval(values[place], 0.2) for kind, values in other.items()},
-            "importance_cand": float(importance[place] + change[place]),
-            "importance_cand_interval": _interval(importance[place] + change[place], 0.15),
-            "importance_change": float(change[place]),
-            "importance_change_interval": _interval(change[place], 0.01),
+            "column": place % heads,
+            "importance_ref": _estimate(importance[place], 0.15),
+            "importance_cand": _estimate(importance[place] + change[place], 0.15),
+            "importance_change": _estimate(change[place], 0.01),
             "rank_ref": int(ranks[place]),
             "rank_cand": int(ranks[place]),
             "drift": float(drift[place]),
@@ -172,10 +186,12 @@ def _heads(
             "cosine_answer": 1.0,
             "fragility": float(abs(importance[place]) * drift[place]),
             "repair_gain": float(0.1 * importance[place]),
-            "broken": place in broken,
+            "importance_ref_by_kind": {"resample": _estimate(importance[place], 0.15)}
+            | {kind: _estimate(values[place], 0.2) for kind, values in other.items()},
         }
         for place in range(count)
     ]
+    return units, [units[place]["unit"] for place in sorted(broken)]
 
 
 def _repair(rng: np.random.Generator, count: int, is_damaged: bool) -> dict[str, Any]:
@@ -186,8 +202,7 @@ def _repair(rng: np.random.Generator, count: int, is_damaged: bool) -> dict[str,
         return [
             {
                 "k": k,
-                "recovery": float(value) if is_damaged else None,
-                "interval": _interval(value, 0.1) if is_damaged else [None, None],
+                "recovery": _estimate(value, 0.1) if is_damaged else {"value": None, "interval": [None, None]},
             }
             for k, value in zip(grid, values, strict=True)
         ]
@@ -199,7 +214,7 @@ def _repair(rng: np.random.Generator, count: int, is_damaged: bool) -> dict[str,
         "unrepaired": _estimate(0.01, 0.005),
         "curves": {order: points(speed) for order, speed in zip(ORDERS, rng.uniform(1, 9, len(ORDERS)), strict=True)},
         "random": points(2.5),
-        "areas": {order: {"value": 0.6, "relative_to_random": 1.2, "interval": [1.0, 1.4]} for order in ORDERS},
+        "areas": {order: {"value": 0.6, "over_random": _estimate(0.2, 0.1)} for order in ORDERS},
     }
 
 
@@ -209,10 +224,9 @@ def _criterion(word: str, name: str, value: float, limit: float, relation: str, 
         verdict, shown, width = word, 0.9 if word == "FAIL" else 0.25, 0.1
     return {
         "name": name,
-        "value": shown,
-        "limit": limit,
+        "value": _estimate(shown, width),
         "relation": relation,
-        "interval": [shown - width, shown + width],
+        "limit": limit,
         "unit": unit,
         "verdict": verdict,
         "message": "" if verdict == "PASS" else f"{name} is {shown}, but must be {relation} {limit} ({unit}).",

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-SCHEMA = 2
+SCHEMA = 3
 ORDERS = ("importance", "drift", "importance x drift", "fragility", "reversed")
 ABLATIONS = ("resample", "mean", "zero")
 UNITS = {
@@ -48,6 +48,7 @@ def make_document(
             "libraries": libraries,
         },
         "complete": True,
+        "interrupted": False,
         "expected_runs": len(runs),
         "runs": runs,
     }
@@ -64,7 +65,7 @@ def make_run(
     if verdict == "FAIL":
         change[importance.argmax()] = -3.5
     drift = np.abs(rng.normal(0.05, 0.03, size)) + 0.02 * np.repeat(np.arange(layers), heads) / layers
-    rows = [make_head(rng, place, heads, importance, change, drift) for place in range(size)]
+    rows = [make_unit(rng, place, heads, importance, change, drift) for place in range(size)]
     damaged = verdict != "PASS"
     bound = np.abs(rng.normal(1, 0.3, prompts)) + 0.2
     return {
@@ -72,6 +73,8 @@ def make_run(
         "candidate": candidate,
         "precision": "4-bit" if damaged else "f16",
         "task": task,
+        "unit": "head",
+        "metric": "logit_difference",
         "verdict": verdict,
         "message": "",
         "prompts": 2 * prompts,
@@ -81,7 +84,8 @@ def make_run(
         "metric_ref": estimate(5.1),
         "metric_cand": estimate(3.2 if damaged else 5.0),
         "criteria": make_criteria(verdict),
-        "heads": rows,
+        "broken": [row["unit"] for row in rows if abs(row["importance_change"]["value"]) > 1],
+        "units": rows,
         "repair": make_repair(rng, size, damaged),
         "ranking": {"agreement": estimate(0.8), "ceiling": 0.93, "top_5": 0.8, "kendall_tau_b": 0.7},
         "bound": {
@@ -91,6 +95,7 @@ def make_run(
             "coverage": 0.97,
             "looseness": 3.1,
             "violated": damaged,
+            "relative_error": 0.25,
             "per_prompt": {
                 "degradation": rounded(bound * rng.uniform(-0.5, 1.1, prompts)),
                 "estimate": rounded(bound * rng.uniform(-0.4, 0.6, prompts)),
@@ -115,8 +120,8 @@ def make_run(
             "flips": 1,
             "of": 2,
             "specifications": [
-                {"ablation": "resample", "metric": "logit_difference", "ablate_at": "all", "verdict": verdict},
-                {"ablation": "zero", "metric": "log_probability", "ablate_at": "answer", "verdict": "INCONCLUSIVE"},
+                _specification("resample", "logit_difference", "all", verdict),
+                _specification("zero", "log_probability", "answer", "INCONCLUSIVE"),
             ],
         },
         "keep": {
@@ -126,23 +131,29 @@ def make_run(
             "torchao": '{"layers.1.attn.out": None}',
             "compressed_tensors": 'ignore=["layers.1.attn.out"]',
             "bitsandbytes": 'llm_int8_skip_modules=["layers.1.attn.out"]',
+            "message": "",
         }
         if verdict == "FAIL"
         else None,
         "fingerprints": {name: name[0] * 64 for name in ("weights", "tokenizer", "prompts", "spec")},
+        "environment": {"device": "cpu"},
         "notes": ["Drift, gradients and repair use a part of the solved prompts."],
     }
 
 
-def make_head(
+def _specification(ablation: str, metric: str, ablate_at: str, verdict: str) -> dict[str, str]:
+    return {"ablation": ablation, "metric": metric, "ablate_at": ablate_at, "verdict": verdict, "message": ""}
+
+
+def make_unit(
     rng: np.random.Generator, place: int, heads: int, importance: np.ndarray, change: np.ndarray, drift: np.ndarray
 ) -> dict[str, Any]:
-    """One head; it is broken where its importance changed by more than 1 logit."""
+    """One head."""
     reference, moved = float(importance[place]), float(change[place])
-    head: dict[str, Any] = {"layer": place // heads, "head": place % heads}
+    layer, column = divmod(place, heads)
+    head: dict[str, Any] = {"unit": f"{layer}.{column}", "layer": layer, "column": column}
     for name, value in (("ref", reference), ("cand", reference + moved), ("change", moved)):
-        head[f"importance_{name}"] = rounded(value)
-        head[f"importance_{name}_interval"] = rounded([value - 0.0713, value + 0.0829])
+        head[f"importance_{name}"] = {"value": rounded(value), "interval": rounded([value - 0.0713, value + 0.0829])}
     rank = int((np.abs(importance) > abs(reference)).sum()) + 1
     head |= {"rank_ref": rank, "rank_cand": rank}
     for name in ("drift", "drift_answer"):
@@ -150,7 +161,6 @@ def make_head(
     head |= {"cosine": 0.998765, "cosine_answer": 0.997654}
     head["fragility"] = rounded(abs(float(rng.normal(0, 0.05))))
     head["repair_gain"] = rounded(float(rng.normal(0, 0.05)))
-    head["broken"] = abs(moved) > 1
     return head
 
 
@@ -166,8 +176,7 @@ def make_criteria(verdict: str) -> list[dict[str, Any]]:
         rows.append(
             {
                 "name": name,
-                "value": rounded(value),
-                "interval": rounded([value - spread, value + spread]),
+                "value": {"value": rounded(value), "interval": rounded([value - spread, value + spread])},
                 "limit": limit,
                 "relation": relation,
                 "unit": unit,
@@ -185,7 +194,7 @@ def make_repair(rng: np.random.Generator, size: int, damaged: bool) -> dict[str,
     def curve(power: float) -> list[dict[str, Any]]:
         values = [(k / size) ** power * 0.96 for k in grid]
         return [
-            {"k": k, "recovery": rounded(value), "interval": rounded([value - 0.09, value + 0.05])}
+            {"k": k, "recovery": {"value": rounded(value), "interval": rounded([value - 0.09, value + 0.05])}}
             for k, value in zip(grid, values, strict=True)
         ]
 
@@ -197,7 +206,7 @@ def make_repair(rng: np.random.Generator, size: int, damaged: bool) -> dict[str,
         "curves": {order: curve(0.2 + 0.15 * place) for place, order in enumerate(ORDERS)} if damaged else {},
         "random": curve(1.0) if damaged else [],
         "areas": {
-            order: {"value": 0.8, "relative_to_random": 1.6, "interval": [1.4, 1.8]} for order in ORDERS if damaged
+            order: {"value": 0.8, "over_random": {"value": 0.3, "interval": [0.2, 0.4]}} for order in ORDERS if damaged
         },
     }
 

@@ -23,7 +23,7 @@ def test_it_gives_the_same_numbers_as_the_stored_baseline(gate: Gate) -> None:
     gate.run("--circuit-against-base", "--circuit-report-dir", "base")
     stored, base = (gate.report(name)["runs"][0] for name in ("stored", "base"))
     assert stored["criteria"] == base["criteria"]
-    assert [head["importance_ref"] for head in stored["heads"]] == [head["importance_ref"] for head in base["heads"]]
+    assert [unit["importance_ref"] for unit in stored["units"]] == [unit["importance_ref"] for unit in base["units"]]
 
 
 def test_another_specification_needs_no_new_baseline(gate: Gate) -> None:

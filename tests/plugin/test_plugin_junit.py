@@ -22,9 +22,9 @@ def test_criteria_are_properties_of_their_tests(gate: Gate, workers: tuple[str, 
         assert drift[f"{name}.verdict"] == "PASS"
         assert drift[f"{name}.unit"] == "relative norm"
         assert [float(drift[f"{name}.{key}"]) for key in ("value", "limit", "low", "high")] == [
-            expected["value"],
+            expected["value"]["value"],
             expected["limit"],
-            *expected["interval"],
+            *expected["value"]["interval"],
         ]
     others = {row.get("name").split(".")[0] for row in cases["test_behaviour[f16-ioi]"].iter("property")}
     assert others == {"behaviour_kept", "metric_change"}

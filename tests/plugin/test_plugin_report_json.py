@@ -12,6 +12,8 @@ RUN_KEYS = {
     "candidate",
     "precision",
     "task",
+    "unit",
+    "metric",
     "verdict",
     "message",
     "prompts",
@@ -19,7 +21,8 @@ RUN_KEYS = {
     "part",
     "clusters",
     "criteria",
-    "heads",
+    "broken",
+    "units",
     "repair",
     "bound",
     "ranking",
@@ -29,12 +32,14 @@ RUN_KEYS = {
     "keep",
     "noise",
     "noise_floor",
+    "environment",
     "notes",
 }
-CRITERION_KEYS = {"name", "value", "limit", "relation", "interval", "unit", "verdict", "message"}
-HEAD_KEYS = {
+CRITERION_KEYS = {"name", "value", "limit", "relation", "unit", "verdict", "message"}
+UNIT_KEYS = {
+    "unit",
     "layer",
-    "head",
+    "column",
     "importance_ref",
     "importance_cand",
     "rank_ref",
@@ -52,8 +57,9 @@ def test_report_json_has_the_documented_keys(gate: Gate) -> None:
     assert result.ret == pytest.ExitCode.OK
     result.stdout.fnmatch_lines(["circuit gate: PASS (2 PASS)", "wrote out/report.json"])
     report = gate.report()
-    assert set(report) == {"schema", "command", "environment", "complete", "expected_runs", "runs", "compare"}
-    assert (report["schema"], report["complete"], report["expected_runs"]) == (2, True, 2)
+    outline = {"schema", "command", "environment", "complete", "interrupted", "expected_runs", "runs", "compare"}
+    assert set(report) == outline
+    assert (report["schema"], report["complete"], report["interrupted"], report["expected_runs"]) == (3, True, False, 2)
     assert set(report["environment"]) == {"circuitcheck", "device", "instruction_set", "libraries", "python"}
     assert [(run["model"], run["candidate"], run["task"]) for run in report["runs"]] == [
         ("model", "f16", "ioi"),
@@ -64,8 +70,9 @@ def test_report_json_has_the_documented_keys(gate: Gate) -> None:
         assert run["verdict"] == "PASS"
         assert run["prompts"] == run["solved"] == 40
         assert all(set(criterion) == CRITERION_KEYS for criterion in run["criteria"])
-        assert [(head["layer"], head["head"]) for head in run["heads"]] == [(0, 0), (0, 1), (1, 0), (1, 1)]
-        assert all(set(head) >= HEAD_KEYS for head in run["heads"])
+        assert [unit["unit"] for unit in run["units"]] == ["0.0", "0.1", "1.0", "1.1"]
+        assert all(set(unit) >= UNIT_KEYS for unit in run["units"])
+        assert run["environment"] == report["environment"]
         assert set(run["bound"]) >= {"degradation", "estimate", "bound", "coverage", "looseness", "violated"}
         assert set(run["repair"]) >= {"diagnosis", "damage", "unrepaired", "recovery", "curves"}
 
@@ -84,8 +91,8 @@ def test_criteria_carry_value_interval_limit_and_unit(gate: Gate) -> None:
     }
     drift = criteria["drift_median"]
     assert (drift["limit"], drift["relation"], drift["unit"]) == (0.005, "<=", "relative norm")
-    low, high = drift["interval"]
-    assert 0 < low <= drift["value"] <= high < drift["limit"]
+    low, high = drift["value"]["interval"]
+    assert 0 < low <= drift["value"]["value"] <= high < drift["limit"]
 
 
 def test_what_could_not_be_measured_has_the_same_keys(gate: Gate) -> None:

@@ -41,9 +41,9 @@ def test_a_small_budget_changes_no_verdict(gate: Gate) -> None:
     gate.run("--circuit-report-dir=roomy")
     gate.run("--circuit-report-dir=tight", "--circuit-memory=30K").assert_outcomes(passed=4)
     roomy, tight = (gate.report(name)["runs"][0] for name in ("roomy", "tight"))
-    for one, other in zip(roomy["heads"], tight["heads"], strict=True):
+    for one, other in zip(roomy["units"], tight["units"], strict=True):
         # Other batch shapes: float16 kernels may round once more or less, of logits up to 32.
-        assert one["importance_cand"] == pytest.approx(other["importance_cand"], abs=32 * 2**-10)
+        assert one["importance_cand"]["value"] == pytest.approx(other["importance_cand"]["value"], abs=32 * 2**-10)
 
 
 @pytest.mark.parametrize("text", ["", "0", "-1G", "2 apples", "GB", "1e9"])

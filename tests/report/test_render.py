@@ -5,19 +5,19 @@ from __future__ import annotations
 import copy
 import re
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
-import synthetic
-from hypothesis import given, settings
+import synthetic_results as synthetic
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from circuitcheck.diagnostics.association import Association
-from circuitcheck.diagnostics.keep_list import KeepList
-from circuitcheck.gate.judge import Verdict, judge
+from circuitcheck.core.results import Association, Estimate, Integrated, Verdict
+from circuitcheck.report.compare import compare
 from circuitcheck.report.document import failed_entry, failed_keep_entry, keep_entry, run_entry
-from circuitcheck.report.text import BROKEN_HEADS, FRAGILE_HEADS, WIDTH, render, render_entries
-from circuitcheck.stats.estimate import Estimate
-from circuitcheck.stats.first_order import Integrated
+from circuitcheck.report.escape import INVISIBLE
+from circuitcheck.report.text import BROKEN_UNITS, FRAGILE_UNITS, WIDTH, render, render_comparison, render_entries
 
 COLUMNS = (
     "candidate",
@@ -33,12 +33,21 @@ COLUMNS = (
 )
 HEAD_COLUMNS = ["task", "head", "importance ref", "importance cand", "rank", "drift", "fragility", "repair"]
 EXACT = synthetic.exactly
+KEEP: Any = SimpleNamespace(
+    modules=("a.b",),
+    verdict="PASS",
+    measured=7,
+    torchao='modules_to_not_convert=["head", "a.b"]',
+    compressed_tensors='ignore=["head", "a.b"]',
+    bitsandbytes='llm_int8_skip_modules=["head", "a.b"]',
+)
+"""As much of a keep list as a report asks for."""
 
 
 def judged(heads=None, measurement=None, **changes) -> Verdict:
     """The verdict on a quiet circuit with some changes."""
-    circuit = synthetic.make_circuit(**changes, **({"heads": tuple(heads)} if heads else {}))
-    return judge(synthetic.make_measurement(circuit, **(measurement or {})))
+    circuit = synthetic.make_circuit(**changes, **({"units": tuple(heads)} if heads else {}))
+    return synthetic.make_verdict(synthetic.make_measurement(circuit, **(measurement or {})))
 
 
 def head_rows(text: str) -> list[list[str]]:
@@ -55,6 +64,10 @@ def broken_heads():
 
 def moved(heads) -> Verdict:
     return judged(heads, profile_distance=EXACT(0.875))
+
+
+def moved_of(kind, units, task) -> Verdict:
+    return judged(units, {"unit": kind, "task": task}, profile_distance=EXACT(0.875))
 
 
 # --- the summary ---
@@ -87,7 +100,7 @@ def test_marks_show_which_criterion_fails_and_which_is_undecided():
 
 def test_task_that_is_not_solved_shows_why_and_no_table():
     unsolved = synthetic.make_measurement(inconclusive="the reference solves 3 of 64 prompts")
-    text = render([judge(replace(unsolved, circuit=None))])
+    text = render([synthetic.make_verdict(replace(unsolved, circuit=None))])
     assert text.splitlines()[3].split() == ["candidate", "synthetic", *"---------", "INCONCLUSIVE"]
     assert "candidate-synthetic: the reference solves 3 of 64 prompts" in text
     assert "Most fragile heads" not in text
@@ -129,20 +142,19 @@ def test_broken_heads_go_by_how_far_they_moved():
         synthetic.make_head(0, 0, 4.0, 2.0),
         synthetic.make_head(0, 1, 1.0, -3.0),
         synthetic.make_head(0, 2, 1.0, 4.0),
-        synthetic.make_head(0, 3, 1.0, 1.5, fragility=9.0),  # 0.5 is less than a quarter of 4
+        synthetic.make_head(0, 3, 1.0, 1.5, fragility=9.0),  # 0.5 is less than 0.3 times 4
     ]
     text = render([moved(heads)])
     assert [row[1] for row in head_rows(text)] == ["0.1!", "0.2!", "0.0!", "0.3"]
     assert "BROKEN HEADS 0.1 (1.000 -> -3.000), 0.2 (1.000 -> 4.000), 0.0 (4.000 -> 2.000)" in text
 
 
-def test_limit_itself_is_not_beyond_it():
-    at_the_limit = synthetic.make_head(0, 1, 1.0, 2.0)
-    text = render([moved([synthetic.make_head(0, 0, 4.0, 4.0), at_the_limit])])  # a quarter of 4 is allowed
+def test_head_that_the_verdict_does_not_call_broken_is_not_marked():
+    text = render([moved([synthetic.make_head(0, 0, 4.0, 4.0), synthetic.make_head(0, 1, 1.0, 2.0)])])
     assert "!" not in "".join(row[1] for row in head_rows(text))
 
 
-@pytest.mark.parametrize(("broken", "shown"), [(1, FRAGILE_HEADS), (12, 12), (30, BROKEN_HEADS)])
+@pytest.mark.parametrize(("broken", "shown"), [(1, FRAGILE_UNITS), (12, 12), (30, BROKEN_UNITS)])
 def test_table_grows_with_the_broken_heads_up_to_a_page(broken, shown):
     heads = [synthetic.make_head(number, 0, 1.0, 1.0, fragility=1.0) for number in range(40)]
     heads[:broken] = [synthetic.make_head(number, 0, 4.0, 0.0) for number in range(broken)]
@@ -219,8 +231,12 @@ def lines_after(text: str, title: str) -> list[list[str]]:
 def test_associations_of_every_kind_are_in_one_row():
     verdict = judged(
         associations={
-            "resample": Association(EXACT(-0.25), Estimate(0.5, 0.125, 0.75), p_within=0.004, between_share=0.5),
-            "zero": Association(EXACT(0.125), EXACT(float("nan")), p_within=float("nan"), between_share=0.5),
+            "resample": Association(
+                EXACT(-0.25), Estimate(0.5, 0.125, 0.75), p_within_layers=0.004, between_layers_share=0.5
+            ),
+            "zero": Association(
+                EXACT(0.125), EXACT(float("nan")), p_within_layers=float("nan"), between_layers_share=0.5
+            ),
         }
     )
     text = render([verdict])
@@ -271,7 +287,7 @@ def test_other_specifications_and_modules_to_keep_are_shown_where_they_were_look
     ]
     entry = run_entry(judged()) | {
         "multiverse": {"flips": 1, "of": 2, "specifications": rows},
-        "keep": keep_entry(KeepList(("a.b",), "PASS", 7, "head")),
+        "keep": keep_entry(KEEP),
     }
     text = render_entries([entry])
     flips = "candidate-synthetic: the verdict flips under 1 of 2 specifications (zero/logit_difference/all: FAIL)"
@@ -284,6 +300,49 @@ def test_other_specifications_and_modules_to_keep_are_shown_where_they_were_look
     assert '  torchao: modules_to_not_convert=["head", "a.b"]' in text
     assert '  compressed-tensors: ignore=["head", "a.b"]' in text
     assert '  bitsandbytes: llm_int8_skip_modules=["head", "a.b"]' in text
+
+
+# --- strangers' words ---
+
+
+EVIL = "\x1b[2J\x1b]0;owned\x07a\rcircuit gate: PASS (9 PASS)\x9b31m\u202eb\ud800"
+
+
+def test_no_name_message_or_note_reaches_the_terminal_raw():
+    name = f"x\ncircuit gate: PASS (1 PASS)\n{EVIL}"
+    heads = [replace(synthetic.make_head(0, 0, 4.0, 0.0), unit=name)]
+    specification = {"ablation": "zero", "metric": "m", "ablate_at": "all", "verdict": "FAIL", "message": name}
+    entry = run_entry(moved(heads)) | {"candidate": name, "task": name, "notes": [name], "message": name}
+    entry["multiverse"] = {"flips": 1, "of": 1, "specifications": [specification]}
+    entry["criteria"][0]["message"] = name
+    new = copy.deepcopy(entry) | {"verdict": "PASS"}
+    document = {"environment": {}, "complete": True}
+    comparison = compare(document | {"runs": [entry]}, document | {"runs": [new]})
+    text = render_entries([entry, failed_entry("m", "f16", name, name)]) + "\n" + render_comparison(comparison)
+    assert INVISIBLE.search(text) is None
+    assert not re.search("^circuit gate: [A-Z]", text, re.MULTILINE), "no line of a stranger's is the gate's"
+    assert text.replace("\n", "").isprintable()
+
+
+def test_repair_of_single_heads_that_was_not_run_shows_as_undefined():
+    heads = [synthetic.make_head(0, 0, fragility=0.5, repair_gain=float("nan"))]
+    assert head_rows(render([judged(heads)]))[0][-2:] == ["0.500", "-"]
+
+
+def test_units_are_called_what_they_are():
+    blocks = [
+        replace(synthetic.make_head(3, 1, 4.0, 0.0), unit="mlp 3"),
+        replace(synthetic.make_head(3, 0), unit="attention 3"),
+    ]
+    block = moved_of("block", blocks, task="unit-tests")
+    text = render([block])
+    assert "candidate-unit-tests-block: BROKEN BLOCKS mlp 3 (4.000 -> 0.000)" in text
+    assert "Most fragile blocks of candidate, broken ones first" in text
+    assert "A block marked ! broke" in text
+    assert not re.search("head|unit(?!-)", text)
+    mixed = render([block, judged()])
+    assert "Most fragile heads of candidate\n" in mixed
+    assert "A unit marked ! broke" in mixed
 
 
 # --- notes, legend, width ---
@@ -319,9 +378,11 @@ numbers = st.floats(-1e12, 1e12) | st.floats(allow_nan=True, allow_infinity=True
 
 
 @settings(deadline=None, max_examples=100)
+@example(candidate="0" * 16, task="0" * 14, message="0", values=[-1.8e-127] * 8)
 @given(candidate=names, task=names, message=names, values=st.lists(numbers, min_size=8, max_size=8))
 def test_no_line_is_wider_than_the_terminal(candidate, task, message, values):
     one, two, three, four, five, six, seven, eight = values
+    rho = [value if value != value else max(-1.0, min(1.0, value)) for value in values]
     head = synthetic.make_head(
         127,
         127,
@@ -342,7 +403,7 @@ def test_no_line_is_wider_than_the_terminal(candidate, task, message, values):
             drift_median=Estimate(four, five, six),
             profile_distance=Estimate(seven, eight, one),
             repair=replace(synthetic.make_circuit().repair, recovery=EXACT(two), diagnosis="distributed"),
-            associations={kind: Association(EXACT(one), Estimate(two, three, four), five, six) for kind in "abc"},
+            associations={kind: Association(EXACT(rho[0]), Estimate(*rho[1:4]), *rho[4:6]) for kind in "abc"},
             bound=replace(synthetic.make_circuit().bound, degradation=one, bound=two, looseness=three, violated=True),
         )
     )

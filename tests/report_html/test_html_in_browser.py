@@ -23,11 +23,11 @@ def shown_heads(page: Any) -> Any:
 
 
 def names_of_rows(run: Any) -> list[str]:
-    return run.locator("table.heads tbody th button").all_inner_texts()
+    return run.locator("table.units tbody th button").all_inner_texts()
 
 
 def column(run: Any, title: str) -> Any:
-    return run.locator("table.heads thead th", has_text=title).first
+    return run.locator("table.units thead th", has_text=title).first
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -109,18 +109,18 @@ def test_points_of_the_drift_chart_are_heads(visit: Any, report: Path) -> None:
 def test_table_names_broken_heads_first_and_sorts_by_mouse(visit: Any, report: Path) -> None:
     page = visit(report).page
     run = shown_heads(page)
-    assert run.locator("table.heads tbody tr").first.locator(".tag").inner_text() == "broken"
+    assert run.locator("table.units tbody tr").first.locator(".tag").inner_text() == "broken"
     drift = column(run, "Drift")
     drift.locator("button").click()
     assert drift.get_attribute("aria-sort") == "descending"
-    falling = [float(text) for text in run.locator("table.heads tbody td:nth-child(6)").all_inner_texts()]
+    falling = [float(text) for text in run.locator("table.units tbody td:nth-child(6)").all_inner_texts()]
     assert falling == sorted(falling, reverse=True)
     drift.locator("button").click()
     assert drift.get_attribute("aria-sort") == "ascending"
     assert "Sorted by Drift, smallest first" in page.locator("#announcer").inner_text()
     assert len(falling) == 12
     run.get_by_role("button", name="Show all 18 heads").click()
-    rising = [float(text) for text in run.locator("table.heads tbody td:nth-child(6)").all_inner_texts()]
+    rising = [float(text) for text in run.locator("table.units tbody td:nth-child(6)").all_inner_texts()]
     assert len(rising) == 18
     assert rising == sorted(rising)
 
@@ -135,7 +135,7 @@ def test_table_sorts_and_pins_by_keyboard(visit: Any, report: Path) -> None:
     assert names_of_rows(run)[:3] == ["0.0", "0.1", "0.2"]
     page.keyboard.press("Space")
     assert names_of_rows(run)[:3] == ["2.5", "2.4", "2.3"]
-    row = run.locator("table.heads tbody button").first
+    row = run.locator("table.units tbody button").first
     row.focus()
     page.keyboard.press("Enter")
     assert row.get_attribute("aria-pressed") == "true"
@@ -176,7 +176,8 @@ def test_hostile_names_run_nothing(visit: Any, tmp_path: Path) -> None:
     document = make_document(2, 2, (f"a{hostile}", f"b{hostile}"), (hostile,), prompts=4)
     document["command"] = document["environment"]["device"] = document["runs"][0]["model"] = hostile
     for run in document["runs"]:
-        run |= {"notes": [hostile], "message": hostile}
+        run |= {"notes": [hostile], "message": hostile, "broken": [hostile]}
+        run["units"][0]["unit"] = hostile
         run["criteria"][0]["message"] = run["repair"]["diagnosis"] = hostile
         run["census"]["claim"] = run["census"]["before"][0]["module"] = hostile
     file = tmp_path / "report.html"

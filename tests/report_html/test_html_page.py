@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from html import unescape
 from typing import Any
 from xml.etree import ElementTree
 
@@ -18,10 +19,10 @@ from circuitcheck.report.document import failed_entry
 from circuitcheck.report.html.charts import bound_chart, drift_chart, drift_chart_places, repair_chart
 from circuitcheck.report.html.colors import DARK, LIGHT, SIGNED_STEPS, UNSIGNED_STEPS, map_colors
 from circuitcheck.report.html.columns import columns
-from circuitcheck.report.html.numbers import estimate, interval, percent, short, thousands
 from circuitcheck.report.html.page import render_html
-from circuitcheck.report.html.wording import MEASURES, what_broke
-from circuitcheck.verdict.limits import NAMES
+from circuitcheck.report.numbers import estimate, interval, percent, short, thousands
+from circuitcheck.report.words import MOST_TELLING, what_broke
+from circuitcheck.verdict.criteria import BY_NAME
 
 SVG = "{http://www.w3.org/2000/svg}"
 EMPTY = (
@@ -124,14 +125,14 @@ def test_what_was_not_measured_is_said_and_not_shown_as_a_number(empty):
 
 def test_report_of_failures_alone_gives_the_reasons():
     entry = failed_entry("made-up", "broken", "ioi", "it could not be loaded")
-    said = text_of(render_html(plain_document([entry], {"circuitcheck": "0.1.0"}, expected=2)))
+    said = text_of(render_html(plain_document([entry], expected=2)))
     assert "broken on ioi : It could not be loaded." in said
     assert "INCOMPLETE. This report holds 1 of 2 expected runs" in said
     assert "Not measured." in said
 
 
 def test_empty_report_is_no_pass():
-    said = text_of(render_html(plain_document([], {})))
+    said = text_of(render_html(plain_document([])))
     assert "Nothing was compared." in said
     assert "✓" not in said
 
@@ -145,21 +146,22 @@ def test_changes_since_an_earlier_report_are_shown(document):
                 "candidate": "f16",
                 "old_candidate": "f16-old",
                 "task": "ioi",
+                "unit": "head",
                 "verdict": ["FAIL", "PASS"],
                 "other": ["prompts"],
                 "criteria": [
                     {
                         "name": "drift_median",
-                        "value": [0.5, 0.25],
+                        "value": [{"value": 0.5}, {"value": 0.25}],
                         "limit": [1, 1],
                         "verdict": ["FAIL", "PASS"],
                         "moved": True,
                     }
                 ],
-                "heads": [{"layer": 1, "head": 2, "state": "mended", "importance": [0.5, 4.0]}],
+                "units": [{"unit": "1.2", "state": "mended", "importance": [{"value": 0.5}, {"value": 4.0}]}],
             }
         ],
-        "removed": [{"candidate": "gone", "task": "ioi", "verdict": "PASS"}],
+        "removed": [{"candidate": "gone", "task": "ioi", "unit": "head", "verdict": "PASS"}],
     }
     said = text_of(render_html({**document, "compare": changes}))
     assert "was f16-old" in said
@@ -169,8 +171,28 @@ def test_changes_since_an_earlier_report_are_shown(document):
     assert "The earlier report is not complete." in said
 
 
-def test_every_criterion_that_has_a_limit_has_a_name():
-    assert set(MEASURES) == set(NAMES)
+def test_criteria_are_called_as_in_their_table_and_speak_of_the_kind_of_unit(document):
+    said = unescape(text_of(render_html(document)))
+    for criterion in BY_NAME.values():
+        assert f"{criterion.label.capitalize()} {criterion.explanation.replace('unit', 'head')}" in said
+    runs = [run | {"unit": "block"} for run in document["runs"]]
+    said = text_of(render_html({**document, "runs": runs}))
+    assert "how far the z of the median block moved" in said
+    assert "ioi (blocks)" in said
+    assert "Are important blocks more fragile?" in said
+    assert "the importance of block " in said
+    assert set(MOST_TELLING) < set(BY_NAME)
+
+
+def test_word_of_the_page_is_that_of_the_gate(document):
+    passed = {**document, "runs": document["runs"][:2], "expected_runs": 2}
+    for changes, word in (
+        ({}, "PASS"),
+        ({"expected_runs": 3, "complete": False}, "INCOMPLETE"),
+        ({"interrupted": True}, "INTERRUPTED"),
+        ({"runs": document["runs"], "expected_runs": 4}, "FAIL"),
+    ):
+        assert f"<title>{word} ·" in render_html(passed | changes)
 
 
 # --- escaping ---
@@ -179,8 +201,8 @@ def test_every_criterion_that_has_a_limit_has_a_name():
 @settings(deadline=None, max_examples=20)  # a page is some 0.1 s
 @given(st.text(alphabet="<>&\"'/script$_{}%\u2028 ", min_size=1, max_size=20))
 def test_text_of_the_report_is_escaped(text):
-    entry = failed_entry(text, text, text, text) | {"notes": [text]}
-    page = render_html(plain_document([entry], {"device": text}))
+    entry = failed_entry(text, text, text, text) | {"notes": [text], "environment": {"device": text}}
+    page = render_html(plain_document([entry]))
     # One <script> of the page's own, and none of the report's.
     assert page.count("<script") == 1
     assert len(re.findall("</script", page)) == 1
@@ -233,9 +255,23 @@ def test_columns_keep_the_order_and_four_digits(document):
     table = columns(run)
     assert table is not None
     assert table["layer"] == [0] * 4 + [1] * 4 + [2] * 4 + [3] * 4
-    assert table["importance_ref"] == [float(f"{head['importance_ref']:.4g}") for head in run["heads"]]
-    assert [run["heads"][place]["broken"] for place in table["broken"]] == [True]
-    assert columns({"heads": []}) is None
+    assert table["importance_ref"] == [float(f"{unit['importance_ref']['value']:.4g}") for unit in run["units"]]
+    assert [run["units"][place]["unit"] for place in table["broken"]] == run["broken"]
+    assert (table["order"][0], table["names"]) == (table["broken"][0], ["0", "1", "2", "3"])
+    fragility = [table["fragility"][place] for place in table["order"][1:]]
+    assert fragility == sorted(fragility, reverse=True)
+    assert columns({"units": []}) is None
+
+
+def test_columns_of_other_kinds_are_called_by_their_labels(document):
+    run = json.loads(json.dumps(document["runs"][2])) | {"unit": "block", "broken": ["mlp 1"]}
+    run["units"] = [unit for unit in run["units"] if unit["column"] < 2]
+    for unit in run["units"]:
+        unit["unit"] = f"{('attention', 'mlp')[unit['column']]} {unit['layer']}"
+    table = columns(run)
+    assert table is not None
+    assert (table["names"], table["noun"], table["nouns"]) == (["attention", "mlp"], "block", "blocks")
+    assert table["broken"] == table["order"][:1] == [3]
 
 
 def test_scales_reach_to_the_limits(document):
@@ -249,8 +285,9 @@ def test_scales_reach_to_the_limits(document):
 
 def test_head_that_was_not_swept_is_drawn_as_unknown(document):
     run = json.loads(json.dumps(document["runs"][0]))
-    for name in ("importance_ref", "importance_cand", "importance_change", "rank_ref", "rank_cand"):
-        run["heads"][3][name] = None
+    for name in ("importance_ref", "importance_cand", "importance_change"):
+        run["units"][3][name] = {"value": None, "interval": [None, None]}
+    run["units"][3] |= {"rank_ref": None, "rank_cand": None}
     table = columns(run)
     assert table is not None
     assert table["importance_ref"][3] is None
@@ -296,11 +333,11 @@ def test_repair_chart_shows_the_informed_orders_over_the_random_band(document):
 
 
 def test_there_is_no_chart_of_nothing():
-    for run in ({}, {"heads": [], "repair": None, "bound": None}):
+    for run in ({}, {"units": [], "repair": None, "bound": None}):
         assert repair_chart(run, "key") is None
         assert drift_chart(run, "key") is None
         assert bound_chart(run, "key") is None
-    undefined = {"repair": {"curves": {"drift": [{"k": 1, "recovery": None, "interval": [None, None]}]}}}
+    undefined = {"repair": {"curves": {"drift": [{"k": 1, "recovery": {"value": None, "interval": [None, None]}}]}}}
     assert repair_chart(undefined, "key") is None
     assert (
         bound_chart({"bound": {"per_prompt": {"degradation": [0.0], "estimate": [0.0], "bound": [0.0]}}}, "key") is None

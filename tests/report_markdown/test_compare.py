@@ -10,12 +10,17 @@ import pytest
 from made_up_reports import made_up_report, unmeasured_run
 
 from circuitcheck.core.errors import ConfigurationError
-from circuitcheck.report.compare import compare, comparison_rows, load_report, render_comparison
+from circuitcheck.report.compare import compare, comparison_rows, load_report
+from circuitcheck.report.text import render_comparison
 
 
 def pair(**changes) -> tuple[dict, dict]:
     old = made_up_report(2, 2, **changes)
     return old, copy.deepcopy(old)
+
+
+def estimate(value, low, high) -> dict:
+    return {"value": value, "interval": [low, high]}
 
 
 def only(comparison: dict) -> dict:
@@ -27,7 +32,7 @@ def test_the_same_report_has_no_changes():
     old, new = pair(candidates=("a", "b"), tasks=("t", "u"))
     comparison = compare(old, new)
     assert [run["verdict"] for run in comparison["runs"]] == [["PASS", "PASS"]] * 4
-    assert all(run["heads"] == [] and not any(row["moved"] for row in run["criteria"]) for run in comparison["runs"])
+    assert all(run["units"] == [] and not any(row["moved"] for row in run["criteria"]) for run in comparison["runs"])
     assert comparison["removed"] == []
     assert comparison["same_environment"]
     assert render_comparison(comparison) == (
@@ -40,7 +45,7 @@ def test_a_flip_is_said_first_with_its_criterion():
     old, new = pair(candidates=("a", "b"))
     new["runs"][1]["verdict"] = "FAIL"
     criterion = new["runs"][1]["criteria"][5]
-    criterion |= {"value": 0.9, "interval": [0.8, 1.0], "verdict": "FAIL"}
+    criterion |= {"value": estimate(0.9, 0.8, 1.0), "verdict": "FAIL"}
     lines = render_comparison(compare(old, new)).splitlines()
     assert lines[1] == "b on ioi: PASS -> FAIL; profile_distance 0.05 -> 0.9 (PASS -> FAIL)"
 
@@ -56,40 +61,51 @@ def test_a_flip_is_said_first_with_its_criterion():
 def test_a_value_moves_when_each_lies_outside_the_others_interval(interval, value: float, moved: bool):
     old, new = pair()
     criterion = new["runs"][0]["criteria"][5]
-    old["runs"][0]["criteria"][5]["interval"] = [0.045, 0.055]
-    criterion["value"] = value
-    criterion["interval"] = [value - 0.005, value + 0.005] if interval else [0.04, 0.07]
+    old["runs"][0]["criteria"][5]["value"]["interval"] = [0.045, 0.055]
+    criterion["value"] = estimate(value, *([value - 0.005, value + 0.005] if interval else [0.04, 0.07]))
     assert only(compare(old, new))["criteria"][5]["moved"] is moved
 
 
 def test_a_value_that_became_undefined_has_moved():
     old, new = pair()
-    new["runs"][0]["criteria"][0] |= {"value": None, "interval": [None, None]}
+    new["runs"][0]["criteria"][0]["value"] = estimate(None, None, None)
     row = only(compare(old, new))["criteria"][0]
     assert row["moved"] is True
-    assert row["value"] == [0.98, None]
+    assert [value["value"] for value in row["value"]] == [0.98, None]
 
 
 def test_heads_are_newly_broken_mended_or_moved_largest_first():
     old, new = pair()
-    was, now = old["runs"][0]["heads"], new["runs"][0]["heads"]
+    was, now = old["runs"][0], new["runs"][0]
     for place, (before, after, was_broken, is_broken) in enumerate(
         [(1.0, 4.0, False, True), (1.0, 1.1, True, False), (1.0, 2.0, False, False), (1.0, 1.01, False, False)]
     ):
-        was[place] |= {"importance_cand": before, "importance_cand_interval": [0.9, 1.2], "broken": was_broken}
-        now[place] |= {
-            "importance_cand": after,
-            "importance_cand_interval": [after - 0.2, after + 0.2],
-            "broken": is_broken,
-        }
-    heads = only(compare(old, new))["heads"]
-    assert [(head["layer"], head["head"], head["state"], head["importance"]) for head in heads] == [
-        (0, 0, "broken", [1.0, 4.0]),
-        (1, 0, "moved", [1.0, 2.0]),
-        (0, 1, "mended", [1.0, 1.1]),
+        was["units"][place]["importance_cand"] = estimate(before, 0.9, 1.2)
+        now["units"][place]["importance_cand"] = estimate(after, after - 0.2, after + 0.2)
+        for run, state in ((was, was_broken), (now, is_broken)):
+            run["broken"] += [run["units"][place]["unit"]] if state else []
+    found = only(compare(old, new))["units"]
+    assert [(unit["unit"], unit["state"], *(value["value"] for value in unit["importance"])) for unit in found] == [
+        ("0.0", "broken", 1.0, 4.0),
+        ("1.0", "moved", 1.0, 2.0),
+        ("0.1", "mended", 1.0, 1.1),
     ]
     text = render_comparison(compare(old, new))
     assert "NEWLY BROKEN HEADS 0.0 (1 -> 4); mended heads 0.1 (1 -> 1.1); importance moved in 1.0 (1 -> 2)" in text
+
+
+def test_kinds_of_units_are_compared_with_their_own_kind():
+    old, new = pair(candidates=("a", "b"))
+    for document in (old, new):
+        document["runs"][1] |= {"candidate": "a", "unit": "block"}
+    new["runs"][1] |= {"verdict": "FAIL", "broken": ["0.1"]}
+    comparison = compare(old, new)
+    assert [(run["unit"], run["verdict"]) for run in comparison["runs"]] == [
+        ("head", ["PASS", "PASS"]),
+        ("block", ["PASS", "FAIL"]),
+    ]
+    text = render_comparison(comparison)
+    assert "a on ioi (blocks): PASS -> FAIL; NEWLY BROKEN BLOCKS 0.1" in text
 
 
 def test_new_and_removed_candidates():
@@ -97,7 +113,7 @@ def test_new_and_removed_candidates():
     new["runs"][1]["candidate"] = "c"
     comparison = compare(old, new)
     assert [run["verdict"] for run in comparison["runs"]] == [["PASS", "PASS"], [None, "PASS"]]
-    assert comparison["removed"] == [{"candidate": "b", "task": "ioi", "verdict": "PASS"}]
+    assert comparison["removed"] == [{"candidate": "b", "task": "ioi", "unit": "head", "verdict": "PASS"}]
     text = render_comparison(comparison)
     assert "c on ioi: new, PASS" in text
     assert "b on ioi: not in this run (was PASS)" in text
@@ -153,14 +169,14 @@ def test_a_report_is_read_from_its_file_or_its_directory(tmp_path: Path):
     [
         (None, "there is no report"),
         ("", "is not JSON"),
-        ('{"schema": 2, "runs": [', "is not JSON"),
+        ('{"schema": 3, "runs": [', "is not JSON"),
         ("[" * 100_000, "is not JSON"),
         ("[]", "not a report of circuitcheck"),
         ("{}", "not a report of circuitcheck"),
-        ('{"schema": 1, "runs": []}', "has schema 1, and this circuitcheck reads 2"),
+        ('{"schema": 2, "runs": []}', "has schema 2, and this circuitcheck reads 3"),
         ('{"schema": 99, "runs": []}', "has schema 99"),
-        ('{"schema": 2, "runs": []}', "damaged: it lacks complete, environment, expected_runs"),
-        ('{"schema":2,"runs":[3],"environment":{},"complete":true,"expected_runs":1}', "names of its runs"),
+        ('{"schema": 3, "runs": []}', "damaged: it lacks complete, environment, expected_runs"),
+        ('{"schema":3,"runs":[3],"environment":{},"complete":true,"expected_runs":1}', "names of its runs"),
         (b"\xff\xfe\x00", "cannot be read"),
     ],
 )

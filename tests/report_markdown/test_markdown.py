@@ -66,13 +66,15 @@ def test_grid_has_a_verdict_for_every_candidate_and_task():
 def test_whole_report_shows_every_criterion_and_every_head():
     document = report()
     text = render_markdown(document, STEP_SUMMARY)
-    _, criteria, heads = tables(text)
+    _, criteria, heads, associations, audits = tables(text)
     assert len(criteria) == 1 + 4
     assert criteria[0][:4] == ["candidate", "task", "behaviour kept", "metric change"]
     assert "0.900 ❌" in criteria[3]
     assert len(heads) == 1 + 4 * 16
     broken = [row[2] for row in heads if row[2].endswith("❌")]
     assert broken == [row[2] for row in heads[1:3]]
+    assert associations[1] == ["f16", "ioi", *["-0.200; 0.050 [-0.050, 0.150] p 0.400"] * 3]
+    assert audits[1] == ["f16", "ioi", "0.200", "0.180", "10%", "1.500", "7.500", "100% of prompts"]
     assert "left out" not in text
     assert "profile&#95;distance is 0.9, but must be &lt;" not in text  # entities are decimal
     assert "torch 2.13.0" in text
@@ -94,7 +96,7 @@ def test_no_report_is_longer_than_its_limit(limit: int):
     assert len(text.encode()) <= limit
     left_out = re.search(r"\*([\d,]+) rows were left out", text)
     shown = sum(len(table) - 1 for table in tables(text)) + text.count("\n- ")
-    total = 8 + 2 + 8 * 3 + 8 * 3 * 400
+    total = 8 + 2 + 8 * 3 + 8 * 3 * 400 + 2 * 8 * 3  # associations and audits
     assert shown + (int(left_out[1].replace(",", "")) if left_out else 0) == total
     if limit >= 4_000:
         # Most of the room is used: no row is longer than 500 bytes.
@@ -163,6 +165,36 @@ def test_escapes_show_the_text_itself(text: str):
         assert not {token.type for token in tokens} & {"heading_open", "hr", "blockquote_open", "code_block", "fence"}
     name = plain(code(text))
     assert name == (INVISIBLE.sub(" ", text).replace("\n", " ").strip() or "(no name)")
+
+
+def test_searches_are_shown():
+    document = report()
+    rows = [{"ablation": "zero", "metric": "m", "ablate_at": "all", "verdict": "FAIL", "message": ""}]
+    document["runs"][0]["multiverse"] = {"flips": 1, "of": 1, "specifications": rows}
+    document["runs"][0]["keep"] = {"message": "too few"}
+    text = plain(render_markdown(document, STEP_SUMMARY))
+    assert "- f16 on ioi: the verdict flips under 1 of 1 specifications (zero/m/all: FAIL)\n" in text
+    assert "- f16: no keep list: too few\n" in text
+
+
+def test_blocks_are_called_blocks_and_kinds_stand_side_by_side():
+    document = report()
+    block = copy.deepcopy(document["runs"][0]) | {"unit": "block"}
+    block["units"] = [unit | {"unit": f"mlp {unit['layer']}"} for unit in block["units"][::4]]
+    document |= {"runs": [document["runs"][0], block]}
+    text = render_markdown(document, STEP_SUMMARY)
+    grid, criteria, units, *_ = tables(text)
+    assert grid == [["candidate", "ioi", "ioi (blocks)"], ["f16", "✅ PASS", "✅ PASS"]]
+    assert [row[1] for row in criteria[1:]] == ["ioi", "ioi (blocks)"]
+    assert "### Units, most fragile first" in text
+    assert ["ioi (blocks)", "mlp 3"] in [row[1:3] for row in units]
+    document["runs"] = [block]
+    assert "### Blocks, most fragile first" in render_markdown(document)
+
+
+def test_interrupted_report_is_not_shown_as_passed():
+    document = report(verdicts={}) | {"interrupted": True}
+    assert render_markdown(document).startswith("## Circuit gate: ⚠️ INTERRUPTED\n\n4 PASS.")
 
 
 def test_nothing_compared_is_no_pass():

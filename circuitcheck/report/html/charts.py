@@ -48,11 +48,17 @@ def repair_chart(run: Mapping[str, Any], key: str) -> str | None:
             counts = [point["k"] for point in random]
             lows, highs = zip(*(_band(point) for point in random), strict=True)
             axes.fill_between(counts, lows, highs, color=MUTED, alpha=0.25, linewidth=0, label="random, 95 %")
-            axes.plot(counts, [point["recovery"] for point in random], color=MUTED, linewidth=1.5, label="random, mean")
+            axes.plot(
+                counts,
+                [point["recovery"]["value"] for point in random],
+                color=MUTED,
+                linewidth=1.5,
+                label="random, mean",
+            )
         for place, (name, points) in enumerate(curves.items()):
             axes.plot(
                 [point["k"] for point in points],
-                [point["recovery"] for point in points],
+                [point["recovery"]["value"] for point in points],
                 color=SERIES[place % len(SERIES)],
                 linestyle=DASHES[place % len(DASHES)],
                 marker=MARKERS[place % len(MARKERS)],
@@ -70,8 +76,8 @@ def repair_chart(run: Mapping[str, Any], key: str) -> str | None:
 
 def drift_chart(run: Mapping[str, Any], key: str) -> str | None:
     """Importance in the reference against drift, one point a head, coloured by layer; None where no head has both."""
-    heads = list(run.get("heads") or [])
-    points = [head for head in heads if head["importance_ref"] is not None and head["drift"] is not None]
+    heads = list(run.get("units") or [])
+    points = [head for head in heads if head["importance_ref"]["value"] is not None and head["drift"] is not None]
     if not points:
         return None
     layers = max(head["layer"] for head in heads) + 1
@@ -81,7 +87,7 @@ def drift_chart(run: Mapping[str, Any], key: str) -> str | None:
     def draw(axes: Axes) -> None:
         axes.axvline(0, color=MUTED, linewidth=1)
         axes.scatter(
-            [head["importance_ref"] for head in points],
+            [head["importance_ref"]["value"] for head in points],
             [head["drift"] for head in points],
             c=[colors[head["layer"]] for head in points],
             s=34 if few else 14,
@@ -107,8 +113,8 @@ def drift_chart_places(run: Mapping[str, Any]) -> list[int]:
     """For each point of the drift chart, in order, the place of its head in the report."""
     return [
         place
-        for place, head in enumerate(run.get("heads") or [])
-        if head["importance_ref"] is not None and head["drift"] is not None
+        for place, head in enumerate(run.get("units") or [])
+        if head["importance_ref"]["value"] is not None and head["drift"] is not None
     ]
 
 
@@ -194,12 +200,12 @@ def _some(layers: int) -> Sequence[int]:
 
 
 def _defined(points: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    return [point for point in points if point["recovery"] is not None]
+    return [point for point in points if point["recovery"]["value"] is not None]
 
 
 def _band(point: Mapping[str, Any]) -> tuple[float, float]:
-    low, high = point["interval"]
-    return (point["recovery"] if low is None else low, point["recovery"] if high is None else high)
+    value, (low, high) = point["recovery"]["value"], point["recovery"]["interval"]
+    return (value if low is None else low, value if high is None else high)
 
 
 def _both_positive(predicted: Sequence[float | None], measured: Sequence[float | None]) -> list[tuple[float, float]]:

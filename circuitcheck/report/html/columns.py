@@ -1,9 +1,13 @@
-"""The heads of a run as columns, which the page's script makes maps and tables of when they come into view."""
+"""The units of a run as columns, which the page's script makes maps and tables of when they come into view."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
+
+from circuitcheck.report.rows import limit, unit_rows
+from circuitcheck.report.words import said_of
 
 DIGITS = 4
 """Significant digits on the page; report.json has six."""
@@ -13,30 +17,38 @@ NUMBERS = ("drift", "drift_answer", "cosine", "cosine_answer", "fragility", "rep
 
 
 def columns(run: Mapping[str, Any]) -> dict[str, Any] | None:
-    """All heads of a run, one list a quantity, in the order of the report; None where no head was measured.
+    """All units of a run, one list a quantity, in the order of the report; None where no unit was measured.
 
-    `*_low` and `*_high` are the ends of an interval, `broken` holds positions, `scales` what a full colour stands for.
+    `*_low` and `*_high` are the ends of an interval, `order` and `broken` hold positions, the most fragile first,
+    `names` what stands above the columns of a map, and `scales` what a full colour stands for.
     """
-    heads = run.get("heads")
-    if not heads:
+    units = run.get("units")
+    if not units:
         return None
-    table: dict[str, Any] = {
-        name: [head[name] for head in heads] for name in ("layer", "head", "rank_ref", "rank_cand")
-    }
+    table: dict[str, Any] = {"noun": said_of(run["unit"], "unit"), "nouns": said_of(run["unit"], "units")}
+    table |= {name: [unit[name] for unit in units] for name in ("unit", "layer", "column", "rank_ref", "rank_cand")}
     for name in ESTIMATES:
-        table[name] = [_rounded(head[name]) for head in heads]
+        table[name] = [_rounded(unit[name]["value"]) for unit in units]
         for end, suffix in enumerate(("low", "high")):
-            table[f"{name}_{suffix}"] = [_rounded(head[f"{name}_interval"][end]) for head in heads]
+            table[f"{name}_{suffix}"] = [_rounded(unit[name]["interval"][end]) for unit in units]
     for name in NUMBERS:
-        table[name] = [_rounded(head[name]) for head in heads]
-    table["broken"] = [place for place, head in enumerate(heads) if head.get("broken")]
+        table[name] = [_rounded(unit[name]) for unit in units]
+    places = {unit["unit"]: place for place, unit in enumerate(units)}
+    rows = unit_rows([dict(run)])
+    table["order"] = [places[row.unit["unit"]] for row in rows]
+    table["broken"] = sorted(places[row.unit["unit"]] for row in rows if row.is_broken)
+    table["names"] = _column_names(units)
     table["scales"] = _scales(run, table)
     return table
 
 
-def limit(run: Mapping[str, Any], name: str) -> float | None:
-    """The limit of a criterion of a run; None where it has none."""
-    return next((row["limit"] for row in run.get("criteria", ()) if row["name"] == name), None)
+def _column_names(units: Iterable[Mapping[str, Any]]) -> list[str]:
+    """What the labels of a column's units say besides their layer: `5` of `3.5`, `mlp` of `mlp 3`."""
+    names: dict[int, str] = {}
+    for unit in units:
+        name = re.sub(rf"\b{unit['layer']}\b\.?", "", unit["unit"], count=1).strip()
+        names.setdefault(unit["column"], name)
+    return [names.get(column, str(column)) for column in range(max(names) + 1)]
 
 
 def _scales(run: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, float]:

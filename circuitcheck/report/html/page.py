@@ -11,17 +11,23 @@ from typing import Any
 from jinja2 import ChainableUndefined, Environment, PackageLoader, Undefined
 from markupsafe import Markup
 
-from circuitcheck.report.html import colors, numbers, wording
+from circuitcheck.report import numbers, words
+from circuitcheck.report.html import colors
 from circuitcheck.report.html.view import view
+from circuitcheck.report.rows import SHARES
 
-FILTERS: dict[str, Callable[[Any], str]] = {
+MARKS = {"PASS": "✓", "FAIL": "✕", **dict.fromkeys(("INCONCLUSIVE", "INCOMPLETE", "INTERRUPTED"), "?")}
+"""Word to the sign that stands beside its word, so that colour is never alone."""
+
+FILTERS: dict[str, Callable[..., str]] = {
     "short": numbers.short,
     "interval": numbers.interval,
     "estimate": numbers.estimate,
     "thousands": numbers.thousands,
     "percent": numbers.percent,
-    "label": wording.label,
-    "explanation": wording.explanation,
+    "label": words.label,
+    "explanation": words.explanation,
+    "task": words.task_of,
 }
 
 
@@ -61,17 +67,19 @@ def _environment() -> Environment:
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     environment.filters |= {name: _of_what_is_there(function) for name, function in FILTERS.items()}
     environment.globals |= {
-        "MARKS": wording.MARKS,
-        "RELATIONS": wording.RELATIONS,
-        "DIAGNOSES": wording.DIAGNOSES,
-        "NOISE": wording.NOISE,
+        "MARKS": MARKS,
+        "RELATIONS": words.RELATIONS,
+        "DIAGNOSES": words.DIAGNOSES,
+        "NOISE": words.NOISE,
+        "SHARES": SHARES,
+        "said_of": words.said_of,
     }
     return environment
 
 
-def _of_what_is_there(function: Callable[[Any], str]) -> Callable[[Any], str]:
+def _of_what_is_there(function: Callable[..., str]) -> Callable[..., str]:
     """The filter, with None in place of what the report does not hold."""
-    return lambda value: function(None if isinstance(value, Undefined) else value)
+    return lambda value, *others: function(None if isinstance(value, Undefined) else value, *others)
 
 
 def _asset(name: str) -> str:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 from circuitcheck.report.html.charts import bound_chart, drift_chart, drift_chart_places, repair_chart
 from circuitcheck.report.html.columns import columns
-from circuitcheck.report.html.wording import what_broke
+from circuitcheck.report.rows import AUDITED, INTEGRATED, noted, outcome, verdict_grid
+from circuitcheck.report.words import kinds_of, said_of, task_of, what_broke
 
-ORDER = ("FAIL", "INCONCLUSIVE", "PASS")
-"""The verdict of several runs is the first of these that one of them has."""
+OPENED = ("FAIL", "INCONCLUSIVE", "PASS")
+"""The first run with the first of these verdicts is open from the start."""
 
 
 def view(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -20,24 +20,24 @@ def view(document: Mapping[str, Any]) -> dict[str, Any]:
     `grid` holds, for each candidate, its run of each task or None; `candidates` the same runs, with what they share.
     """
     runs = [_run(run, place) for place, run in enumerate(document["runs"])]
-    tasks = list(dict.fromkeys(run["task"] for run in runs))
     names = list(dict.fromkeys(run["candidate"] for run in runs))
     candidates = [
         _candidate(name, place, [run for run in runs if run["candidate"] == name]) for place, name in enumerate(names)
     ]
-    words = Counter(run["verdict"] for run in runs)
-    first = next((run for word in ORDER for run in runs if run["verdict"] == word), None)
-    if first is not None:
+    tasks, rows = verdict_grid(runs)
+    for first in sorted(runs, key=lambda run: OPENED.index(run["verdict"]))[:1]:
         first["open"] = True
     return {
         "models": list(dict.fromkeys(run["model"] for run in runs)),
         "tasks": tasks,
         "candidates": candidates,
-        "grid": [(one, [_of_task(one["runs"], task) for task in tasks]) for one in candidates],
+        "grid": [(one, found) for one, (_, found) in zip(candidates, rows, strict=True)],
         "runs": runs,
-        "verdict": next((word for word in ORDER if words[word]), None),
-        "counts": {word: words[word] for word in ORDER if words[word]},
+        "outcome": outcome(runs, document["expected_runs"], interrupted=bool(document.get("interrupted"))),
         "broken": [run for run in runs if run["verdict"] != "PASS"],
+        "kinds": kinds_of(runs),
+        "noun": said_of(kinds_of(runs), "unit"),
+        "nouns": said_of(kinds_of(runs), "units"),
     }
 
 
@@ -47,8 +47,12 @@ def _run(run: Mapping[str, Any], place: int) -> dict[str, Any]:
         **run,
         "key": key,
         "open": False,
+        "task_name": task_of(run),
+        "noun": said_of(run["unit"], "unit"),
+        "nouns": said_of(run["unit"], "units"),
         "sentence": "" if run["verdict"] == "PASS" else what_broke(run),
         "columns": columns(run),
+        "audit": _audit(run.get("bound") or {}),
         "repair_chart": repair_chart(run, f"{key}-repair"),
         "drift_chart": drift_chart(run, f"{key}-drift"),
         "drift_places": drift_chart_places(run),
@@ -56,27 +60,22 @@ def _run(run: Mapping[str, Any], place: int) -> dict[str, Any]:
     }
 
 
+def _audit(bound: Mapping[str, Any]) -> list[tuple[str, str, float | None]]:
+    """Key, words and value of every quantity of the bound audit."""
+    second = bound.get("integrated") or {}
+    return [(key, words, bound.get(key)) for key, _, words in AUDITED] + [
+        (key, words, second.get(key)) for key, _, words in INTEGRATED if second
+    ]
+
+
 def _candidate(name: str, place: int, runs: list[dict[str, Any]]) -> dict[str, Any]:
+    shared = {
+        key: next((run[key] for run in runs if run.get(key)), None) for key in ("precision", "census", "batch_size")
+    }
     return {
+        **shared,
         "name": name,
         "key": f"candidate-{place}",
         "runs": runs,
-        "precision": next((run["precision"] for run in runs if run.get("precision")), None),
-        "census": next((run["census"] for run in runs if run.get("census")), None),
-        "batch_size": next((run["batch_size"] for run in runs if run.get("batch_size")), None),
-        "verdict": next(word for word in ORDER if any(run["verdict"] == word for run in runs)),
-        "notes": _notes(runs),
+        "notes": [(note, [run["task_name"] for run in of]) for note, of in noted(runs)],
     }
-
-
-def _notes(runs: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
-    """Each note with the tasks that it is of."""
-    notes: dict[str, list[str]] = {}
-    for run in runs:
-        for note in run.get("notes", ()):
-            notes.setdefault(note, []).append(run["task"])
-    return [(note, [] if len(tasks) == len(runs) else tasks) for note, tasks in notes.items()]
-
-
-def _of_task(runs: list[dict[str, Any]], task: str) -> dict[str, Any] | None:
-    return next((run for run in runs if run["task"] == task), None)

@@ -1,5 +1,5 @@
 "use strict";
-// Maps and tables of heads are made when they come into view: a large report holds tens of thousands of cells.
+// Maps and tables of units are made when they come into view: a large report holds tens of thousands of cells.
 
 const SIGNED_STEPS = 41; // as in colors.py
 const UNSIGNED_STEPS = 33;
@@ -8,19 +8,19 @@ const AHEAD = "600px"; // how far below the screen things are made
 
 const MAPS = [
   { name: "importance_ref", signed: true, scale: "importance", unit: "logits", title: "Importance, reference",
-    caption: "What the metric loses when the head is ablated in the reference, in logits. Strong blue: the metric needs this head." },
+    caption: "What the metric loses when the unit is ablated in the reference, in logits. Strong blue: the metric needs this unit." },
   { name: "importance_cand", signed: true, scale: "importance", unit: "logits", title: "Importance, candidate",
     caption: "The same in the candidate, on the same scale. Good: it looks like the reference." },
   { name: "importance_change", signed: true, scale: "importance", unit: "logits", title: "Difference, candidate minus reference",
     caption: "How far each importance moved, in logits, on the same scale. Good: as plain as the background." },
   { name: "drift", signed: false, scale: "drift", unit: "relative", title: "Drift",
-    caption: "How far the head's z moved, relative to its norm. Good: plain; a full colour is the limit or the largest drift." },
+    caption: "How far the unit's z moved, relative to its norm. Good: plain; a full colour is the limit or the largest drift." },
   { name: "fragility", signed: false, scale: "fragility", unit: "logits", title: "Fragility",
     caption: "What that drift is expected to cost, in logits. Good: plain; a full colour is what the limit on metric change allows, or the largest." },
 ];
 
 const COLUMNS = [
-  { key: "place", title: "Head" },
+  { key: "place", title: "Unit" },
   { key: "importance_ref", title: "Importance, reference", interval: true },
   { key: "importance_cand", title: "Importance, candidate", interval: true },
   { key: "importance_change", title: "Change", interval: true },
@@ -30,7 +30,7 @@ const COLUMNS = [
   { key: "repair_gain", title: "Repair" },
 ];
 
-// As `short` in numbers.py.
+// As `short` in report/numbers.py.
 function short(value) {
   if (value === null || value === undefined) return "–";
   if (value === 0) return "0";
@@ -39,6 +39,19 @@ function short(value) {
     return value.toExponential(1).replace("e+", "e");
   }
   return value.toFixed(size < 10 ? 3 : size < 100 ? 2 : 0);
+}
+
+// A text in which a unit is called what it is: `noun` for one, `nouns` for many.
+function saidOf({ noun, nouns }, text) {
+  return text.replace(/\b(U|u)nit(s?)\b/g, (_, first, many) => (first === "U" ? capital : String)(many ? nouns : noun));
+}
+
+function capital(text) {
+  return text.charAt(0).toUpperCase() + text.slice(1);
+}
+
+function escaped(text) {
+  return text.replace(/[&<>"']/g, (letter) => `&#${letter.charCodeAt(0)};`);
 }
 
 function count(value) {
@@ -56,17 +69,17 @@ function announce(text) {
   document.getElementById("announcer").textContent = text;
 }
 
-// One run: its data, the head that is looked at and the one that is pinned.
+// One run: its data, the unit that is looked at and the one that is pinned.
 class Run {
   constructor(body) {
     this.body = body;
-    this.data = JSON.parse(body.querySelector("[data-heads]").textContent);
+    this.data = JSON.parse(body.querySelector("[data-units]").textContent);
     this.size = this.data.layer.length;
     this.broken = new Set(this.data.broken);
-    this.places = new Map(this.data.layer.map((layer, place) => [`${layer}.${this.data.head[place]}`, place]));
+    this.places = new Map(this.data.layer.map((layer, place) => [`${layer}.${this.data.column[place]}`, place]));
     this.pinned = null;
     this.shown = null;
-    this.sorted = { key: null, down: true }; // broken heads first, then by fragility
+    this.sorted = { key: null, down: true }; // as the report orders them: broken ones first, then by fragility
     this.rows = FIRST_ROWS;
     this.makeMaps();
     this.makeTable();
@@ -74,7 +87,15 @@ class Run {
   }
 
   name(place) {
-    return `${this.data.layer[place]}.${this.data.head[place]}`;
+    return this.data.unit[place];
+  }
+
+  called(place) {
+    return `${capital(this.data.noun)} ${this.name(place)}`;
+  }
+
+  say(text) {
+    return saidOf(this.data, text);
   }
 
   interval(key, place) {
@@ -87,17 +108,17 @@ class Run {
 
   makeMaps() {
     const layers = Math.max(...this.data.layer) + 1;
-    const heads = Math.max(...this.data.head) + 1;
+    const columns = this.data.names.length;
     const holder = this.body.querySelector("[data-maps]");
-    holder.style.setProperty("--heads", heads);
-    holder.classList.toggle("dense", heads > 16);
-    this.grids = MAPS.map((map) => this.makeMap(map, layers, heads));
-    this.panel = make("div", { class: "panel", role: "group", "aria-label": "The head's numbers" });
+    holder.style.setProperty("--columns", columns);
+    holder.classList.toggle("dense", columns > 16);
+    this.grids = MAPS.map((map) => this.makeMap(map, layers, columns));
+    this.panel = make("div", { class: "panel", role: "group", "aria-label": this.say("The unit's numbers") });
     holder.replaceChildren(...this.grids.map((grid) => grid.figure), this.panel);
     this.show(null);
   }
 
-  makeMap(map, layers, heads) {
+  makeMap(map, layers, columns) {
     const title = `${map.title}`;
     const top = this.data.scales[map.scale];
     const legend = make("div", { class: "scale" },
@@ -107,8 +128,8 @@ class Run {
     const table = make("table", {
       role: "grid", "aria-label": `${title}, ${this.body.dataset.name}`, class: "map", "aria-readonly": "true",
     });
-    table.innerHTML = this.mapRows(map, layers, heads, top); // numbers only
-    const figure = make("figure", {}, make("h5", {}, title), make("p", { class: "caption" }, map.caption), table, legend);
+    table.innerHTML = this.mapRows(map, layers, columns, top); // numbers and escaped labels only
+    const figure = make("figure", {}, make("h5", {}, title), make("p", { class: "caption" }, this.say(map.caption)), table, legend);
     const grid = { figure, table, cells: new Array(this.size) };
     for (const cell of table.querySelectorAll("[data-place]")) grid.cells[cell.dataset.place] = cell;
     grid.cells[0].tabIndex = 0;
@@ -121,17 +142,20 @@ class Run {
     return grid;
   }
 
-  mapRows(map, layers, heads, top) {
-    const every = heads > 16 ? 4 : 1;
+  mapRows(map, layers, columns, top) {
+    const every = columns > 16 ? 4 : 1;
     const quiet = (number) => (number % every ? ' class="quiet"' : "");
     let rows = "<thead><tr><td></td>";
-    for (let head = 0; head < heads; head++) rows += `<th scope="col"${quiet(head)} aria-label="head ${head}">${head}</th>`;
+    this.data.names.forEach((name, column) => {
+      const shown = escaped(name);
+      rows += `<th scope="col"${quiet(column)} aria-label="${this.data.noun} ${shown}">${shown}</th>`;
+    });
     rows += "</tr></thead><tbody>";
     const values = this.data[map.name];
     for (let layer = 0; layer < layers; layer++) {
       rows += `<tr><th scope="row"${quiet(layer)} aria-label="layer ${layer}">${layer}</th>`;
-      for (let head = 0; head < heads; head++) {
-        const place = this.places.get(`${layer}.${head}`);
+      for (let column = 0; column < columns; column++) {
+        const place = this.places.get(`${layer}.${column}`);
         rows += place === undefined ? "<td></td>" : this.cell(map, place, values[place], top);
       }
       rows += "</tr>";
@@ -144,7 +168,7 @@ class Run {
     const broken = this.broken.has(place) ? " broken" : "";
     const said = value === null ? "not measured" : short(value);
     return `<td role="gridcell" tabindex="-1" data-place="${place}" class="${shade}${broken}" aria-selected="false"` +
-      ` aria-label="head ${this.name(place)}: ${said}${broken && ", broken"}"></td>`;
+      ` aria-label="${this.data.noun} ${escaped(this.name(place))}: ${said}${broken && ", broken"}"></td>`;
   }
 
   shade(map, value, top) {
@@ -154,7 +178,7 @@ class Run {
     return `s${Math.round(((share + 1) / 2) * (SIGNED_STEPS - 1))}`;
   }
 
-  // --- which head ---
+  // --- which unit ---
 
   placeOf(target) {
     const cell = target.closest("[data-place]");
@@ -218,12 +242,12 @@ class Run {
     this.show(place);
     this.markRows();
     if (place !== null) announce(`Pinned. ${this.inWords(place)}`);
-    else if (before !== null) announce(`Head ${this.name(before)} is no longer pinned.`);
+    else if (before !== null) announce(`${this.called(before)} is no longer pinned.`);
   }
 
   inWords(place) {
     const { data } = this;
-    return `Head ${this.name(place)}${this.broken.has(place) ? ", broken" : ""}: importance ` +
+    return `${this.called(place)}${this.broken.has(place) ? ", broken" : ""}: importance ` +
       `${short(data.importance_ref[place])} in the reference, ${short(data.importance_cand[place])} in the candidate; ` +
       `drift ${short(data.drift[place])}; fragility ${short(data.fragility[place])}.`;
   }
@@ -243,14 +267,14 @@ class Run {
     this.mark(place, "looked", true);
     this.panel.classList.toggle("empty", place === null);
     if (place === null) {
-      this.panel.replaceChildren(make("p", {}, "Point at, tap or move to a head to read its numbers."));
+      this.panel.replaceChildren(make("p", {}, this.say("Point at, tap or move to a unit to read its numbers.")));
       return;
     }
     this.panel.replaceChildren(this.panelTitle(place), this.panelNumbers(place));
   }
 
   panelTitle(place) {
-    const title = make("p", { class: "title" }, make("strong", {}, `Head ${this.name(place)}`));
+    const title = make("p", { class: "title" }, make("strong", {}, this.called(place)));
     if (this.broken.has(place)) title.append(" ", make("span", { class: "tag" }, "broken"));
     if (place === this.pinned) {
       const button = make("button", { type: "button", class: "unpin" }, "Unpin");
@@ -300,14 +324,14 @@ class Run {
     const holder = this.body.querySelector("[data-table]");
     const head = make("tr");
     this.headings = COLUMNS.map((column) => {
-      const button = make("button", { type: "button" }, column.title);
+      const button = make("button", { type: "button" }, this.say(column.title));
       button.addEventListener("click", () => this.sort(column));
       const cell = make("th", { scope: "col", ...(column.key === "place" ? {} : { class: "n" }) }, button);
       head.append(cell);
       return cell;
     });
     this.tbody = make("tbody");
-    const table = make("table", { class: "heads" },
+    const table = make("table", { class: "units" },
       make("caption", { class: "hidden" }, `Fragility table, ${this.body.dataset.name}`), make("thead", {}, head), this.tbody);
     const scroller = make("div", { class: "scroller", role: "group", "aria-label": `Fragility table, ${this.body.dataset.name}` }, table);
     this.tbody.addEventListener("click", (event) => {
@@ -328,14 +352,14 @@ class Run {
     const upFirst = column.key === "place" || column.key === "rank_ref";
     this.sorted = { key: column.key, down: same ? !this.sorted.down : !upFirst };
     this.fill();
-    announce(`Sorted by ${column.title}, ${this.sorted.down ? "largest" : "smallest"} first.`);
+    announce(`Sorted by ${this.say(column.title)}, ${this.sorted.down ? "largest" : "smallest"} first.`);
   }
 
   order() {
     const { key, down } = this.sorted;
     const values = key === "place" ? null : this.data[key];
+    if (key === null) return [...this.data.order];
     const places = [...Array(this.size).keys()];
-    if (key === null) return places.sort((a, b) => this.telling(a, b));
     if (!values) return down ? places.reverse() : places;
     const direction = down ? -1 : 1;
     // What was not measured comes last either way.
@@ -345,22 +369,14 @@ class Run {
     });
   }
 
-  // Broken heads by how far their importance moved, then all others by fragility.
-  telling(a, b) {
-    const { fragility, importance_change: change } = this.data;
-    const broken = this.broken.has(b) - this.broken.has(a);
-    const values = this.broken.has(a) ? change : fragility;
-    return broken || Math.abs(values[b]) - Math.abs(values[a]) || a - b;
-  }
-
   fill() {
     COLUMNS.forEach((column, number) => {
       const down = this.sorted.down ? "descending" : "ascending";
       this.headings[number].setAttribute("aria-sort", column.key === this.sorted.key ? down : "none");
     });
-    this.tbody.innerHTML = this.order().slice(0, this.rows).map((place) => this.row(place)).join(""); // numbers only
+    this.tbody.innerHTML = this.order().slice(0, this.rows).map((place) => this.row(place)).join(""); // numbers and escaped labels only
     this.more.hidden = this.size <= FIRST_ROWS;
-    this.more.textContent = this.rows === FIRST_ROWS ? `Show all ${this.size} heads` : `Show the first ${FIRST_ROWS}`;
+    this.more.textContent = this.rows === FIRST_ROWS ? `Show all ${this.size} ${this.data.nouns}` : `Show the first ${FIRST_ROWS}`;
     this.markRows();
   }
 
@@ -371,9 +387,10 @@ class Run {
       const bounds = interval ? ` <span class="interval">${this.interval(key, place)}</span>` : "";
       return `<td class="n">${short(data[key][place])}${bounds}</td>`;
     });
+    const label = escaped(this.name(place));
     const broken = this.broken.has(place) ? ' <span class="tag">broken</span>' : "";
     return `<tr data-row="${place}"><th scope="row"><button type="button" data-place="${place}" aria-pressed="false"` +
-      ` aria-label="Pin head ${this.name(place)}">${this.name(place)}</button>${broken}</th>${cells.join("")}</tr>`;
+      ` aria-label="Pin ${this.data.noun} ${label}">${label}</button>${broken}</th>${cells.join("")}</tr>`;
   }
 
   markRows() {
@@ -391,7 +408,7 @@ class Run {
 const runs = new Map();
 
 function build(body) {
-  if (!runs.has(body) && body.querySelector("[data-heads]")) runs.set(body, new Run(body));
+  if (!runs.has(body) && body.querySelector("[data-units]")) runs.set(body, new Run(body));
 }
 
 const arriving = new IntersectionObserver((entries) => {
