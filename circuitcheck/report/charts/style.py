@@ -21,7 +21,7 @@ CATEGORIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 MARKERS = ("o", "s", "D", "^", "v", "P")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)))
 VERDICTS = {"PASS": ("#0072b2", "o"), "INCONCLUSIVE": ("#e69f00", "D"), "FAIL": ("#d55e00", "X")}
-BAND: dict[str, Any] = {"color": MUTED, "alpha": 0.25, "lw": 0, "zorder": 1}
+BAND: dict[str, Any] = {"color": MUTED, "alpha": 0.2, "lw": 0, "zorder": 1}
 LABEL_SIZE = 7.5
 
 SETTINGS: dict[Any, Any] = {
