@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -88,10 +89,10 @@ def draw_drift(axes: Axes, run: Mapping[str, Any], layers: int) -> list[Point]:
     plain_ticks(axes.yaxis, (1.0,) if max(moved) / min(moved) > 300 else (1.0, 2.0, 5.0))
     values = [x for x, _, _ in points]
     low, high = whiskers(values, [unit["importance_ref_interval"] for unit in units])
-    shades = _scatter(axes, points, units, layers)
-    ends = ([x - length for x, length in zip(values, low, strict=True)],
-            [x + length for x, length in zip(values, high, strict=True)])  # fmt: skip
-    axes.hlines([y for _, y, _ in points], *ends, colors=shades, lw=0.8, alpha=0.6, zorder=2)
+    _scatter(axes, points, units, layers)
+    # One broken line: an artist a unit makes the page of a model with 1,024 heads twice as large.
+    across = [end for x, left, right in zip(values, low, high, strict=True) for end in (x - left, x + right, math.nan)]
+    axes.plot(across, [y for _, y, _ in points for _ in range(3)], color=MUTED, lw=0.8, alpha=0.6, zorder=2)
     unmoved = [x for x, unit in zip(values, units, strict=True) if not unit["drift"]]
     axes.scatter(unmoved, [still] * len(unmoved), s=56, marker="v", facecolors="none", edgecolors=MUTED, lw=0.7)
     note = "" if len(moved) == len(units) else "; ▽ none"
@@ -233,13 +234,19 @@ def _curve(axes: Axes, name: str, points: Sequence[Mapping[str, Any]], place: in
     )
 
 
-def _scatter(axes: Axes, points: Sequence[Point], units: Sequence[Unit], layers: int) -> list[Any]:
-    """Points in the colours of their layers, which are given back."""
+def _scatter(axes: Axes, points: Sequence[Point], units: Sequence[Unit], layers: int) -> None:
+    """Points in the colours of their layers."""
     colours, scale = layer_colours(layers)
-    shades = [colours(scale(unit["layer"])) for unit in units]
-    size = 26 if len(points) <= FEW else 14
-    x, y = [x for x, _, _ in points], [y for _, y, _ in points]
-    axes.scatter(x, y, s=size, c=shades, linewidths=0.6, edgecolors=MUTED, zorder=3)
+    axes.scatter(
+        [x for x, _, _ in points],
+        [y for _, y, _ in points],
+        s=26 if len(points) <= FEW else 14,
+        c=[unit["layer"] for unit in units],
+        cmap=colours,
+        norm=scale,
+        linewidths=0.6,
+        edgecolors=MUTED,
+        zorder=3,
+    )
     axes.axvline(0, color=MUTED, lw=0.8, zorder=1)
     axes.margins(0.1)
-    return shades
