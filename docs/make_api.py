@@ -31,7 +31,7 @@ These take the report as plain data, as `report.json` holds it (see [report.md](
 
 REPORT_FUNCTIONS = (
     ("circuitcheck.report.document", "document"),
-    ("circuitcheck.report.figures.draw", "draw_figures"),
+    ("circuitcheck.report.charts.figures", "draw_figures"),
     ("circuitcheck.report.markdown", "render_markdown"),
     ("circuitcheck.report.markdown", "write_step_summary"),
     ("circuitcheck.report.annotations", "annotations"),

@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--candidate",
         metavar="NAME",
-        help="which of the report's candidates DIR holds (default: the one called like DIR, or else all)",
+        help="which of the report's candidates DIR holds (default: the one called like DIR)",
     )
     given = parser.parse_args(arguments)
     try:

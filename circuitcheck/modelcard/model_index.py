@@ -5,50 +5,59 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from huggingface_hub import EvalResult
-from huggingface_hub.repocard_data import eval_results_to_model_index
+from huggingface_hub import EvalResult, ModelCardData
 
 from circuitcheck.core.errors import ConfigurationError
+from circuitcheck.modelcard.front_matter import read_head
 from circuitcheck.report.fields import Entry
 from circuitcheck.report.words import label
 
+RELATION = "quantized"
 DATASET = "circuitcheck/"
 """How the entries' data sets are called, by which they are found again."""
 
 
-def merge_results(index: Any, name: str, document: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
-    """A model-index in which this report's results stand in place of older ones of its kind.
+def card_values(document: Mapping[str, Any], name: str, base: str | None) -> dict[str, Any]:
+    """Our keys of the head, with quotes around words, such as `no`, that the hub reads as something else.
 
     Args:
-        index: the card's present `model-index`, or None.
-        name: of the release, if the index has no model yet.
         document: the report of this release alone.
-        where: what messages call the card.
+        name: of the release.
+        base: the reference's id, if the card must be given one.
+    """
+    results = [result for run in document["runs"] for result in _results(run)]
+    data = ModelCardData(base_model=base, base_model_relation=RELATION, model_name=name, eval_results=results)
+    return read_head(data.to_yaml())
+
+
+def merge_results(index: Any, ours: Any) -> Any:
+    """A model-index in which a report's results stand in place of older ones of its kind.
+
+    Args:
+        index: the card's present `model-index`, which is changed in place, or None.
+        ours: that of the report.
 
     Raises:
         ConfigurationError: the present index has another form.
     """
-    models = index if index is not None else []
-    if not isinstance(models, list) or not all(_is_model(model) for model in models):
-        raise ConfigurationError(
-            f"model-index in {where} must be a list of models, each with a name and results. Mend or remove it."
-        )
-    ours = eval_results_to_model_index(name, [result for run in document["runs"] for result in _results(run)])
-    if not models:
+    if index is None or index == []:
         return ours
-    first, *others = models
-    kept = [result for result in first["results"] if not _is_ours(result)]
-    return [dict(first) | {"results": [*kept, *ours[0]["results"]]}, *others]
+    if not isinstance(index, list) or not all(_is_model(model) for model in index):
+        raise ConfigurationError(
+            "its model-index must be a list of models, each with a name and results. Mend or remove it."
+        )
+    kept = index[0]["results"]
+    for place in reversed(range(len(kept))):
+        if _is_ours(kept[place]):
+            del kept[place]
+    kept.extend(ours[0]["results"])
+    return index
 
 
 def _results(run: Entry) -> list[EvalResult]:
     """The verdict and every measured criterion of one task."""
-    found = [("verdict", "circuit gate", run["verdict"])]
-    found += [
-        (criterion["name"], label(criterion["name"]), criterion["value"]["value"])
-        for criterion in run["criteria"]
-        if criterion["value"]["value"] is not None
-    ]
+    known = [criterion for criterion in run["criteria"] if criterion["value"]["value"] is not None]
+    found = [(row["name"], label(row["name"]), row["value"]["value"]) for row in known]
     return [
         EvalResult(
             task_type="text-generation",
@@ -59,7 +68,7 @@ def _results(run: Entry) -> list[EvalResult]:
             metric_name=title,
             metric_value=value,
         )
-        for metric, title, value in found
+        for metric, title, value in [("verdict", "circuit gate", run["verdict"]), *found]
     ]
 
 

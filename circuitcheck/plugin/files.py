@@ -93,7 +93,7 @@ def _html(document: dict[str, Any]) -> str:
 
 
 def _figures(document: dict[str, Any], directory: Path | None) -> list[Path]:
-    from circuitcheck.report.figures.draw import draw_figures
+    from circuitcheck.report.charts.figures import draw_figures
 
     assert directory is not None
     files = draw_figures(document, directory)

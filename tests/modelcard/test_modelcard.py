@@ -98,10 +98,24 @@ def test_only_the_release_is_shown_where_the_report_has_more(release: Path):
     assert {entry["dataset"]["config"] for entry in _results(read(release))} == {"f16"}
 
 
-def test_all_candidates_are_shown_where_none_is_called_like_the_release(release: Path):
-    (release / "report.json").write_text(json.dumps(report(candidates=("f16", "bf16"), verdicts={})))
-    update_card(release)
-    assert {entry["dataset"]["config"] for entry in _results(read(release))} == {"f16", "bf16"}
+@pytest.mark.parametrize("names", [("f16", "bf16"), ("other",)])
+def test_another_candidates_verdict_never_lands_on_the_card(release: Path, names: tuple[str, ...]):
+    (release / "report.json").write_text(json.dumps(report(candidates=names, verdicts={})))
+    listed = ", ".join(map(repr, names))
+    with pytest.raises(ConfigurationError, match=f"no candidate 'mine-int8'; it has {listed}. Name .* --candidate"):
+        update_card(release)
+    assert not (release / "README.md").exists()
+    update_card(release, candidate=names[0])
+    assert {entry["dataset"]["config"] for entry in _results(read(release))} == {names[0]}
+
+
+def test_words_that_the_hub_would_take_for_something_else_are_quoted(tmp_path: Path):
+    (tmp_path / "no").mkdir()
+    (tmp_path / "no" / "report.json").write_text(json.dumps(report(candidates=("no",), tasks=("1_000",), verdicts={})))
+    update_card(tmp_path / "no", base_model="1e3")
+    card = ModelCard(read(tmp_path / "no"))
+    assert card.data.base_model == "1e3"
+    assert {result.dataset_config for result in card.data.eval_results} == {"no"}
 
 
 def test_report_is_found_beside_or_named(release: Path, tmp_path: Path):
@@ -116,7 +130,7 @@ def test_report_is_found_beside_or_named(release: Path, tmp_path: Path):
 
 def test_base_model_of_the_card_is_kept_and_else_the_reports_is_taken(release: Path):
     notes = update_card(release)
-    assert notes[0].startswith("base_model is made-up, as the report calls it")
+    assert notes[0].startswith("base_model is 'made-up', as the report calls it")
     assert _head(read(release))["base_model"] == "made-up"
     (release / "README.md").write_text("---\nbase_model:\n- a/b\n- c/d\n---\n")
     assert len(update_card(release)) == 1
@@ -144,6 +158,49 @@ def test_other_keys_comments_and_spaces_stay(release: Path):
     }
     assert [other["dataset"]["type"] for other in others] == ["circuitcheck/ioi", "circuitcheck/facts"]
     assert around(text)[0].endswith("---\n# Mine\ntext\n\n")
+
+
+def test_other_results_of_the_index_keep_comments_quotes_and_indents(release: Path):
+    index = """\
+model-index:  # mine
+  - name: "mine"
+    results:
+      # by hand
+      - task: {type: text-generation}
+        dataset: {type: 'gsm8k', name: GSM}
+        metrics: [{value: 0.50, type: acc}]  # rounded
+"""
+    (release / "README.md").write_text(f"---\n{index}# below\nlicense: mit\n---\n")
+    update_card(release, base_model="a/b")
+    text = read(release)
+    assert text.startswith(f"---\n{index}      - task:\n          type: text-generation\n")
+    assert "\n# below\nlicense: mit\nbase_model: a/b\nbase_model_relation: quantized\n---\n" in text
+    assert len(_results(text)) == 3
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        *("d: {a: 1,b: 2}", "l:\n    - en", "m:\n    a: 1", 'e: "caf\\u00e9"', "f: one\n  two", "q: 'one\n  two'"),
+        *("? c\n: d", "t: True", "n: ~", "s : 1", "w:  1", "i: +1", "z: 1 ", "x: &x {a: 1}\ny:\n  <<: *x"),
+        *("p: |\n  one\n  # two\n", "g: >-\n  one\n\n  two", "u: 'a\x85  b'", "é: 🤗", "o: 010\nh: 0x1F"),
+    ],
+)
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_a_head_that_ruamel_would_write_in_another_way_stays(release: Path, form: str, newline: str):
+    lines = f"{form}\nbase_model: old\n# note\nlast: 1\n"
+    (release / "README.md").write_bytes(f"---\n{lines}---\ntext\n".replace("\n", newline).encode())
+    update_card(release, base_model="new")
+    kept = lines.replace("old", "new").replace("\n", newline)
+    assert read(release).startswith(f"---{newline}{kept}base_model_relation: quantized{newline}model-index:{newline}")
+
+
+def test_a_card_without_a_head_gets_one_in_its_own_line_ends(release: Path):
+    (release / "README.md").write_bytes(b"\xef\xbb\xbf# Mine\r\n")
+    update_card(release, base_model="a/b")
+    text = read(release)
+    assert text.startswith("\ufeff---\r\nbase_model: a/b\r\n")
+    assert not re.search(r"(?<!\r)\n", text)
 
 
 def test_results_of_a_task_that_is_gone_are_gone(release: Path):
@@ -241,9 +298,10 @@ def test_running_it_again_writes_nothing(release: Path, monkeypatch: pytest.Monk
         (START, r"1 marker\(s\) .* and 0"),
         (END + START, "in this order"),
         ("---\na: [1\n---\n", "is broken"),
-        ("---\n- a\n---\n", "must be keys and values, but is list"),
+        ("---\n- a\n---\n", "must be keys and values, but is a list"),
         ("---\na: 1\n--- \nx: {\n---\n", None),
-        ("---\nmodel-index: 3\n---\n", "model-index in .* must be a list"),
+        ("---\na: 1\na: 2\n---\n", "duplicate key .*in its line 2"),
+        ("---\nmodel-index: 3\n---\n", "model-index must be a list"),
         ("---\n{a: 1, base_model: x}\n---\n", "in braces"),
         ("---\nbase_model: &x y\nother: *x\n---\n", "anchor"),
     ],
@@ -261,7 +319,7 @@ def test_a_broken_card_is_refused_and_left_alone(release: Path, text: str, messa
 def test_what_is_missing_is_named(release: Path, tmp_path: Path):
     with pytest.raises(ConfigurationError, match="no directory"):
         update_card(tmp_path / "nowhere")
-    with pytest.raises(ConfigurationError, match="no candidate 'x'; it has mine-int8"):
+    with pytest.raises(ConfigurationError, match="no candidate 'x'; it has 'mine-int8'"):
         update_card(release, candidate="x")
     (release / "README.md").write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigurationError, match="not UTF-8"):

@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from report_documents import ORDERS, make_document, make_run
 
+from circuitcheck.report.charts.drawings import drift_places
+from circuitcheck.report.charts.inline import VARIABLES, bound_chart, drift_chart, repair_chart
 from circuitcheck.report.document import document as plain_document
 from circuitcheck.report.document import failed_entry
-from circuitcheck.report.html.charts import bound_chart, drift_chart, drift_chart_places, repair_chart
 from circuitcheck.report.html.colors import DARK, LIGHT, SIGNED_STEPS, UNSIGNED_STEPS, map_colors
 from circuitcheck.report.html.columns import columns
 from circuitcheck.report.html.page import render_html
@@ -291,7 +292,7 @@ def test_head_that_was_not_swept_is_drawn_as_unknown(document):
     table = columns(run)
     assert table is not None
     assert table["importance_ref"][3] is None
-    assert 3 not in drift_chart_places(run)
+    assert 3 not in drift_places(run)
 
 
 # --- charts ---
@@ -306,7 +307,7 @@ def test_charts_are_drawn_in_the_pages_colours_with_a_point_a_head(document):
         assert root.get("role") == "img"
         assert root.get("aria-label")
         assert "var(--ink)" in chart
-        assert "#0a00" not in chart
+        assert not any(colour in chart for colour in VARIABLES)
         assert "<style" not in chart
         assert all(one.startswith("key-") for one in re.findall(r"\sid=\"([^\"]+)\"", chart))
         assert set(re.findall(r"#(key-[\w-]+)", chart)) <= set(re.findall(r"\sid=\"([^\"]+)\"", chart))
@@ -322,14 +323,33 @@ def test_drift_chart_has_a_point_a_head_at_every_size(size):
     assert points is not None
     drawn = [one for tag in ("use", "path") for one in points.iter(f"{SVG}{tag}")]
     inside_defs = [one for defs in points.iter(f"{SVG}defs") for one in defs.iter(f"{SVG}path")]
-    assert len(drawn) - len(inside_defs) == size[0] * size[1] == len(drift_chart_places(run))
+    assert len(drawn) - len(inside_defs) == size[0] * size[1] == len(drift_places(run))
 
 
 def test_repair_chart_shows_the_informed_orders_over_the_random_band(document):
     chart = repair_chart(document["runs"][2], "key")
     assert chart is not None
-    for order in (*ORDERS, "random, mean", "random, 95 %"):
+    for order in (*ORDERS, "random, with band"):
         assert f">{order}</text>" in chart
+
+
+def test_small_numbers_at_the_axes_keep_their_digits(document):
+    run = json.loads(json.dumps(document["runs"][0]))
+    for place, head in enumerate(run["heads"]):
+        head["drift"] = 0.001 * 1.2**place
+    chart = drift_chart(run, "key") or ""
+    assert {">0.001</text>", ">0.002</text>", ">0.005</text>"} <= set(re.findall(r">[\d.]+</text>", chart))
+
+
+def test_heads_that_have_not_drifted_are_said_in_the_chart(document):
+    run = json.loads(json.dumps(document["runs"][0]))
+    for head in run["heads"]:
+        head["drift"] = 0.0
+    assert ">no head has drifted</text>" in (drift_chart(run, "key") or "")
+    run["heads"][0]["drift"] = 0.1
+    points = ElementTree.fromstring(drift_chart(run, "key") or "").find(f".//{SVG}g[@class='heads']")
+    assert points is not None
+    assert len(list(points.iter(f"{SVG}use"))) == 16
 
 
 def test_there_is_no_chart_of_nothing():

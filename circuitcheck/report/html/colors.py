@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import matplotlib
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap, to_hex
 
@@ -37,8 +36,3 @@ def map_colors(maps: Colors) -> dict[str, list[str]]:
         ]
         for kind, between in maps.items()
     }
-
-
-def layer_colors(layers: int) -> list[str]:
-    """One colour a layer, from the first to the last; readable on light and on dark."""
-    return [to_hex(color) for color in matplotlib.colormaps["viridis"](np.linspace(0.12, 0.88, max(layers, 2)))]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from circuitcheck.report.html.charts import bound_chart, drift_chart, drift_chart_places, repair_chart
+from circuitcheck.report.charts.drawings import drift_places
+from circuitcheck.report.charts.inline import bound_chart, drift_chart, repair_chart
 from circuitcheck.report.html.columns import columns
 from circuitcheck.report.rows import AUDITED, INTEGRATED, noted, outcome, verdict_grid
 from circuitcheck.report.words import kinds_of, said_of, task_of, what_broke
@@ -55,7 +56,7 @@ def _run(run: Mapping[str, Any], place: int) -> dict[str, Any]:
         "audit": _audit(run.get("bound") or {}),
         "repair_chart": repair_chart(run, f"{key}-repair"),
         "drift_chart": drift_chart(run, f"{key}-drift"),
-        "drift_places": drift_chart_places(run),
+        "drift_places": drift_places(run),
         "bound_chart": bound_chart(run, f"{key}-bound"),
     }
 

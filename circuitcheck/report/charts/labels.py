@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from circuitcheck.report.figures.style import INK, LABEL_SIZE
+from circuitcheck.report.charts.style import INK, LABEL_SIZE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,24 +1,28 @@
-"""How every figure looks: colours that colour-blind readers can tell apart, and no global state."""
+"""How every picture looks: colours that colour-blind readers can tell apart, and no global state."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+from warnings import catch_warnings, filterwarnings
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.colors import Colormap, Normalize
-    from matplotlib.figure import Figure
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap, Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-INK, MUTED, GRID = "#1b1f24", "#59636e", "#d8dee4"
-CATEGORIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+INK, MUTED, GRID, GROUND = "#1b1f24", "#59636e", "#d8dee4", "#ffffff"
+CATEGORIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Okabe and Ito's colours, without their yellow, which is too pale on white."""
-MARKERS = ("o", "s", "D", "^", "v", "P", "X")
+MARKERS = ("o", "s", "D", "^", "v", "P")
+DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)))
+VERDICTS = {"PASS": ("#0072b2", "o"), "INCONCLUSIVE": ("#e69f00", "D"), "FAIL": ("#d55e00", "X")}
+BAND: dict[str, Any] = {"color": MUTED, "alpha": 0.2, "lw": 0, "zorder": 1}
 LABEL_SIZE = 7.5
-COLUMNS = 3
-PANEL = (4.0, 3.5)
-"""Width and height of a panel, inches."""
 
 SETTINGS: dict[Any, Any] = {
     "font.family": ["DejaVu Sans"],
@@ -42,55 +46,39 @@ SETTINGS: dict[Any, Any] = {
     "xtick.labelcolor": INK,
     "ytick.labelcolor": INK,
     "legend.frameon": False,
-    "savefig.facecolor": "white",
-    "figure.facecolor": "white",
+    "savefig.facecolor": GROUND,
+    "figure.facecolor": GROUND,
     "svg.hashsalt": "circuitcheck",
     "svg.fonttype": "path",  # the same words at the same place in every viewer
 }
 """rcParams that differ from matplotlib's defaults."""
 
 
-def panels(count: int, title: str, *, size: tuple[float, float] = PANEL) -> tuple[Figure, list[Axes]]:
-    """A figure with so many panels, at most three in a row.
+@contextmanager
+def drawing(changes: Mapping[str, Any] | None = None) -> Iterator[None]:
+    """Matplotlib in this style; a letter that its font lacks is drawn as a box, without a warning.
 
     Args:
-        count: from 1 up.
-        title: above all panels.
-        size: width and height of one panel, inches.
+        changes: further rcParams.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    columns = min(COLUMNS, count)
-    rows = math.ceil(count / columns)
-    figure = Figure(figsize=(size[0] * columns + 0.8, size[1] * rows + 0.9), layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(shortened(title, 34 * columns + 20), fontsize=11, fontweight="bold")
-    axes = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
-    for unused in axes[count:]:
-        unused.set_visible(False)
-    return figure, axes[:count]
+    with matplotlib.rc_context(SETTINGS | dict(changes or {})), catch_warnings():
+        filterwarnings("ignore", message=r"Glyph .* missing from font", category=UserWarning)
+        yield
 
 
-def layer_colours(layers: int) -> tuple[Colormap, Normalize]:
-    """A sequential map from layer to colour, dark to light, whose lightest end is still seen on white.
+def layer_colours(layers: int) -> tuple[ListedColormap, Normalize]:
+    """A sequential map from layer to colour, dark to light, whose ends are seen on white and on black.
 
     Args:
         layers: how many there are.
     """
-    import matplotlib
-    from matplotlib.colors import ListedColormap, Normalize
-
     shades = matplotlib.colormaps["viridis"]
-    colours = ListedColormap([shades(0.9 * place / max(layers - 1, 1)) for place in range(layers)], name="layers")
+    colours = ListedColormap([shades(0.12 + 0.76 * place / max(layers - 1, 1)) for place in range(layers)], "layers")
     return colours, Normalize(-0.5, layers - 0.5)
 
 
 def layer_bar(figure: Figure, axes: Sequence[Axes], layers: int) -> None:
     """The key to the layers' colours, beside the panels."""
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.ticker import MaxNLocator
-
     colours, scale = layer_colours(layers)
     bar = figure.colorbar(
         ScalarMappable(scale, colours), ax=list(axes), label="layer", shrink=0.8, aspect=30, pad=0.02, fraction=0.04
@@ -105,20 +93,16 @@ def say(axes: Axes, words: str) -> None:
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_visible(False)
-    axes.text(
-        0.5, 0.5, words, transform=axes.transAxes, ha="center", va="center", color=MUTED, gid="message", fontsize=9
-    )
+    axes.text(0.5, 0.5, words, transform=axes.transAxes, ha="center", va="center", color=MUTED, gid="message")
 
 
-def plain_ticks(axis: Any, steps: tuple[float, ...] = (1.0,)) -> None:
+def plain_ticks(axis: Axis, steps: tuple[float, ...] = (1.0,)) -> None:
     """Numbers as people write them on a logarithmic axis.
 
     Args:
         axis: of a panel.
         steps: which multiples of powers of ten have a tick.
     """
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
-
     axis.set_major_locator(LogLocator(subs=steps, numticks=8))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -144,13 +128,3 @@ def shortened(name: str, width: int) -> str:
         return line
     kept = width - 1
     return f"{line[: kept - kept // 2]}…{line[len(line) - kept // 2 :]}"
-
-
-def head_name(head: Mapping[str, Any]) -> str:
-    """`layer.head`."""
-    return f"{head['layer']}.{head['head']}"
-
-
-def depth(heads: Iterable[Mapping[str, Any]]) -> int:
-    """How many layers there are."""
-    return 1 + max((head["layer"] for head in heads), default=0)
