@@ -9,6 +9,7 @@ import pytest
 from circuitcheck.core.errors import CircuitcheckError, ConfigurationError
 from circuitcheck.plugin.cases import Case
 from circuitcheck.plugin.session import GateSession
+from circuitcheck.report.escape import plain_lines
 from circuitcheck.report.fields import Entry
 from circuitcheck.verdict.criteria import BY_NAME
 
@@ -42,9 +43,9 @@ class CircuitCase:
         self._properties += _properties(found)
         failures, undecided = _problems(entry, names, found)
         if failures:
-            pytest.fail(f"{self._case}: " + "\n".join(failures), pytrace=False)
+            pytest.fail(plain_lines(f"{self._case}: " + "\n".join(failures)), pytrace=False)
         if undecided:
-            message = f"{self._case} is INCONCLUSIVE: " + "\n".join(undecided)
+            message = plain_lines(f"{self._case} is INCONCLUSIVE: " + "\n".join(undecided))
             if self._session.settings.allow_inconclusive:
                 pytest.skip(message)
             pytest.fail(message, pytrace=False)
@@ -60,7 +61,7 @@ class CircuitCase:
         acceptance = self._session.accept(self._case)
         if isinstance(acceptance, CircuitcheckError):
             message = f"{self._case.circuit} could not be {done}, nothing was written: {acceptance}"
-            pytest.fail(message, pytrace=False)
+            pytest.fail(plain_lines(message), pytrace=False)
         pytest.skip(f"{doing}, nothing was compared; {self._case.circuit}: {acceptance.outcome}")
 
 
