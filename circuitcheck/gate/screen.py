@@ -93,8 +93,8 @@ class Screened:
         return (
             f"screened sweep: {len(self.measured)} of {len(self.measured) + self.unmeasured} {self.kind}s were "
             f"measured, {len(self.top)} by their gradient and {len(self.sample)} at random; among the "
-            f"{self.unmeasured} others {self.missed:.1f} are estimated to be important (at least {self.threshold:.3g} logits), "
-            f"{CONFIDENCE:.0%} interval {self.interval[0]:.1f} to {self.interval[1]:.1f}."
+            f"{self.unmeasured} others {self.missed:.1f} are estimated to be important (at least {self.threshold:.3g} "
+            f"logits), {CONFIDENCE:.0%} interval {self.interval[0]:.1f} to {self.interval[1]:.1f}."
         )
 
 

@@ -29,7 +29,8 @@ class TorchModel:
         census: what was really loaded; None where nobody looked.
         batch_size: the most rows in one forward pass; 1 where a prompt's logits depend on its batch mates.
         quantity: what is measured of a prompt; `record_reference` and `measure` bind the one that the spec names.
-        proven: (kind of unit, length of prompts) for which the hooks were proven on this module; copies share it.
+        proven: (kind of unit, length of prompts, metric) for which the hooks were proven on this module; copies share
+            it.
     """
 
     module: nn.Module
@@ -42,7 +43,7 @@ class TorchModel:
     census: Census | None = None
     batch_size: int | None = None
     quantity: Metric = LOGIT_DIFFERENCE
-    proven: set[tuple[str, int]] = field(default_factory=set, compare=False, repr=False)
+    proven: set[tuple[str, int, str]] = field(default_factory=set, compare=False, repr=False)
 
     @property
     def device(self) -> torch.device:

@@ -167,6 +167,8 @@ def _probe(
             kept, own = units.split([units.shape[1] - value.shape[1], value.shape[1]], 1)
             put = value.to(units.dtype)
             units = torch.cat([kept, put if held else own + (put - own).detach()], 1)
+        elif held:
+            units = units.detach()
         return (units + probes[place]).view(tensor.shape)
 
     return probe
