@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import tiny_models
-import torch
 from patches import alone, patched_rows, units_of, zeros
 from torch import nn
 
