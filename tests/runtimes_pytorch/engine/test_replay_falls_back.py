@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -171,6 +172,26 @@ def test_an_error_of_the_model_is_an_error() -> None:
     model = hook_module(tiny_models.tiny_module("gpt_neox"))
     with pytest.raises(IndexError):
         patched_rows(model, torch.tensor([[99]]), torch.tensor([0]), torch.tensor([1]), [], [{(0, 0)}])
+
+
+def test_units_that_a_replay_cannot_replace_though_it_was_proven() -> None:
+    """Beside its attention this MLP runs on one row for all sets, and hands its linear maps tokens without prompts."""
+    model = tiny_models.tiny_model("gpt_neox", num_hidden_layers=3)
+    for site in model.structure.layers:
+        mlp = model.module.get_submodule(str(site.mlp))
+        around_forward(mlp, lambda forward, x: forward(x.flatten(0, 1)).view(x.shape))
+    sites = tuple(replace(site, mlp_output=f"{site.mlp}.dense_4h_to_h") for site in model.structure.layers)
+    model = replace(model, structure=replace(model.structure, layers=sites))
+    ids, targets = tiny_models.token_ids(BATCH, SEQ), tiny_models.token_ids(2, BATCH, seed=1)
+    values, sets = zeros(model, BATCH, SEQ, "block"), [*alone(units_of(model, "block")), ()]
+    notes: list[str] = []
+    found = patched_rows(model, ids, *targets, values, sets, kind="block", notes=notes)
+    assert torch.equal(found, patched_rows(model, ids, *targets, values, sets, kind="block", engine="full"))
+    assert len(notes) == 1
+    assert "layer 0 cannot be run with these units replaced (RuntimeError: " in notes[0]
+    # Heads can be replayed all the same.
+    assert torch.allclose(run(model, "replay", heads := []), run(model, "full"), rtol=1e-5, atol=1e-5)
+    assert heads == []
 
 
 # --- whose error it was ---------------------------------------------------------------------------------------------
