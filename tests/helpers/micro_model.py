@@ -5,8 +5,9 @@ Token t has the embedding E[t]. A layer has two heads with d_head = d_model = 2 
     head 0 moves the previous position's residual:   z0[p] = gain0 * r[p-1] + offset0, with r[-1] = (0, 0)
     head 1 sums the residual up to here:             z1[p] = gain1 * (r[0] + ... + r[p]) + offset1
 
-and the layer adds `W0 z0 + W1 z1 + bias` to the residual. The logits are `U r + c`. All entries are small binary
-fractions, so that float32 computes them exactly and tests need no tolerance.
+and the layer adds `W0 z0 + W1 z1 + bias` to the residual; where there is an MLP, it then adds `r * r / 4`, number by
+number. The logits are `U r + c`. All entries are small binary fractions, so that float32 computes them exactly and
+tests need no tolerance.
 """
 
 from __future__ import annotations
@@ -59,14 +60,35 @@ class MicroLayer(nn.Module):
         return residual + self.attention(residual)
 
 
+class Squares(nn.Module):
+    """An MLP whose derivative is easily written down."""
+
+    def forward(self, residual: Tensor) -> Tensor:
+        return residual * residual / 4
+
+
+class MicroLayerWithMLP(MicroLayer):
+    """Attention, and then an MLP."""
+
+    def __init__(self, weight: tuple, bias: tuple) -> None:
+        super().__init__(weight, bias)
+        self.mlp = Squares()
+
+    def forward(self, residual: Tensor) -> Tensor:
+        residual = super().forward(residual)
+        return residual + self.mlp(residual)
+
+
 class MicroModel(nn.Module):
     """Token ids `[batch, seq]` to logits `[batch, seq, 4]`."""
+
+    layer: type[MicroLayer] = MicroLayer
 
     def __init__(self, *layers: tuple[tuple, tuple]) -> None:
         super().__init__()
         self.embed = nn.Embedding(4, 2)
         self.embed.weight.data.copy_(torch.tensor(EMBEDDING))
-        self.layers = nn.ModuleList(MicroLayer(*layer) for layer in layers)
+        self.layers = nn.ModuleList(self.layer(*layer) for layer in layers)
         self.unembed = nn.Linear(2, 4)
         self.unembed.weight.data.copy_(torch.tensor(UNEMBEDDING))
         self.unembed.bias.data.copy_(torch.tensor(UNEMBEDDING_BIAS))
@@ -78,7 +100,13 @@ class MicroModel(nn.Module):
         return self.unembed(residual)
 
 
-def micro_structure(n_layers: int) -> Structure:
+class MicroModelWithMLPs(MicroModel):
+    """The same with an MLP in every layer."""
+
+    layer = MicroLayerWithMLP
+
+
+def micro_structure(n_layers: int, *, mlps: bool = False) -> Structure:
     """Where `MicroModel` has its heads; it is not a Hugging Face model, so nothing can be looked up."""
     sites = tuple(
         LayerSite(
@@ -86,7 +114,7 @@ def micro_structure(n_layers: int) -> Structure:
             path=f"layers.{layer}",
             attention=f"layers.{layer}.attention",
             projection=f"layers.{layer}.attention.project",
-            mlp=None,
+            mlp=f"layers.{layer}.mlp" if mlps else None,
             n_heads=2,
             d_head=2,
         )
@@ -97,7 +125,8 @@ def micro_structure(n_layers: int) -> Structure:
 
 def hook_micro(module: nn.Module, n_layers: int = 1, name: str = "micro") -> HookedModel:
     """Any model with `MicroModel`'s module paths, hooked."""
-    return hook_module(module.eval(), micro_structure(n_layers), name=name)
+    mlps = isinstance(module, MicroModelWithMLPs)
+    return hook_module(module.eval(), micro_structure(n_layers, mlps=mlps), name=name)
 
 
 def one_layer() -> HookedModel:
@@ -106,6 +135,14 @@ def one_layer() -> HookedModel:
 
 def two_layers() -> HookedModel:
     return hook_micro(MicroModel(FIRST_LAYER, SECOND_LAYER), 2)
+
+
+def one_layer_with_mlp() -> HookedModel:
+    return hook_micro(MicroModelWithMLPs(FIRST_LAYER))
+
+
+def two_layers_with_mlps() -> HookedModel:
+    return hook_micro(MicroModelWithMLPs(FIRST_LAYER, SECOND_LAYER), 2)
 
 
 def perturbed_by_hand() -> HookedModel:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from types import FunctionType, ModuleType
 from typing import Any
 
 import micro_model
@@ -12,11 +14,14 @@ import torch
 from patches import alone, patched_rows, units_of, zeros
 from torch import Tensor, nn
 
+from circuitcheck.runtimes.pytorch.engine import clean_pass, replay, shadow
+from circuitcheck.runtimes.pytorch.engine.clean_pass import is_refusal
 from circuitcheck.runtimes.pytorch.engine.replay_proof import relative_error, rounding
 from circuitcheck.runtimes.pytorch.hooked import HookedModel
 from circuitcheck.runtimes.pytorch.loading.load import hook_module
+from circuitcheck.runtimes.pytorch.ports import edits
 
-BATCH, SEQ = 4, 6
+BATCH, SEQ = 5, 6
 
 
 def around_forward(module: nn.Module, around: Callable[..., Any]) -> None:
@@ -167,6 +172,107 @@ def test_an_error_of_the_model_is_an_error() -> None:
     model = hook_module(tiny_models.tiny_module("gpt_neox"))
     with pytest.raises(IndexError):
         patched_rows(model, torch.tensor([[99]]), torch.tensor([0]), torch.tensor([1]), [], [{(0, 0)}])
+
+
+def test_units_that_a_replay_cannot_replace_though_it_was_proven() -> None:
+    """Beside its attention this MLP runs on one row for all sets, and hands its linear maps tokens without prompts."""
+    model = tiny_models.tiny_model("gpt_neox", num_hidden_layers=3)
+    for site in model.structure.layers:
+        mlp = model.module.get_submodule(str(site.mlp))
+        around_forward(mlp, lambda forward, x: forward(x.flatten(0, 1)).view(x.shape))
+    sites = tuple(replace(site, mlp_output=f"{site.mlp}.dense_4h_to_h") for site in model.structure.layers)
+    model = replace(model, structure=replace(model.structure, layers=sites))
+    ids, targets = tiny_models.token_ids(BATCH, SEQ), tiny_models.token_ids(2, BATCH, seed=1)
+    values, sets = zeros(model, BATCH, SEQ, "block"), [*alone(units_of(model, "block")), ()]
+    notes: list[str] = []
+    found = patched_rows(model, ids, *targets, values, sets, kind="block", notes=notes)
+    assert torch.equal(found, patched_rows(model, ids, *targets, values, sets, kind="block", engine="full"))
+    assert len(notes) == 1
+    assert "layer 0 cannot be run with these units replaced (RuntimeError: " in notes[0]
+    # Heads can be replayed all the same.
+    assert torch.allclose(run(model, "replay", heads := []), run(model, "full"), rtol=1e-5, atol=1e-5)
+    assert heads == []
+
+
+# --- whose error it was ---------------------------------------------------------------------------------------------
+
+
+def of_ours(kind: type[Exception], module: ModuleType) -> Callable[..., Any]:
+    """A function that raises, as if it stood in a module of the package."""
+
+    def broken(*_: Any, **__: Any) -> Any:
+        raise ERROR("a fault of our own")  # type: ignore[name-defined] # noqa: F821
+
+    return FunctionType(broken.__code__, {**vars(module), "ERROR": kind})
+
+
+OURS = {
+    "edit": (edits.Edits, "apply", edits),
+    "enter": (replay.Replay, "enter", replay),
+    "layer": (replay.Replay, "layer", replay),
+    "finish": (replay.Replay, "finish", replay),
+    "call": (clean_pass.LayerRecord, "call", clean_pass),
+    "hook in the clean pass": (clean_pass, "_condensed", clean_pass),
+    "answer of an MLP": (replay, "answering", shadow),
+}
+
+
+@pytest.mark.parametrize("kind", clean_pass.REFUSALS)
+@pytest.mark.parametrize("name", OURS)
+def test_an_error_of_ours_is_an_error(name: str, kind: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not taken for a model that cannot be replayed, which would run slowly and say so in a note."""
+    model = tiny_models.tiny_model("gpt_neox", num_hidden_layers=3)
+    holder, attribute, module = OURS[name]
+    monkeypatch.setattr(holder, attribute, of_ours(kind, module))
+    notes: list[str] = []
+    with pytest.raises(kind, match="a fault of our own"):
+        run(model, "replay", notes)
+    assert notes == []
+
+
+def test_an_operation_that_ours_calls_wrongly_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error itself comes out of PyTorch, which has no frame of its own there."""
+    model = tiny_models.tiny_model("gpt_neox", num_hidden_layers=3)
+    monkeypatch.setattr(edits.Edits, "of", classmethod(lambda kind, ports, *_: kind(ports, {0: None}, {})))
+    notes: list[str] = []
+    with pytest.raises((TypeError, LookupError)):
+        run(model, "replay", notes)
+    assert notes == []
+
+
+@pytest.mark.parametrize("kind", clean_pass.REFUSALS)
+def test_an_error_of_the_models_own_code_is_a_reason_for_full_passes(kind: type[Exception]) -> None:
+    def only_whole_batches(forward: Callable[..., Any], hidden: Tensor, **keywords: Any) -> Any:
+        if hidden.shape[:2] != (BATCH, SEQ):
+            raise kind("not the batch that I know")
+        return forward(hidden, **keywords)
+
+    model = tiny_models.tiny_model("gpt_neox", num_hidden_layers=3)
+    ids, targets = tiny_models.token_ids(BATCH, SEQ), tiny_models.token_ids(2, BATCH, seed=1)
+    values, sets = zeros(model, BATCH, SEQ), alone(units_of(model))
+    expected = patched_rows(model, ids, *targets, values, sets, engine="full")
+    around_forward(model.module.get_submodule(model.structure.layers[1].path), only_whole_batches)
+    notes: list[str] = []
+    found = patched_rows(model, ids, *targets, values, sets, notes=notes)
+    assert torch.equal(found, expected)
+    assert len(notes) == 1
+    assert f"cannot be run alone ({kind.__name__}: " in notes[0]
+    assert "not the batch that I know" in notes[0]
+
+
+def test_whose_error_it_was() -> None:
+    def error_of(function: Callable[[], Any]) -> BaseException:
+        with pytest.raises(Exception) as raised:
+            function()
+        return raised.value
+
+    linear = nn.Linear(2, 2)
+    assert is_refusal(error_of(lambda: linear(torch.zeros(3))))
+    assert is_refusal(error_of(of_ours(RuntimeError, nn.modules.linear)))
+    assert not is_refusal(error_of(of_ours(RuntimeError, edits)))
+    assert not is_refusal(error_of(of_ours(ZeroDivisionError, nn.modules.linear)))
+    assert not is_refusal(error_of(of_ours(torch.OutOfMemoryError, nn.modules.linear)))
+    assert not is_refusal(RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 2 bytes"))
 
 
 def test_one_huge_entry_of_the_residual_stream_excuses_no_error_elsewhere() -> None:

@@ -164,10 +164,11 @@ def _probe(
         units = tensor.reshape(*shape, port.group.count, port.group.width)
         probes[place] = torch.zeros_like(units, requires_grad=True)
         if value is not None:
-            before = units.shape[1] - value.shape[1]
-            kept, own = units[:, :before], units[:, before:]
-            put = value.to(units.dtype)
+            first = units.shape[1] - value.shape[1]
+            kept, own, put = units[:, :first], units[:, first:], value.to(units.dtype)
             units = torch.cat([kept, put if held else own + (put - own).detach()], 1)
+        elif held:
+            units = units.detach()
         return (units + probes[place]).view(tensor.shape)
 
     return probe

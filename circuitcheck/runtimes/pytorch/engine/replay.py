@@ -121,6 +121,8 @@ class Replay:
 
         with (
             edits.in_place(module, edits.in_layer(first), seq=seq),
+            # Rows whose z nothing edited share it, and some projections need rows of their own.
+            pre_hook(projection, lambda _, arguments: (arguments[0].contiguous(), *arguments[1:])),
             shadowed(module.get_submodule(site.attention), project),
         ):
             arguments, keywords = call

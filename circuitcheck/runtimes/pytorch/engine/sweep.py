@@ -16,13 +16,19 @@ from circuitcheck.core.patch import Patch
 from circuitcheck.core.prompts import Batch, Prompts
 from circuitcheck.core.runtime import Work
 from circuitcheck.core.units import Unit
-from circuitcheck.runtimes.pytorch.engine.clean_pass import CannotReplayError, record_clean_pass
+from circuitcheck.runtimes.pytorch.engine.clean_pass import (
+    REFUSALS,
+    CannotReplayError,
+    is_refusal,
+    record_clean_pass,
+    refusal,
+)
 from circuitcheck.runtimes.pytorch.engine.packing import Block, Plan, Queue, blocks, keep_freed_pages, plan, spans
 from circuitcheck.runtimes.pytorch.engine.passes import Rows, read_group_means, read_units
 from circuitcheck.runtimes.pytorch.engine.replay import Replay
 from circuitcheck.runtimes.pytorch.engine.replay_proof import prove_replay
 from circuitcheck.runtimes.pytorch.forward import metric_of, metric_of_hidden
-from circuitcheck.runtimes.pytorch.ports.edits import Edits
+from circuitcheck.runtimes.pytorch.ports.edits import CannotEditError, Edits
 from circuitcheck.runtimes.pytorch.ports.ports import Port
 from circuitcheck.runtimes.pytorch.torch_model import TorchModel
 
@@ -108,8 +114,8 @@ def batch_metric(
                 queue.halve(group, error)
                 continue
             if replay is not None:
-                sweep.replays(replay, group.prompts, metric)
-            else:
+                reason = sweep.replays(replay, group.prompts, metric)
+            if reason:
                 said.full_passes(f"a replay does not stand for it: {reason}")
                 sweep.full_passes(group.prompts, metric)
     return metric.cpu().numpy()
@@ -169,8 +175,13 @@ class Sweep:
     packing: Plan
     said: Notes
 
-    def replays(self, replay: Replay, prompts: slice, metric: Tensor) -> None:
-        """Runs what follows each intervention, `prompts` being those of the record; fills `metric[:, prompts]`."""
+    def replays(self, replay: Replay, prompts: slice, metric: Tensor) -> str:
+        """Runs what follows each intervention, `prompts` being those of the record; fills `metric[:, prompts]`.
+
+        Returns:
+            Why the model's own code does not run with these units replaced, which the proof of the replay, that
+            replaces heads, has not shown; empty where it does.
+        """
         rows, values = self.rows.part(prompts), [value[prompts] for value in self.values]
         found = metric[:, prompts]
         starting: dict[int, list[int]] = {}
@@ -190,10 +201,13 @@ class Sweep:
                     hidden = replay.run(first, block.prompts, count, edits)
                     result = metric_of_hidden(self.model, hidden, part.answer.repeat(count), part.foil.repeat(count))
                     found[list(block.sets), block.prompts] = result.view(count, -1)
-                except (MemoryError, RuntimeError) as error:
+                except (MemoryError, CannotEditError, *REFUSALS) as error:
+                    if isinstance(error, CannotEditError) or is_refusal(error):
+                        return f"layer {first} cannot be run with these units replaced ({refusal(error)})"
                     queue.halve(block, error)
                 else:
                     self.work.advance(block.rows)
+        return ""
 
     def full_passes(self, prompts: slice, metric: Tensor) -> None:
         """One pass of the whole model for each set; fills `metric[:, prompts]`.
