@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -42,7 +43,7 @@ def unsolvable_task(model: HookedModel, prompts: int = 8, vocabulary: int = 50) 
 
 def copy_of(model: HookedModel, name: str = "candidate") -> HookedModel:
     """A model of its own with the same weights."""
-    return replace(model, module=deepcopy(model.module), name=name, proven=set())
+    return replace(model, module=deepcopy(model.module), name=name, proven=WeakKeyDictionary())
 
 
 def output_columns(model: HookedModel, layer: int, head: int) -> Tensor:

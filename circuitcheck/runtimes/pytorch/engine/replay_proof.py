@@ -119,13 +119,13 @@ class _Probe:
                     else:
                         outputs.append(replay.layer(layer, hidden, self.prompts, sets, edits))
                 found = replay.finish(outputs[0]) if layer == last else outputs[0]
+            return self._difference(what, layer, found[: self.prompts.stop])
         except CannotEditError as error:
             return f"{what} cannot be run alone ({error})"
         except REFUSALS as error:
             if not is_refusal(error):
                 raise
             return f"{what} cannot be run alone ({refusal(error)})"
-        return self._difference(what, layer, found[: self.prompts.stop])
 
     def _rows(self, layer: int) -> list[tuple[int, Edits, Tensor]]:
         """Number of sets, edits and hidden state of the passes through a layer: rows with their decoys beside them.
