@@ -79,6 +79,31 @@ class UnitMeasure:
 
 
 @dataclass(frozen=True)
+class Basis:
+    """In which coordinates a candidate keeps its units, beside the reference's.
+
+    Attributes:
+        source: what writes are read through: `unembedding`, `embedding` or `sketch`; the last does not turn with a
+            rotated residual stream, so that such a rotation looks like damage.
+        tokens: how many of its rows are read.
+        changed: units whose values moved clearly further than what they write: they are kept in other coordinates.
+        largest_drift_z: the furthest that values of these have moved, relative; 0 where there are none.
+        largest_drift: the furthest that what these write has moved, relative; likewise.
+        renumbered: label of a unit of the reference to that of the candidate's unit which plays its part, where the
+            numbers differ.
+        unread: the largest share of a unit's write that cannot be said in the reference's coordinates.
+    """
+
+    source: str
+    tokens: int
+    changed: tuple[str, ...]
+    largest_drift_z: float
+    largest_drift: float
+    renumbered: Mapping[str, str]
+    unread: float
+
+
+@dataclass(frozen=True)
 class CurvePoint:
     """Recovery after repairing the first `k` units of an order; NaN where recovery is undefined."""
 
@@ -230,6 +255,7 @@ class Circuit:
         repair: see there.
         bound: first-order estimate and bound of the damage.
         associations: kind of ablation to the reference's importance under it against the candidate's drift.
+        basis: in which coordinates the candidate keeps its units.
         units: all of them, in order.
     """
 
@@ -244,6 +270,7 @@ class Circuit:
     repair: Repair
     bound: BoundAudit
     associations: dict[str, Association]
+    basis: Basis
     units: tuple[UnitMeasure, ...]
 
 

@@ -12,12 +12,18 @@ from scipy.optimize import linear_sum_assignment
 from circuitcheck.baseline.recording import Recording
 from circuitcheck.core.activations import Activations
 from circuitcheck.core.reading import Reading
+from circuitcheck.core.results import Basis
 from circuitcheck.core.runtime import Runtime
 from circuitcheck.core.units import Unit
 from circuitcheck.stats.drift import DriftSums, drift_sums, relative_drift
 
 CLEARLY = 0.25
 """A unit plays another's part where the squared distance of their writes is below this share of that to its own."""
+
+
+CHANGED, CHANGED_TIMES = 0.1, 2.0
+"""A unit is kept in other coordinates where its values moved by more than this, and so many times as far as its write:
+plain rounding moves both alike."""
 
 
 @dataclass(frozen=True)
@@ -102,8 +108,30 @@ def compare_writes(baseline: Recording, candidate: Runtime, z: Activations) -> W
 
 
 def coordinates_drift(baseline: Recording, written: Written) -> NDArray[np.float64]:
-    """How far the units' values have moved in the coordinates that the candidate keeps them in, relative, `[units]`."""
+    """How far the units' values have moved in the coordinates that each model keeps them in, relative, `[units]`."""
     return relative_drift(drift_sums(baseline.z, written.z))
+
+
+def basis_of(baseline: Recording, written: Written) -> Basis:
+    """In which coordinates the candidate keeps its units."""
+    layout, sums = baseline.layout, written.sums()
+    values, writes = coordinates_drift(baseline, written), relative_drift(sums)
+    changed = [
+        place
+        for place, (z, write) in enumerate(zip(values, writes, strict=True))
+        if z > max(CHANGED, CHANGED_TIMES * write)
+    ]
+    said = replace(written.candidate, groups=baseline.reading.writes(written.moved).groups)
+    left = relative_drift(drift_sums(written.candidate, said)) * (sums.candidate.sum(-1) > 0)
+    return Basis(
+        source=written.reading.source,
+        tokens=len(written.reading.tokens),
+        changed=tuple(layout.label(layout.units[place]) for place in changed),
+        largest_drift_z=float(values[changed].max(initial=0.0)),
+        largest_drift=float(writes[changed].max(initial=0.0)),
+        renumbered={layout.label(unit): layout.label(other) for unit, other in written.renumbered.items()},
+        unread=float(left.max(initial=0.0)),
+    )
 
 
 def _matched(reference: NDArray[np.float64], candidate: NDArray[np.float64]) -> NDArray[np.intp]:

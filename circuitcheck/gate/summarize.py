@@ -14,7 +14,7 @@ from circuitcheck.core.results import UNKNOWN, Association, Circuit, Estimate, R
 from circuitcheck.core.units import Unit
 from circuitcheck.diagnostics.association import associate
 from circuitcheck.diagnostics.bound_audit import audit
-from circuitcheck.gate.basis import coordinates_drift
+from circuitcheck.gate.basis import basis_of, coordinates_drift
 from circuitcheck.gate.observation import Observation
 from circuitcheck.gate.repair import mean_change, summarize_repair
 from circuitcheck.gate.sample import Sample, part_sample, solved_sample
@@ -93,6 +93,7 @@ def summarize(baseline: Recording, observed: Observation, integrated: Array | No
         repair=summarize_repair(observed, part_ref, part_cand, part, baseline.spec.metric, baseline.spec.seed),
         bound=audit(observed.first_order, part_ref, part_cand, integrated),
         associations=_associations(baseline, drift, moved, part),
+        basis=basis_of(baseline, observed.written),
         units=_units(baseline, observed, importances, sums, part_cand, sample),
     )
 

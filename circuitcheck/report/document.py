@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from circuitcheck.core.census import Census
 from circuitcheck.core.results import (
     Association,
+    Basis,
     BoundAudit,
     Estimate,
     Judgement,
@@ -65,6 +66,7 @@ class ReportRun:
     ranking: Ranking | None = None
     bound: BoundAudit | None = None
     associations: Mapping[str, Association] | None = None
+    basis: Basis | None = None
     noise_floor: Mapping[str, float] = field(default_factory=dict)
     noise: Mapping[str, Any] | None = None
     multiverse: Mapping[str, Any] | None = None

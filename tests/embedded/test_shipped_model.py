@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from circuitcheck.core.prompts import Task
-from circuitcheck.core.specification import UNIT_KINDS
+from circuitcheck.runtimes.pytorch import UNIT_KINDS
 from circuitcheck.embedded.corpus import build_tokenizer
 from circuitcheck.embedded.train import build_model
 from circuitcheck.runtimes.pytorch.forward import last_logits

@@ -14,8 +14,9 @@ from circuitcheck.baseline.baseline import Baseline
 from circuitcheck.baseline.noise_floor import MEASURES
 from circuitcheck.core.activations import Activations
 from circuitcheck.core.prompts import PromptPair, Task
-from circuitcheck.core.specification import UNIT_KINDS, MeasurementSpec
+from circuitcheck.core.specification import MeasurementSpec
 from circuitcheck.core.units import Group, Layout
+from circuitcheck.runtimes.pytorch import UNIT_KINDS
 
 __all__ = ["exactly", "make_circuit", "make_head", "make_measurement"]
 

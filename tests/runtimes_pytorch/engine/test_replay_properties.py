@@ -14,7 +14,8 @@ from patches import units_of
 from circuitcheck.core.patch import Patch
 from circuitcheck.core.prompts import PromptPair, Prompts, Task
 from circuitcheck.core.runtime import Work
-from circuitcheck.core.specification import ABLATIONS, POSITIONS, UNIT_KINDS
+from circuitcheck.core.specification import ABLATIONS, POSITIONS
+from circuitcheck.runtimes.pytorch import UNIT_KINDS
 from circuitcheck.runtimes.pytorch.engine.packing import record_bytes, row_bytes
 from circuitcheck.runtimes.pytorch.hooked import HookedModel
 

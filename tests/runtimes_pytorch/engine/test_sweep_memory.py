@@ -17,7 +17,7 @@ from patches import alone, patched_rows, units_of, zeros
 from torch import Tensor, nn
 
 from circuitcheck.core.errors import MemoryBudgetError
-from circuitcheck.core.metric import LOG_PROBABILITY, LOGIT_DIFFERENCE, named_metric
+from circuitcheck.core.metric import LOG_PROBABILITY, LOGIT_DIFFERENCE, metric_from_settings
 from circuitcheck.runtimes.pytorch import forward
 from circuitcheck.runtimes.pytorch.engine import packing
 from circuitcheck.runtimes.pytorch.engine.packing import (
@@ -188,7 +188,7 @@ def test_the_metric_is_part_of_what_a_row_needs() -> None:
     model, vocabulary = tiny(), tiny_models.VOCABULARY
     by_two_rows = row_bytes(model, SEQ)
     by_all = row_bytes(replace(model, quantity=LOG_PROBABILITY), SEQ)
-    by_function = row_bytes(replace(model, quantity=named_metric("metric_functions:last_difference")), SEQ)
+    by_function = row_bytes(replace(model, quantity=metric_from_settings("metric_functions:last_difference")), SEQ)
     assert by_all - by_two_rows == 12 * vocabulary
     assert by_function - by_two_rows == 12 * vocabulary * SEQ
 
@@ -211,7 +211,7 @@ def test_a_large_vocabulary_is_read_in_parts(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_model_without_an_unembedding_is_planned_for() -> None:
     model = tiny_models.tiny_model("bert-classifier")
-    model = replace(model, quantity=named_metric("metric_functions:class_difference"))
+    model = replace(model, quantity=metric_from_settings("metric_functions:class_difference"))
     assert plan(model, SEQ, BATCH, None).prompts == BATCH
 
 
