@@ -80,7 +80,7 @@ def _observe(candidate: Runtime, baseline: Recording, work: Work, *, curves: boo
         z = candidate.activations(baseline.part, spec.unit)
         z = z if spec.positions == "all" else z.answer_position()
         written = compare_writes(baseline, candidate, z)
-        drift, expected = relative_drift(written.sums()), first_order(baseline.gradient, baseline.z, written.moved)
+        drift, expected = relative_drift(written.sums), first_order(baseline.gradient, baseline.z, written.moved)
         singles = tuple(written.of_candidate((unit,)) for unit in baseline.measured)
         ablated = candidate.patched(solved, Patch(spec.unit, singles, spec.ablation, spec.ablate_at), work)
         _require_finite(candidate, baseline, f"logit differences under {spec.ablation} ablation", ablated)
