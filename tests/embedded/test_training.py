@@ -15,7 +15,7 @@ from circuitcheck.runtimes.pytorch.loading.load import load_model
 from circuitcheck.runtimes.pytorch.ports.proofs import prove
 from circuitcheck.tasks import facts, induction, ioi
 from circuitcheck.tasks.named import BUILT_IN, load_task
-from circuitcheck.tasks.words import COMMON, COUNTRIES
+from circuitcheck.tasks.word_lists import COMMON, COUNTRIES
 
 
 @pytest.fixture(scope="module")
