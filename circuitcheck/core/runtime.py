@@ -122,7 +122,7 @@ class Runtime(Protocol):
         """
 
     def prove(self, prompts: Prompts, kind: str) -> None:
-        """Proves that units of a kind can be read and written; once for each kind and length of prompts.
+        """Proves that units of a kind can be read and written; once for each kind, length of prompts and metric.
 
         Raises:
             SiteError: lists every failure.

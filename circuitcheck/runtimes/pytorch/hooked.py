@@ -97,7 +97,7 @@ class HookedModel(TorchModel):
         return unchanged(self)
 
     def prove(self, prompts: Prompts, kind: str) -> None:
-        """Proves that units of a kind can be read and written; once for each kind and length of prompts.
+        """Proves that units of a kind can be read and written; once for each kind, length of prompts and metric.
 
         Raises:
             SiteError: lists every failure.
@@ -106,9 +106,9 @@ class HookedModel(TorchModel):
         require_room(self, prompts.task.longest)
         ids = rows_of(self, prompts.batches()[0]).ids[: self.at_most(PROBE_PROMPTS)]
         proven = self.proven.setdefault(self.module, set())
-        if (kind, ids.shape[1]) not in proven:
+        if (what := (kind, ids.shape[1], self.quantity.name)) not in proven:
             prove(self, ids, kind)
-            proven.add((kind, ids.shape[1]))
+            proven.add(what)
 
     def metric(self, prompts: Prompts, *, counterfactual: bool = False) -> NDArray[np.float32]:
         """M of every prompt, `[prompts]`; of counterfactuals with the clean prompt's answer and foil."""

@@ -30,8 +30,8 @@ class TorchModel:
         census: what was really loaded; None where nobody looked.
         batch_size: the most rows in one forward pass; 1 where a prompt's logits depend on its batch mates.
         quantity: what is measured of a prompt; `record_reference` and `measure` bind the one that the spec names.
-        proven: module to (kind of unit, length of prompts) for which the hooks were proven on it; copies of this object
-            share it.
+        proven: module to (kind of unit, length of prompts, metric) for which the hooks were proven on it; copies of this
+            object share it.
     """
 
     module: nn.Module
@@ -44,7 +44,7 @@ class TorchModel:
     census: Census | None = None
     batch_size: int | None = None
     quantity: Metric = LOGIT_DIFFERENCE
-    proven: WeakKeyDictionary[nn.Module, set[tuple[str, int]]] = field(
+    proven: WeakKeyDictionary[nn.Module, set[tuple[str, int, str]]] = field(
         default_factory=WeakKeyDictionary, compare=False, repr=False
     )
 
