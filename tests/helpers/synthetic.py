@@ -14,12 +14,13 @@ from circuitcheck.baseline.baseline import Baseline
 from circuitcheck.baseline.noise_floor import MEASURES
 from circuitcheck.core.activations import Activations
 from circuitcheck.core.prompts import PromptPair, Task
-from circuitcheck.core.specification import UNIT_KINDS, MeasurementSpec
+from circuitcheck.core.specification import MeasurementSpec
 from circuitcheck.core.units import Group, Layout
 
 __all__ = ["exactly", "make_circuit", "make_head", "make_measurement"]
 
 LAYERS, HEADS, D_HEAD = 2, 2, 3
+UNIT_KINDS = ("head", "block")
 
 
 def make_task(prompts: int = 6, name: str = "synthetic", clusters: int = 6) -> Task:
