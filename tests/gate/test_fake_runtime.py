@@ -25,6 +25,8 @@ from circuitcheck.gate.record import record_reference
 SPEC = MeasurementSpec(draws=200)
 # Whole numbers and halves are exact; a ratio of sums rounds a few times in float64.
 ROUNDING = 1e-12
+# Values that write what they are to write are found by least squares, and kept in float32.
+SOLVED = 1e-6
 
 
 @pytest.fixture(scope="module")
@@ -85,32 +87,30 @@ def test_half_a_head_by_hand(baseline):
     assert circuit.metric_change.value == pytest.approx(2.75 / 14.5, rel=ROUNDING)
     assert circuit.metric_change.low == pytest.approx(circuit.metric_change.high, rel=ROUNDING)
     assert (first.drift, second.drift, circuit.drift_median.value, circuit.drift_largest.value) == (0, 0.5, 0.25, 0.5)
+    assert (first.drift_z, second.drift_z) == (0, 0.5)  # one number a unit, so its write is a multiple of it
     assert (first.importance_cand.value, second.importance_cand.value) == (4, 1)
     assert (second.importance_change.value, circuit.profile_distance.value) == (-1, 0.25)
     assert (second.rank_ref, second.rank_cand, circuit.ranking.agreement.value) == (2, 2, 1)
     assert second.cosine == pytest.approx(1, rel=ROUNDING)
     # To first order, which is exact here, all is in head 1.
-    assert (first.fragility, second.fragility) == (0, 2.75)
-    assert (circuit.bound.degradation, circuit.bound.estimate, circuit.bound.bound) == (2.75, 2.75, 2.75)
-    assert (circuit.bound.coverage, circuit.bound.relative_error) == (1, 0)
+    assert (first.fragility, second.fragility) == pytest.approx((0, 2.75), rel=SOLVED)
+    bound = circuit.bound
+    assert (bound.degradation, bound.estimate, bound.bound) == pytest.approx((2.75, 2.75, 2.75), rel=SOLVED)
+    assert (bound.coverage, bound.relative_error) == pytest.approx((1, 0), abs=SOLVED)
 
 
 def test_repair_by_hand(baseline):
     circuit = circuit_of(off(0.5), baseline)
     first, second = circuit.units
     assert circuit.repair.damage.value == 2.75
-    assert (first.repair_gain, second.repair_gain) == (0, 2.75)
-    assert circuit.repair.unrepaired.value == 0
-    assert circuit.repair.recovery.value == 1
+    assert (first.repair_gain, second.repair_gain) == pytest.approx((0, 2.75), rel=SOLVED)
+    assert circuit.repair.unrepaired.value == pytest.approx(0, abs=SOLVED)
+    assert circuit.repair.recovery.value == pytest.approx(1, rel=SOLVED)
     shares = {order: [point.recovery.value for point in points] for order, points in circuit.repair.curves.items()}
-    assert shares == {
-        "importance": [0, 1],  # head 0 matters more, and has no damage
-        "drift": [1, 1],
-        "importance x drift": [1, 1],
-        "fragility": [1, 1],
-        "reversed": [1, 1],
-    }
-    assert circuit.repair.areas["drift"].value == 1
+    assert shares.pop("importance") == pytest.approx([0, 1], abs=SOLVED)  # head 0 matters more, and has no damage
+    assert list(shares) == ["drift", "importance x drift", "fragility", "reversed"]
+    assert all(recovered == pytest.approx([1, 1], abs=SOLVED) for recovered in shares.values())
+    assert circuit.repair.areas["drift"].value == pytest.approx(1, rel=SOLVED)
 
 
 def test_verdicts_by_hand(baseline):
@@ -124,7 +124,8 @@ def test_verdicts_by_hand(baseline):
     values = {criterion.name: criterion.value.value for criterion in gone.criteria}
     assert values["metric_change"] == pytest.approx(5.5 / 14.5, rel=ROUNDING)
     assert (values["drift_median"], values["drift_largest"], values["profile_distance"]) == (0.5, 1, 0.5)
-    assert (values["behaviour_kept"], values["unrepaired"], values["recovery"]) == (1, 0, 1)
+    assert values["behaviour_kept"] == 1
+    assert (values["unrepaired"], values["recovery"]) == pytest.approx((0, 1), abs=SOLVED)
     failing = ("metric_change", "drift_median", "drift_largest", "profile_distance")
     assert {name for name, word in words(gone).items() if word == "FAIL"} == set(failing)
 
@@ -144,7 +145,8 @@ def test_another_kind_of_unit_takes_no_change_outside_the_fake(blocks):
     assert attention.drift == pytest.approx(sqrt(33.75 / 951), rel=ROUNDING)
     assert (mlp.drift, attention.importance_change.value) == (0, -1)
     assert circuit.profile_distance.value == pytest.approx(1 / 6, rel=ROUNDING)
-    assert (attention.fragility, attention.repair_gain, mlp.repair_gain) == (2.75, 2.75, 0)
+    assert (attention.fragility, attention.repair_gain) == pytest.approx((2.75, 2.75), rel=SOLVED)
+    assert mlp.repair_gain == 0
     assert judge(measure(off(0.5), blocks)).word == "PASS"
     assert measure(off(0.5), blocks).unit == "block"
 

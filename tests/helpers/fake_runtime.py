@@ -23,6 +23,7 @@ from circuitcheck.core.errors import ConfigurationError, ModelChangedError, Site
 from circuitcheck.core.metric import LOGIT_DIFFERENCE, Metric
 from circuitcheck.core.patch import Patch
 from circuitcheck.core.prompts import Batch, PromptPair, Prompts, Task
+from circuitcheck.core.reading import Reading
 from circuitcheck.core.runtime import Facts, Runtime, Variation, Work
 from circuitcheck.core.units import Group, Layout
 
@@ -81,6 +82,12 @@ class FakeRuntime:
         if kind not in GROUPS:
             raise SiteError(f"{self.name} has no {kind}.")
         return Layout(kind, GROUPS[kind])
+
+    def reading(self, kind: str, tokens: Sequence[int], amplitudes: Sequence[float] | None = None) -> Reading:
+        """The unembedding of a token is the token itself."""
+        rows = np.array(tokens, np.float32)[None, :, None]
+        maps = tuple(rows * np.array(weights, np.float32)[:, None, None] for weights in WEIGHTS[kind])
+        return Reading("unembedding", tuple(tokens), maps)
 
     @contextmanager
     def unchanged(self) -> Iterator[None]:
