@@ -90,8 +90,15 @@ def test_head_that_alone_is_damaged_gives_everything_back(reference, baseline):
 
 def test_damage_outside_the_heads_is_not_given_back(baseline):
     candidate = random_micro()
-    candidate.module.unembed.weight.data.mul_(0.5)
+    # Tokens that are answers lose, and foils win, until half of the metric is gone.
+    balance = torch.zeros(4)
+    for pair in (baseline.task.pairs[place] for place in baseline.solved):
+        balance[pair.answer] += 1
+        balance[pair.foil] -= 1
+    lost = 0.5 * baseline.metric[list(baseline.solved)].sum() / float(balance.square().sum())
+    candidate.module.unembed.bias.data -= lost * balance
     circuit = measure(candidate, baseline).circuit
+    assert circuit.metric_change.value == pytest.approx(0.5, rel=1e-5)
     assert circuit.drift_largest.value == 0
     assert circuit.repair.diagnosis == "collapse"
     assert circuit.repair.recovery.value == pytest.approx(0, abs=1e-6)
