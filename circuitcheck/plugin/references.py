@@ -10,7 +10,7 @@ from circuitcheck.core.candidates import GGUF
 from circuitcheck.core.errors import StaleBaselineError
 from circuitcheck.plugin.cases import Case
 from circuitcheck.plugin.models import Models
-from circuitcheck.plugin.progress import Progress
+from circuitcheck.plugin.progress_bars import Progress
 from circuitcheck.plugin.settings import Settings
 from circuitcheck.plugin.store import Store
 
@@ -93,9 +93,10 @@ class References:
         return Baseline.load(file)
 
     def _record(self, case: Case, spec: MeasurementSpec, whole: bool) -> Baseline:
+        from circuitcheck.core.metric import metric_from_settings
         from circuitcheck.gate.record import record_reference
 
-        reference = self.models.reference()
+        reference = self.models.reference().measured_by(metric_from_settings(spec.metric))
         self._require_accepted(case, reference)
         options: dict[str, Any] = {} if whole else {"kinds": (spec.ablation,), "sources": ()}
         with self.progress(f"reference on {case.circuit}") as advance:
