@@ -8,6 +8,7 @@ from typing import Any
 
 from circuitcheck.core.results import (
     Association,
+    Basis,
     BoundAudit,
     Circuit,
     Estimate,
@@ -44,11 +45,26 @@ def make_head(
         rank_ref=1,
         rank_cand=1,
         drift=0.01,
+        drift_z=0.01,
         drift_answer=0.01,
         cosine=1.0,
         cosine_answer=1.0,
         fragility=0.0,
         repair_gain=0.0,
+    )
+    return replace(known, **changes)
+
+
+def make_basis(**changes: Any) -> Basis:
+    """That of a candidate which keeps its units as the reference does."""
+    known = Basis(
+        source="unembedding",
+        tokens=64,
+        changed=(),
+        largest_drift_z=0.0,
+        largest_drift=0.0,
+        renumbered={},
+        unread=0.001,
     )
     return replace(known, **changes)
 
@@ -81,6 +97,7 @@ def make_circuit(**changes: Any) -> Circuit:
             per_prompt=PerPrompt((0.1,), (0.1,), (0.5,)),
         ),
         associations={kind: Association(exactly(0.1), exactly(0.2), 0.3, 0.4) for kind in KINDS},
+        basis=make_basis(),
         units=(make_head(0, 0, 4.0, 4.0), make_head(0, 1, 1.0, 1.0)),
     )
     return replace(known, **changes)
