@@ -24,6 +24,8 @@ from circuitcheck.core.results import (
 from circuitcheck.verdict.criteria import BY_NAME, CRITERIA, Criterion
 
 KINDS = ("resample", "mean", "zero")
+DRIFT_LIMITS = {"drift_median": 0.2, "drift_largest": 0.8}
+"""Those of the unknown precision that measurements are of."""
 
 
 def exactly(value: float) -> Estimate:
@@ -42,6 +44,7 @@ def make_head(
         importance_ref=exactly(reference),
         importance_cand=exactly(candidate),
         importance_change=exactly(candidate - reference),
+        profile_change=exactly(candidate / reference - 1 if reference else 0.0),
         rank_ref=1,
         rank_cand=1,
         drift=0.01,
@@ -130,6 +133,7 @@ def make_verdict(measurement: Measurement | None = None, **limits: float) -> Ver
     circuit = measurement.circuit
     if circuit is None:
         return Verdict(measurement, "INCONCLUSIVE", (), measurement.inconclusive or "")
+    limits = DRIFT_LIMITS | limits
     values = [(criterion, criterion.read(circuit)) for criterion in CRITERIA]
     rows = tuple(
         _judgement(criterion, value, limits.get(criterion.name, criterion.limit))
