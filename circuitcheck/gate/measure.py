@@ -34,8 +34,8 @@ def measure(
 ) -> Measurement:
     """Measures a candidate on a baseline's prompts.
 
-    Repair is activation patching (Meng et al. 2022, arXiv:2202.05262) with the reference's z; agreement of rankings is
-    rank-biased overlap (Webber, Moffat and Zobel 2010, doi 10.1145/1852102.1852106). Intervals are at 95 %.
+    Repair is activation patching (Meng et al. 2022, arXiv:2202.05262) with the reference's write; agreement of rankings
+    is rank-biased overlap (Webber, Moffat and Zobel 2010, doi 10.1145/1852102.1852106). Intervals are at 95 %.
 
     Args:
         candidate: the model that is about to be released; it is left as it was found.

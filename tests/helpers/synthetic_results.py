@@ -8,6 +8,7 @@ from typing import Any
 
 from circuitcheck.core.results import (
     Association,
+    Basis,
     BoundAudit,
     Circuit,
     Estimate,
@@ -23,6 +24,8 @@ from circuitcheck.core.results import (
 from circuitcheck.verdict.criteria import BY_NAME, CRITERIA, Criterion
 
 KINDS = ("resample", "mean", "zero")
+DRIFT_LIMITS = {"drift_median": 0.2, "drift_largest": 0.8}
+"""Those of the unknown precision that measurements are of."""
 
 
 def exactly(value: float) -> Estimate:
@@ -55,6 +58,20 @@ def make_head(
     return replace(known, **changes)
 
 
+def make_basis(**changes: Any) -> Basis:
+    """That of a candidate which keeps its units as the reference does."""
+    known = Basis(
+        source="unembedding",
+        tokens=64,
+        changed=(),
+        largest_drift_z=0.0,
+        largest_drift=0.0,
+        renumbered={},
+        unread=0.001,
+    )
+    return replace(known, **changes)
+
+
 def make_circuit(**changes: Any) -> Circuit:
     """A circuit that passes every default limit of an unknown precision, with room."""
     known = Circuit(
@@ -83,6 +100,7 @@ def make_circuit(**changes: Any) -> Circuit:
             per_prompt=PerPrompt((0.1,), (0.1,), (0.5,)),
         ),
         associations={kind: Association(exactly(0.1), exactly(0.2), 0.3, 0.4) for kind in KINDS},
+        basis=make_basis(),
         units=(make_head(0, 0, 4.0, 4.0), make_head(0, 1, 1.0, 1.0)),
     )
     return replace(known, **changes)
@@ -115,6 +133,7 @@ def make_verdict(measurement: Measurement | None = None, **limits: float) -> Ver
     circuit = measurement.circuit
     if circuit is None:
         return Verdict(measurement, "INCONCLUSIVE", (), measurement.inconclusive or "")
+    limits = DRIFT_LIMITS | limits
     values = [(criterion, criterion.read(circuit)) for criterion in CRITERIA]
     rows = tuple(
         _judgement(criterion, value, limits.get(criterion.name, criterion.limit))

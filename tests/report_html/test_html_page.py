@@ -31,6 +31,7 @@ EMPTY = (
     "bound",
     "ranking",
     "associations",
+    "basis",
     "census",
     "noise",
     "multiverse",
@@ -178,7 +179,7 @@ def test_criteria_are_called_as_in_their_table_and_speak_of_the_kind_of_unit(doc
         assert f"{criterion.label.capitalize()} {criterion.explanation.replace('unit', 'head')}" in said
     runs = [run | {"unit": "block"} for run in document["runs"]]
     said = text_of(render_html({**document, "runs": runs}))
-    assert "how far the z of the median block moved" in said
+    assert "how far what the median block writes has moved" in said
     assert "ioi (blocks)" in said
     assert "Are important blocks more fragile?" in said
     assert "the importance of block " in said
@@ -335,7 +336,7 @@ def test_repair_chart_shows_the_informed_orders_over_the_random_band(document):
 
 def test_small_numbers_at_the_axes_keep_their_digits(document):
     run = json.loads(json.dumps(document["runs"][0]))
-    for place, head in enumerate(run["heads"]):
+    for place, head in enumerate(run["units"]):
         head["drift"] = 0.001 * 1.2**place
     chart = drift_chart(run, "key") or ""
     assert {">0.001</text>", ">0.002</text>", ">0.005</text>"} <= set(re.findall(r">[\d.]+</text>", chart))
@@ -343,10 +344,10 @@ def test_small_numbers_at_the_axes_keep_their_digits(document):
 
 def test_heads_that_have_not_drifted_are_said_in_the_chart(document):
     run = json.loads(json.dumps(document["runs"][0]))
-    for head in run["heads"]:
+    for head in run["units"]:
         head["drift"] = 0.0
     assert ">no head has drifted</text>" in (drift_chart(run, "key") or "")
-    run["heads"][0]["drift"] = 0.1
+    run["units"][0]["drift"] = 0.1
     points = ElementTree.fromstring(drift_chart(run, "key") or "").find(f".//{SVG}g[@class='heads']")
     assert points is not None
     assert len(list(points.iter(f"{SVG}use"))) == 16
