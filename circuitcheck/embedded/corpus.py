@@ -11,7 +11,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
 from circuitcheck.tasks import facts, induction, ioi
-from circuitcheck.tasks.words import COMMON, COUNTRIES, NAMES, OBJECTS, PLACES
+from circuitcheck.tasks.word_lists import COMMON, COUNTRIES, NAMES, OBJECTS, PLACES
 
 UNKNOWN, END = "<unk>", "<eos>"
 

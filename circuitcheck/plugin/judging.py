@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from circuitcheck.core.errors import CircuitcheckError
 from circuitcheck.plugin.cases import Case
 from circuitcheck.plugin.models import Models
-from circuitcheck.plugin.progress import Progress
+from circuitcheck.plugin.progress_bars import Progress
 from circuitcheck.plugin.references import References
 from circuitcheck.plugin.settings import Settings
 from circuitcheck.plugin.store import Store

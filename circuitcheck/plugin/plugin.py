@@ -43,7 +43,7 @@ def gate_session(config: pytest.Config) -> GateSession:
     """
     if SESSION not in config.stash:
         from circuitcheck.plugin.configuration import read_settings
-        from circuitcheck.plugin.progress import TerminalProgress
+        from circuitcheck.plugin.progress_bars import TerminalProgress
         from circuitcheck.plugin.session import GateSession
         from circuitcheck.plugin.settings_checks import check
 

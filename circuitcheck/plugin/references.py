@@ -10,7 +10,7 @@ from circuitcheck.core.candidates import GGUF
 from circuitcheck.core.errors import StaleBaselineError
 from circuitcheck.plugin.cases import Case
 from circuitcheck.plugin.models import Models
-from circuitcheck.plugin.progress import Progress
+from circuitcheck.plugin.progress_bars import Progress
 from circuitcheck.plugin.settings import Settings
 from circuitcheck.plugin.store import Store
 

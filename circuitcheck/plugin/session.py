@@ -10,7 +10,7 @@ from circuitcheck.core.errors import BaselineError, CircuitcheckError, StaleBase
 from circuitcheck.plugin.cases import Case, cases_of
 from circuitcheck.plugin.judging import Judge
 from circuitcheck.plugin.models import Models
-from circuitcheck.plugin.progress import Progress
+from circuitcheck.plugin.progress_bars import Progress
 from circuitcheck.plugin.references import References
 from circuitcheck.plugin.settings import Settings
 from circuitcheck.plugin.store import Store

@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator
 
 from circuitcheck.tasks.texts import TextPair, Usable, held_out
-from circuitcheck.tasks.words import COUNTRIES
+from circuitcheck.tasks.word_lists import COUNTRIES
 
 TEMPLATES = (
     ("capital", "The capital of {country} is"),

@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator
 
 from circuitcheck.tasks.texts import TextPair, Usable, held_out, usable_words
-from circuitcheck.tasks.words import COMMON
+from circuitcheck.tasks.word_lists import COMMON
 
 PREFIX = "Words:"
 LENGTHS = range(5, 13)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import permutations
 
 from circuitcheck.tasks.texts import TextPair, Usable, held_out, usable_words
-from circuitcheck.tasks.words import NAMES, OBJECTS, PLACES
+from circuitcheck.tasks.word_lists import NAMES, OBJECTS, PLACES
 
 TEMPLATES = (
     "When {first} and {second} went to the {place}, {giver} gave a {object} to",

@@ -17,7 +17,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from circuitcheck.baseline.baseline import Baseline, baseline_files
-from circuitcheck.baseline.encoding import decode, encode
+from circuitcheck.baseline.encoding import SCHEMA, decode, encode
 from circuitcheck.core.errors import BaselineError, StaleBaselineError
 
 JSON, ARRAYS = encode(synthetic.make_baseline())
@@ -126,14 +126,14 @@ def test_what_is_no_baseline_at_all_is_refused(content):
         load_changed("json", content)
 
 
-@pytest.mark.parametrize("schema", [0, 1, 2, 99])
+@pytest.mark.parametrize("schema", [0, 1, 2, SCHEMA - 1, 99])
 def test_other_schema_is_stale(schema):
-    edited = JSON.replace(b'"schema": 3', f'"schema": {schema}'.encode())
+    edited = JSON.replace(f'"schema": {SCHEMA}'.encode(), f'"schema": {schema}'.encode())
     with pytest.raises(StaleBaselineError) as caught:
         load_changed("json", edited)
     assert str(caught.value) == (
-        f"golden baseline x.json has schema {schema}, and this version of circuitcheck writes schema 3. Record it "
-        "anew: pytest --circuit-accept=changed --circuit-reason 'new schema'."
+        f"golden baseline x.json has schema {schema}, and this version of circuitcheck writes schema {SCHEMA}. Record "
+        "it anew: pytest --circuit-accept=changed --circuit-reason 'new schema'."
     )
 
 

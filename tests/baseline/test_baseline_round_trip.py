@@ -19,6 +19,7 @@ from circuitcheck.baseline.baseline import Baseline, baseline_files
 from circuitcheck.baseline.encoding import decode, encode
 from circuitcheck.baseline.recording import Recording
 from circuitcheck.core.activations import Activations
+from circuitcheck.core.reading import Reading
 from circuitcheck.core.specification import MeasurementSpec
 from circuitcheck.gate.record import record_reference
 
@@ -39,6 +40,10 @@ def assert_same(one: Recording, other: Recording) -> None:
             assert (ours.index, ours.lengths) == (theirs.index, theirs.lengths)
             assert len(ours.groups) == len(theirs.groups)
             for mine, yours in zip(ours.groups, theirs.groups, strict=True):
+                assert_same_bits(mine, yours)
+        elif isinstance(ours, Reading):
+            assert (ours.source, ours.tokens) == (theirs.source, theirs.tokens)
+            for mine, yours in zip(ours.maps, theirs.maps, strict=True):
                 assert_same_bits(mine, yours)
         elif isinstance(ours, np.ndarray):
             assert_same_bits(ours, theirs)
@@ -123,6 +128,7 @@ def test_json_is_for_reviewers(recorded):
         "model",
         "noise",
         "notes",
+        "reading",
         "reason",
         "schema",
         "spec",

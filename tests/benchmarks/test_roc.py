@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 from detection.roc import CALIPER, matched_pairs, roc_area
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 
@@ -41,6 +41,7 @@ def test_areas_of_nothing_are_refused(groups):
         roc_area(*groups)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.integers(-5, 5), min_size=1, max_size=12),
     st.lists(st.integers(-5, 5), min_size=1, max_size=12),
@@ -72,6 +73,7 @@ def test_rounding_noise_counts_as_equal():
     assert matched_pairs([0.0], [1e-12], [4], [4]) == [(0, 0)]
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(1e-8, 1.0), min_size=1, max_size=10), st.lists(st.floats(1e-8, 1.0), min_size=1, max_size=10))
 def test_pairs_are_close_and_nobody_is_in_two(benign, faulty):
     pairs = matched_pairs(benign, faulty, [0] * len(benign), [0] * len(faulty))

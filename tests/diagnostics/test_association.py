@@ -142,12 +142,8 @@ def test_interval_of_a_correlation_lies_around_it_though_noise_weakens_that_of_e
 
 def test_constant_drift_correlates_with_nothing():
     result = associate_alone(IMPORTANCE, np.full(6, 0.1), LAYERS)
-    numbers = (
-        *astuple(result.raw),
-        *astuple(result.within_layers),
-        result.p_within_layers,
-        result.between_layers_share,
-    )
+    shares = (result.p_within_layers, result.between_layers_share)
+    numbers = (*astuple(result.raw), *astuple(result.within_layers), *shares)
     assert all(isnan(number) for number in numbers)
     assert isnan(result.between_layers_share)
 

@@ -194,7 +194,16 @@ def test_planted_fault_is_found_by_measuring(reference):
     quantized = replace(faulty, precision="int8-rtn")
     quantize_rtn(quantized.module, quantized.structure, 8)
     # Eight prompts tell little: limits are such that the reference passes and the fault does not.
-    wide = Limits(0.5, 1, 1, 2, 0.3, 3, 0.1, 1)
+    wide = Limits(
+        behaviour_kept=0.5,
+        metric_change=1,
+        drift_median=1,
+        drift_largest=2,
+        ranking_agreement=0.3,
+        profile_distance=3,
+        unrepaired=1,
+        recovery=0.1,
+    )
 
     def judge_candidate(model):
         return [judge(measure(model, baseline, curves=False), wide)]

@@ -14,7 +14,7 @@ from circuitcheck.embedded.corpus import END, UNKNOWN, build_tokenizer, sentence
 from circuitcheck.runtimes.pytorch.loading.load import load_model
 from circuitcheck.tasks import facts, induction, ioi
 from circuitcheck.tasks.named import BUILT_IN, load_task
-from circuitcheck.tasks.words import COMMON, COUNTRIES
+from circuitcheck.tasks.word_lists import COMMON, COUNTRIES
 
 
 @pytest.fixture(scope="module")

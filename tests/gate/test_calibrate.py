@@ -86,9 +86,18 @@ def test_rearranged_prompts_come_back_in_order(model, baseline):
     moved = Variation("moved", order=(4, 5, 0, 8, 2, 1, 3, 7, 6))
 
     def noise(z: Activations) -> dict[str, float]:
-        spec, units, solved = baseline.spec, baseline.measured, baseline.solved_prompts
-        effects = baseline.effects("resample")
-        return measured_noise(model, spec, units, z, baseline.metric, solved, effects, [moved], Work())["moved"]
+        return measured_noise(
+            model,
+            baseline.spec,
+            baseline.measured,
+            z,
+            baseline.reading,
+            baseline.metric,
+            baseline.solved_prompts,
+            baseline.effects("resample"),
+            [moved],
+            Work(),
+        )["moved"]
 
     change = noise(baseline.z)
     # Other batches, so other roundings.

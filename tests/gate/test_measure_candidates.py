@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import synthetic
 import tiny_circuits
 import tiny_models
 import torch
@@ -245,13 +244,11 @@ def test_importance_of_every_recorded_kind_is_held_against_drift(baseline, refer
 
 def test_without_curves_the_criteria_are_the_same(baseline, reference):
     faulty = tiny_circuits.scale_head(reference, 0, 2, -3.0)
-    whole, short = (measure(faulty, baseline, curves=curves).circuit for curves in (True, False))
+    measured = [measure(faulty, baseline, curves=curves) for curves in (True, False)]
+    whole, short = (one.circuit for one in measured)
     assert (whole.repair.diagnosis, short.repair.diagnosis) == ("collapse", "damage")
     assert short.repair.curves == short.repair.areas == {}
-    words = [
-        [(one.name, one.verdict) for one in judge(synthetic.make_measurement(circuit)).criteria]
-        for circuit in (whole, short)
-    ]
+    words = [[(one.name, one.verdict) for one in judge(one_way).criteria] for one_way in measured]
     assert words[0] == words[1]
     # The sets are packed into other batches.
     assert short.repair.recovery.value == pytest.approx(whole.repair.recovery.value, abs=REPACKED)

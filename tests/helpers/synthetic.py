@@ -14,13 +14,14 @@ from circuitcheck.baseline.baseline import Baseline
 from circuitcheck.baseline.noise_floor import MEASURES
 from circuitcheck.core.activations import Activations
 from circuitcheck.core.prompts import PromptPair, Task
+from circuitcheck.core.reading import Reading
 from circuitcheck.core.specification import MeasurementSpec
 from circuitcheck.core.units import Group, Layout
-from circuitcheck.runtimes.pytorch import UNIT_KINDS
 
 __all__ = ["exactly", "make_circuit", "make_head", "make_measurement"]
 
 LAYERS, HEADS, D_HEAD = 2, 2, 3
+UNIT_KINDS = ("head", "block")
 
 
 def make_task(prompts: int = 6, name: str = "synthetic", clusters: int = 6) -> Task:
@@ -48,7 +49,7 @@ def make_baseline(seed: int = 0, **changes: Any) -> Baseline:
         shape = (sum(lengths), HEADS, D_HEAD)
         return Activations(solved, lengths, tuple(rng.normal(size=shape).astype(np.float32) for _ in range(LAYERS)))
 
-    layout = head_layout(LAYERS, HEADS, D_HEAD)
+    layout = changes.pop("layout", head_layout(LAYERS, HEADS, D_HEAD))
     metric = rng.uniform(3, 5, len(task.pairs)).astype(np.float32)
     known = Baseline(
         model="made-up",
@@ -64,6 +65,7 @@ def make_baseline(seed: int = 0, **changes: Any) -> Baseline:
         ablated={kind: rng.normal(size=(LAYERS * HEADS, len(solved))).astype(np.float32) for kind in KINDS},
         z=values(),
         gradient=values(),
+        reading=Reading("unembedding", (1, 2, 5), tuple(_map(group) for group in layout.groups)),
         ceiling=0.9,
         noise={"AVX2": {"one thread": dict.fromkeys(MEASURES, 1e-7)}},
         environment={
@@ -76,6 +78,11 @@ def make_baseline(seed: int = 0, **changes: Any) -> Baseline:
         notes=("noted",),
     )
     return replace(known, **changes)
+
+
+def _map(group: Group) -> np.ndarray:
+    """What each unit of a group writes of three tokens, `[count, 3, width]`."""
+    return np.arange(group.count * 3 * group.width, dtype=np.float32).reshape(group.count, 3, group.width)
 
 
 def with_importance(baseline: Baseline, importance: list[float]) -> Baseline:
@@ -142,6 +149,10 @@ def baselines(draw) -> Baseline:
         shapes = [(sum(kept), group.count, group.width) for group in layout.groups]
         return Activations(part, kept, tuple(draw(arrays(np.float32, shape, elements=FLOATS)) for shape in shapes))
 
+    read = tuple(draw(st.lists(tokens, min_size=1, max_size=2)))
+    maps = tuple(
+        draw(arrays(np.float32, (group.count, len(read), group.width), elements=FLOATS)) for group in layout.groups
+    )
     numbers = arrays(np.float32, len(pairs), elements=FLOATS)
     measured = tuple(sorted(draw(st.sets(st.sampled_from(layout.units), min_size=1))))
     effects = arrays(np.float32, (len(measured), len(solved)), elements=FLOATS)
@@ -159,6 +170,7 @@ def baselines(draw) -> Baseline:
         ablated={kind: draw(effects) for kind in KINDS},
         z=values(),
         gradient=values(),
+        reading=Reading(draw(st.sampled_from(["unembedding", "embedding", "sketch"])), read, maps),
         ceiling=draw(st.none() | SHARES),
         noise=draw(st.dictionaries(words, st.dictionaries(words, changes, max_size=2), max_size=2)),
         environment=draw(st.dictionaries(words, words, max_size=3)),

@@ -13,7 +13,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from circuitcheck.embedded.corpus import build_tokenizer, sentences
-from circuitcheck.tasks.words import COMMON, COUNTRIES, NAMES
+from circuitcheck.tasks.word_lists import COMMON, COUNTRIES, NAMES
 
 BYTES = 256
 START, STOP = "<s>", "</s>"

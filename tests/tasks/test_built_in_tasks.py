@@ -14,7 +14,7 @@ from circuitcheck.core.errors import TaskError
 from circuitcheck.embedded.corpus import sentences
 from circuitcheck.tasks import facts, induction, ioi
 from circuitcheck.tasks.named import BUILT_IN, load_task
-from circuitcheck.tasks.words import COMMON, COUNTRIES, NAMES, OBJECTS, PLACES
+from circuitcheck.tasks.word_lists import COMMON, COUNTRIES, NAMES, OBJECTS, PLACES
 
 FINGERPRINTS = {
     "ioi": "0c1787a0c28e65545f6a7f5ad0f766ac85d7ed06839853cbcb51e21229b8162d",
