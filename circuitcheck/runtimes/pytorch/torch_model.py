@@ -30,11 +30,7 @@ class TorchModel:
         census: what was really loaded; None where nobody looked.
         batch_size: the most rows in one forward pass; 1 where a prompt's logits depend on its batch mates.
         quantity: what is measured of a prompt; `record_reference` and `measure` bind the one that the spec names.
-<<<<<<< HEAD
         proven: module to (kind of unit, length of prompts, metric) for which its hooks were proven; copies of this
-=======
-        proven: module to (kind of unit, length of prompts, metric) for which the hooks were proven on it; copies of this
->>>>>>> wt-tests2
             object share it.
     """
 
