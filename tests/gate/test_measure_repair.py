@@ -5,6 +5,8 @@ from __future__ import annotations
 import micro_model
 import numpy as np
 import pytest
+import tiny_circuits
+import tiny_models
 import torch
 
 from circuitcheck.core.prompts import PromptPair, Task
@@ -88,14 +90,19 @@ def test_head_that_alone_is_damaged_gives_everything_back(reference, baseline):
     assert circuit.units[2].fragility == pytest.approx(circuit.bound.degradation, rel=1e-5)
 
 
-def test_damage_outside_the_heads_is_not_given_back(baseline):
-    candidate = random_micro()
-    candidate.module.unembed.weight.data.mul_(0.5)
-    circuit = measure(candidate, baseline).circuit
+def test_damage_outside_the_heads_is_not_given_back():
+    """The last MLP: no head reads it, and what heads write is the same."""
+    model = tiny_models.tiny_model()
+    recorded = record_reference(model, tiny_circuits.solvable_task(model, 24), SPEC)
+    candidate = tiny_circuits.copy_of(model)
+    candidate.module.gpt_neox.layers[1].mlp.dense_4h_to_h.weight.data.mul_(-1)
+    circuit = measure(candidate, recorded).circuit
     assert circuit.drift_largest.value == 0
+    assert circuit.metric_change.value > 0.1
     assert circuit.repair.diagnosis == "collapse"
-    assert circuit.repair.recovery.value == pytest.approx(0, abs=1e-6)
-    assert circuit.repair.unrepaired.value == pytest.approx(circuit.metric_change.value, rel=1e-6)
+    # The heads get what they had, in other batches: some units in the sixth digit of logits of about 10.
+    assert circuit.repair.recovery.value == pytest.approx(0, abs=1e-4)
+    assert circuit.repair.unrepaired.value == pytest.approx(circuit.metric_change.value, rel=1e-4)
 
 
 def test_recovery_is_defined_with_damage_only(reference, baseline):

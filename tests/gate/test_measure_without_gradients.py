@@ -61,4 +61,5 @@ def test_a_candidate_is_measured_without_a_backward_pass(
     monkeypatch.setattr(torch.autograd.graph, "_engine_run_backward", refuse)
     circuit = measure(candidate, baseline).circuit
     assert circuit is not None
-    assert circuit.drift_largest.value == circuit.metric_change.value == 0
+    assert circuit.metric_change.value == 0
+    assert circuit.drift_largest.value < 1e-6  # its maps are asked what they write, in float32
