@@ -122,7 +122,10 @@ def basis_of(baseline: Recording, written: Written) -> Basis:
         if z > max(CHANGED, CHANGED_TIMES * write)
     ]
     said = replace(written.candidate, groups=baseline.reading.writes(written.moved).groups)
-    left = relative_drift(drift_sums(written.candidate, said)) * (sums.candidate.sum(-1) > 0)
+    left = drift_sums(written.candidate, said).difference.sum(-1)
+    # A pruned unit writes nothing, of which there is no share.
+    size = np.maximum(sums.reference.sum(-1), sums.candidate.sum(-1))
+    unread = np.sqrt(left / np.where(size == 0, 1.0, size))
     return Basis(
         source=written.reading.source,
         tokens=len(written.reading.tokens),
@@ -130,7 +133,7 @@ def basis_of(baseline: Recording, written: Written) -> Basis:
         largest_drift_z=float(values[changed].max(initial=0.0)),
         largest_drift=float(writes[changed].max(initial=0.0)),
         renumbered={layout.label(unit): layout.label(other) for unit, other in written.renumbered.items()},
-        unread=float(left.max(initial=0.0)),
+        unread=float(unread.max(initial=0.0)),
     )
 
 
