@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
-import synthetic
 import tiny_circuits
 import tiny_models
 import torch
@@ -25,6 +25,9 @@ from circuitcheck.runtimes.pytorch.loading.fingerprint import fingerprint_module
 from circuitcheck.runtimes.pytorch.quantizers.rtn import quantize_rtn
 from circuitcheck.runtimes.pytorch.quiet import quiet_quantizers
 from circuitcheck.verdict.limits import Limits
+
+NOT_READ: Any = None
+"""The measurement behind a verdict, which the search does not look at."""
 
 DENSE = "gpt_neox.layers.{}.attention.dense"
 QKV = "gpt_neox.layers.{}.attention.query_key_value"
@@ -49,7 +52,7 @@ def verdict_of(miss: float, word: str | None = None) -> Verdict:
     word = word or ("PASS" if miss <= 0 else "FAIL")
     value = Estimate(1 + miss, 1 + miss, 1 + miss)
     criterion = Judgement("profile_distance", value, "<=", 1.0, "", "PASS" if miss <= 0 else "FAIL", "")
-    return Verdict(synthetic.make_measurement(), word, (criterion,))
+    return Verdict(NOT_READ, word, (criterion,))
 
 
 class Needs:
@@ -124,7 +127,7 @@ def test_inconclusive_is_no_pass(reference, candidate):
 
 
 def test_tasks_that_the_reference_does_not_solve_say_nothing(reference, candidate):
-    unsolved = Verdict(synthetic.make_measurement(), "INCONCLUSIVE", (), "not solved")
+    unsolved = Verdict(NOT_READ, "INCONCLUSIVE", (), "not solved")
     assert find_keep_list(reference, candidate, lambda _: [unsolved, verdict_of(0.0)]).verdict == "PASS"
     with pytest.raises(ConfigurationError, match="solves none"):
         find_keep_list(reference, candidate, lambda _: [unsolved])
