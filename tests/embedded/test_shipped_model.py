@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from circuitcheck.core.prompts import Task
-from circuitcheck.runtimes.pytorch import UNIT_KINDS
 from circuitcheck.embedded.corpus import build_tokenizer
 from circuitcheck.embedded.train import build_model
+from circuitcheck.runtimes.pytorch import UNIT_KINDS
 from circuitcheck.runtimes.pytorch.forward import last_logits
 from circuitcheck.runtimes.pytorch.loading.load import load_model, resolve_directory
 from circuitcheck.tasks.named import BUILT_IN, load_task

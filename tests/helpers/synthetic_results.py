@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import Any
 
 from circuitcheck.core.results import (
+    UNKNOWN,
     Association,
+    Basis,
     BoundAudit,
     Circuit,
     Estimate,
-    Judgement,
     Measurement,
     PerPrompt,
     Ranking,
     Repair,
     UnitMeasure,
     Verdict,
-    Word,
 )
-from circuitcheck.verdict.criteria import BY_NAME, CRITERIA, Criterion
+from circuitcheck.gate.judge import judge
+from circuitcheck.verdict.limits import Limits
 
 KINDS = ("resample", "mean", "zero")
+DRIFT_LIMITS = {"drift_median": 0.2, "drift_largest": 0.8}
+LARGEST = 4.0
+"""The largest importance in a circuit of these, in logits, against which changes count."""
 
 
 def exactly(value: float) -> Estimate:
@@ -41,7 +44,7 @@ def make_head(
         importance_ref=exactly(reference),
         importance_cand=exactly(candidate),
         importance_change=exactly(candidate - reference),
-        profile_change=exactly(candidate / reference - 1 if reference else 0.0),
+        profile_change=UNKNOWN,
         rank_ref=1,
         rank_cand=1,
         drift=0.01,
@@ -52,7 +55,10 @@ def make_head(
         fragility=0.0,
         repair_gain=0.0,
     )
-    return replace(known, **changes)
+    head = replace(known, **changes)
+    change = head.importance_change
+    relative = Estimate(change.value / LARGEST, change.low / LARGEST, change.high / LARGEST)
+    return replace(head, **{"profile_change": relative} | changes)
 
 
 def make_circuit(**changes: Any) -> Circuit:
@@ -83,7 +89,8 @@ def make_circuit(**changes: Any) -> Circuit:
             per_prompt=PerPrompt((0.1,), (0.1,), (0.5,)),
         ),
         associations={kind: Association(exactly(0.1), exactly(0.2), 0.3, 0.4) for kind in KINDS},
-        units=(make_head(0, 0, 4.0, 4.0), make_head(0, 1, 1.0, 1.0)),
+        basis=Basis("unembedding", 64, (), 0.0, 0.0, {}, 0.0),
+        units=(make_head(0, 0, LARGEST, LARGEST), make_head(0, 1, 1.0, 1.0)),
     )
     return replace(known, **changes)
 
@@ -110,34 +117,5 @@ def make_measurement(circuit: Circuit | None = None, **changes: Any) -> Measurem
 
 
 def make_verdict(measurement: Measurement | None = None, **limits: float) -> Verdict:
-    """The measurement against the default limits, but for those given, and what of its units broke."""
-    measurement = measurement or make_measurement()
-    circuit = measurement.circuit
-    if circuit is None:
-        return Verdict(measurement, "INCONCLUSIVE", (), measurement.inconclusive or "")
-    values = [(criterion, criterion.read(circuit)) for criterion in CRITERIA]
-    rows = tuple(
-        _judgement(criterion, value, limits.get(criterion.name, criterion.limit))
-        for criterion, value in values
-        if value is not None
-    )
-    words = {row.verdict for row in rows}
-    word: Word = "FAIL" if "FAIL" in words else "INCONCLUSIVE" if "INCONCLUSIVE" in words else "PASS"
-    swept = [unit for unit in circuit.units if unit.rank_ref is not None]
-    most = limits.get("profile_distance", BY_NAME["profile_distance"].limit)
-    largest = max((abs(unit.importance_ref.value) for unit in swept), default=0.0)
-    broken = tuple(unit.unit for unit in swept if not abs(unit.importance_change.value) <= most * largest)
-    return Verdict(measurement, word, rows, broken=broken)
-
-
-def _judgement(criterion: Criterion, value: Estimate, limit: float) -> Judgement:
-    word: Word = "FAIL"
-    shown = f"{criterion.name} could not be measured: it is not finite"
-    if math.isfinite(value.value + value.low + value.high):
-        keeps = (value.high <= limit, value.low <= limit) if criterion.relation == "<=" else (
-            value.low >= limit, value.high >= limit)  # fmt: skip
-        word = "PASS" if all(keeps) else "INCONCLUSIVE" if any(keeps) else "FAIL"
-        interval = f"{value.value:.4g} [{value.low:.4g}, {value.high:.4g}]"
-        shown = f"{criterion.name} is {interval}, must be {criterion.relation} {limit:g}"
-    message = "" if word == "PASS" else shown
-    return Judgement(criterion.name, value, criterion.relation, limit, criterion.unit, word, message)
+    """The measurement against the default limits; those on drift depend on the precision, and here there is none."""
+    return judge(measurement or make_measurement(), Limits(**DRIFT_LIMITS | limits))

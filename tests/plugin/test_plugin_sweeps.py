@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from circuitcheck.plugin.sizes import parse_bytes
 from gate_runner import Gate
 
-from circuitcheck.core.errors import ConfigurationError
 from circuitcheck.plugin.files import run_document
-from circuitcheck.plugin.settings import Settings
+from circuitcheck.plugin.settings import Settings, parse_bytes
 
 
 def test_a_baseline_of_another_sweep_is_stale(gate: Gate) -> None:
@@ -53,7 +51,7 @@ def test_no_amount_of_memory(gate: Gate, text: str) -> None:
         result = gate.run("--circuit-report")
         assert result.ret == pytest.ExitCode.USAGE_ERROR
         result.stderr.fnmatch_lines([f"*memory is '{text}', but must be an amount such as 800M or 2GB."])
-    with pytest.raises(ConfigurationError, match="such as 800M or 2GB"):
+    with pytest.raises(ValueError, match="such as 800M or 2GB"):
         parse_bytes(text)
 
 
