@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -21,10 +22,11 @@ from circuitcheck.baseline.reviewer_summary import summary
 from circuitcheck.core.activations import Activations
 from circuitcheck.core.errors import BaselineError, CircuitcheckError, StaleBaselineError
 from circuitcheck.core.prompts import PromptPair, Task
+from circuitcheck.core.reading import Reading
 from circuitcheck.core.specification import MeasurementSpec
 from circuitcheck.core.units import Group, Layout
 
-SCHEMA = 3
+SCHEMA = 4
 Arrays = dict[str, NDArray[Any]]
 
 
@@ -37,6 +39,7 @@ def encode(baseline: Recording) -> tuple[bytes, bytes]:
         "model": {"name": baseline.model, **baseline.architecture},
         "task": {"name": baseline.task.name, "clusters": baseline.task.clusters},
         "layout": {"kind": baseline.layout.kind, "groups": [asdict(group) for group in baseline.layout.groups]},
+        "reading": {"source": baseline.reading.source, "tokens": len(baseline.reading.tokens)},
         "spec": baseline.spec.to_json(),
         "fingerprints": baseline.all_fingerprints,
         "ablations": list(baseline.ablated),
@@ -123,6 +126,9 @@ def _arrays(baseline: Recording) -> Arrays:
         "part.lengths": np.array(baseline.z.lengths, np.int32),
     }
     arrays |= {f"metric.{kind}": values for kind, values in baseline.ablated.items()}
+    arrays |= {"reading.tokens": np.array(baseline.reading.tokens, np.int32)}
+    # All blocks of a model are read by one map, which is kept once.
+    arrays |= {f"reading.map.{place:04d}": read for place, read in enumerate(_distinct(baseline.reading.maps))}
     for name, values in (("z", baseline.z), ("gradient", baseline.gradient)):
         arrays |= {f"{name}.{place:04d}": group for place, group in enumerate(values.groups)}
     return {name: np.ascontiguousarray(values) for name, values in sorted(arrays.items())}
@@ -151,12 +157,25 @@ def _fields(content: dict[str, Any], arrays: Arrays) -> dict[str, Any]:
         "ablated": {kind: arrays[f"metric.{kind}"] for kind in content["ablations"]},
         "z": activations("z"),
         "gradient": activations("gradient"),
+        "reading": _reading(content, arrays),
         "ceiling": content["ceiling"],
         "noise": content["noise"],
         "environment": content["environment"],
         "reason": content["reason"],
         "notes": tuple(content["notes"]),
     }
+
+
+def _distinct(maps: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+    """The maps, or the one that all groups share."""
+    return [maps[0]] if all(read is maps[0] for read in maps) else list(maps)
+
+
+def _reading(content: dict[str, Any], arrays: Arrays) -> Reading:
+    maps = tuple(arrays[key] for key in sorted(arrays) if key.startswith("reading.map."))
+    groups = len(content["layout"]["groups"])
+    tokens = tuple(int(token) for token in arrays["reading.tokens"])
+    return Reading(content["reading"]["source"], tokens, maps * groups if len(maps) == 1 else maps)
 
 
 def _task(content: dict[str, Any], arrays: Arrays) -> Task:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from circuitcheck.baseline.noise_floor import Change, Noise, floor_of
 from circuitcheck.core.activations import Activations
 from circuitcheck.core.prompts import Prompts, Task
+from circuitcheck.core.reading import Reading
 from circuitcheck.core.specification import METRICS, MeasurementSpec
 from circuitcheck.core.units import Layout, Unit
 
@@ -35,6 +36,7 @@ class Recording:
         ablated: kind to m with each measured unit ablated, `[measured, solved]`.
         z: values of all units on the first `spec.part` solved prompts.
         gradient: dm/dz at the same places as `z`.
+        reading: how the units are read in logits, whatever basis they keep `z` in.
         ceiling: the reference's own split-half ranking agreement; None where it solves too little.
         noise: how far the reference was seen to move from itself, by instruction set and source.
         environment: versions and instruction set that it was recorded with.
@@ -55,6 +57,7 @@ class Recording:
     ablated: dict[str, FloatArray]
     z: Activations
     gradient: Activations
+    reading: Reading
     ceiling: float | None
     noise: Noise
     environment: dict[str, Any]

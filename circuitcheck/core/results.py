@@ -48,9 +48,10 @@ class UnitMeasure:
             knows that this scale is uncertain, too.
         rank_ref: 1 for the measured unit with the largest |importance| of the reference; None if it was left out.
         rank_cand: the same of the candidate.
-        drift: norm(z_ref - z_cand) / norm(z_ref), dimensionless.
-        drift_answer: the same at the answer position alone.
-        cosine: of z_ref and z_cand.
+        drift: norm(w_ref - w_cand) / norm(w_ref) of what it writes, read in logits, dimensionless.
+        drift_z: the same of its values, in the coordinates that each model keeps them in.
+        drift_answer: as `drift`, at the answer position alone.
+        cosine: of w_ref and w_cand.
         cosine_answer: the same at the answer position alone.
         fragility: mean |g . d|, in logits.
         repair_gain: what the metric changes by when this unit alone gets the reference's z, in logits; NaN where there
@@ -68,6 +69,7 @@ class UnitMeasure:
     rank_ref: int | None
     rank_cand: int | None
     drift: float
+    drift_z: float
     drift_answer: float
     cosine: float
     cosine_answer: float

@@ -16,6 +16,7 @@ from circuitcheck.core.metric import Metric
 from circuitcheck.core.patch import Patch
 from circuitcheck.core.progress import Advance, silent
 from circuitcheck.core.prompts import Prompts
+from circuitcheck.core.reading import Reading
 from circuitcheck.core.units import Layout
 
 
@@ -112,6 +113,15 @@ class Runtime(Protocol):
 
         Raises:
             SiteError: it has none that can be found.
+        """
+
+    def reading(self, kind: str, tokens: Sequence[int], amplitudes: Sequence[float] | None = None) -> Reading:
+        """How its units are read in logits.
+
+        Args:
+            kind: of the units.
+            tokens: rows of the unembedding, by token id.
+            amplitudes: for each group how large its values are, for maps that can only be told by what they do.
         """
 
     def unchanged(self) -> AbstractContextManager[None]:

@@ -43,6 +43,7 @@ def calibrate(
             baseline.spec,
             baseline.measured,
             baseline.z,
+            baseline.reading,
             baseline.metric,
             baseline.solved_prompts,
             baseline.effects(baseline.spec.ablation),

@@ -14,11 +14,12 @@ from circuitcheck.core.progress import Advance, silent
 from circuitcheck.core.results import Circuit, Measurement
 from circuitcheck.core.runtime import Runtime, Work
 from circuitcheck.diagnostics.integrated_gradients import integrated_damage
+from circuitcheck.gate.basis import compare_writes
 from circuitcheck.gate.observation import Observation, part_damage
 from circuitcheck.gate.preference import preference
 from circuitcheck.gate.repair_plan import plan_repair
 from circuitcheck.gate.summarize import summarize
-from circuitcheck.stats.drift import drift_sums, relative_drift
+from circuitcheck.stats.drift import relative_drift
 from circuitcheck.stats.first_order import first_order, fragility
 
 
@@ -78,22 +79,24 @@ def _observe(candidate: Runtime, baseline: Recording, work: Work, *, curves: boo
         candidate.prove(everything, spec.unit)
         z = candidate.activations(baseline.part, spec.unit)
         z = z if spec.positions == "all" else z.answer_position()
-        drift, expected = relative_drift(drift_sums(baseline.z, z)), first_order(baseline.gradient, baseline.z, z)
-        singles = tuple((unit,) for unit in baseline.measured)
+        written = compare_writes(baseline, candidate, z)
+        drift, expected = relative_drift(written.sums()), first_order(baseline.gradient, baseline.z, written.moved)
+        singles = tuple(written.of_candidate((unit,)) for unit in baseline.measured)
         ablated = candidate.patched(solved, Patch(spec.unit, singles, spec.ablation, spec.ablate_at), work)
         _require_finite(candidate, baseline, f"logit differences under {spec.ablation} ablation", ablated)
         damage = part_damage(baseline, metric)
         plan = plan_repair(baseline, drift, fragility(expected), with_orders=curves and damage == "damage")
-        repaired = candidate.patched(baseline.part, Patch(spec.unit, plan.sets, baseline.z), work)
+        sets = tuple(written.of_candidate(units) for units in plan.sets)
+        repaired = candidate.patched(baseline.part, Patch(spec.unit, sets, written.repair_in_place), work)
         _require_finite(candidate, baseline, "logit differences under repair", repaired)
-    return Observation(metric, preferred, ablated, z, expected, damage, plan, repaired)
+    return Observation(metric, preferred, ablated, written, expected, damage, plan, repaired)
 
 
 def _integrated(baseline: Recording, observed: Observation, reference: Runtime | None) -> NDArray[np.float64] | None:
     if reference is None:
         return None
     reference = reference.measured_by(baseline.spec.metric)
-    return integrated_damage(reference, baseline.part, baseline.spec.unit, baseline.z, observed.z)
+    return integrated_damage(reference, baseline.part, baseline.spec.unit, baseline.z, observed.written.moved)
 
 
 def _measurement(

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from circuitcheck.baseline.recording import Recording
-from circuitcheck.core.activations import Activations
 from circuitcheck.core.metric import LOG_PROBABILITY
+from circuitcheck.gate.basis import Written
 from circuitcheck.gate.repair_plan import RepairPlan
 from circuitcheck.gate.sample import part_sample
 from circuitcheck.stats.first_order import FirstOrder
@@ -25,7 +25,7 @@ class Observation:
         metric: m of every solved prompt, `[solved]`.
         preference: what says whether the candidate solves it, above 0 where it does, `[solved]`.
         ablated: m with each measured unit ablated, `[measured, solved]`.
-        z: values of the prompts and positions that the baseline keeps.
+        written: both sides' units on the prompts and positions that the baseline keeps.
         first_order: what the reference's gradient says of the way from its z to this one.
         damage: whether there is anything to repair.
         plan: which sets of units were repaired.
@@ -35,7 +35,7 @@ class Observation:
     metric: NDArray[Any]
     preference: NDArray[Any]
     ablated: NDArray[Any]
-    z: Activations
+    written: Written
     first_order: FirstOrder
     damage: Damage
     plan: RepairPlan

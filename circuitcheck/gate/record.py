@@ -16,6 +16,7 @@ from circuitcheck.core.metric import LOGIT_DIFFERENCE, metric_from_settings
 from circuitcheck.core.patch import Patch
 from circuitcheck.core.progress import Advance, silent
 from circuitcheck.core.prompts import Prompts, Task
+from circuitcheck.core.reading import tokens_to_read
 from circuitcheck.core.runtime import Runtime, Variation, Work
 from circuitcheck.core.specification import ABLATIONS, Ablation, MeasurementSpec
 from circuitcheck.core.units import Unit
@@ -79,11 +80,18 @@ def record_reference(
         z, gradient = (
             _kept(values, spec) for values in (model.activations(part, kind), model.gradient(part, kind, work=work)[1])
         )
+        reading = model.reading(kind, tokens_to_read(model.layout(kind), model.facts.vocabulary, spec.seed))
         _require_finite(model, task, f"{kind}s", *z.groups)
+        _require_finite(model, task, f"writes of {kind}s", *reading.maps)
         _require_finite(model, task, "gradients", *gradient.groups)
         effects = metric[list(solved.index)][None].astype(np.float64) - ablated[spec.ablation]
         tried = model.variations() if sources is None else sources
-        noise = measured_noise(model, spec, measured, z, metric, solved, effects, tried, work) if solved.index else {}
+        noise = (
+            measured_noise(model, spec, measured, z, reading, metric, solved, effects, tried, work)
+            if solved.index
+            else {}
+        )
+    layout = model.layout(kind)
     clusters = [task.pairs[place].cluster for place in solved.index]
     facts = model.facts
     return Baseline(
@@ -92,7 +100,7 @@ def record_reference(
         task=task,
         spec=spec,
         fingerprints=facts.fingerprints,
-        layout=model.layout(kind),
+        layout=layout,
         measured=measured,
         metric=metric,
         counterfactual=counterfactual,
@@ -100,6 +108,7 @@ def record_reference(
         ablated=ablated,
         z=z,
         gradient=gradient,
+        reading=reading,
         # One prompt cannot be halved.
         ceiling=split_half_agreement(effects, clusters, persistence=spec.persistence) if len(solved) > 1 else None,
         noise={facts.environment["instruction_set"]: noise} if noise else {},

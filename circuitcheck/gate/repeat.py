@@ -15,6 +15,7 @@ from circuitcheck.core.errors import ModelError
 from circuitcheck.core.metric import LOG_PROBABILITY
 from circuitcheck.core.patch import Patch
 from circuitcheck.core.prompts import Prompts, Task
+from circuitcheck.core.reading import Reading
 from circuitcheck.core.runtime import Runtime, Variation, Work
 from circuitcheck.core.specification import MeasurementSpec
 from circuitcheck.core.units import Layout, Unit
@@ -28,6 +29,7 @@ def measured_noise(
     spec: MeasurementSpec,
     units: Sequence[Unit],
     z: Activations,
+    reading: Reading,
     metric: NDArray[np.float32],
     solved: Prompts,
     effects: NDArray[Any],
@@ -41,6 +43,7 @@ def measured_noise(
         spec: what is measured.
         units: those whose importances were measured.
         z: the reference's values of some solved prompts.
+        reading: how its units are read.
         metric: the reference's m, `[prompts]`.
         solved: the prompts that count.
         effects: m(clean) - m(unit ablated) of the solved prompts, `[units, solved]`.
@@ -48,7 +51,7 @@ def measured_noise(
         work: budget.
 
     Returns:
-        Variation to the largest `drift` of any unit (relative), `ranking_change` (1 - rank-biased overlap),
+        Variation to the largest `drift` of what any unit writes (relative), `ranking_change` (1 - rank-biased overlap),
         `profile_distance`, and `metric_change` (of the mean over solved prompts, as the criterion has it).
 
     Raises:
@@ -64,7 +67,7 @@ def measured_noise(
         other = (metric_again[list(z.index)][None].astype(np.float64) - ablated).mean(axis=1)
         means = [float(values[list(solved.index)].mean(dtype=np.float64)) for values in (metric, metric_again)]
         change = {
-            "drift": float(relative_drift(drift_sums(z, z_again)).max()),
+            "drift": float(relative_drift(drift_sums(reading.writes(z), reading.writes(z_again))).max()),
             "ranking_change": 1 - rank_biased_overlap(importance, other, persistence=spec.persistence),
             "profile_distance": profile_distance(importance, other),
             "metric_change": _change_of_mean(means[0], means[1], spec.metric),

@@ -14,6 +14,7 @@ from circuitcheck.core.results import UNKNOWN, Association, Circuit, Estimate, R
 from circuitcheck.core.units import Unit
 from circuitcheck.diagnostics.association import associate
 from circuitcheck.diagnostics.bound_audit import audit
+from circuitcheck.gate.basis import coordinates_drift
 from circuitcheck.gate.observation import Observation
 from circuitcheck.gate.repair import mean_change, summarize_repair
 from circuitcheck.gate.sample import Sample, part_sample, solved_sample
@@ -77,7 +78,7 @@ def summarize(baseline: Recording, observed: Observation, integrated: Array | No
     metric_ref = baseline.metric[list(baseline.solved)].astype(np.float64)
     metric_cand = observed.metric.astype(np.float64)
     importances = _importances(baseline, observed, sample)
-    sums = drift_sums(baseline.z, observed.z)
+    sums = observed.written.sums()
     drift, moved = relative_drift(sums), drift_draws(sums, part.weights)
     part_ref, part_cand = baseline.of_part(metric_ref), baseline.of_part(metric_cand)
     return Circuit(
@@ -151,7 +152,9 @@ def _units(
     sample: Sample,
 ) -> tuple[UnitMeasure, ...]:
     drift, cosines = relative_drift(sums), cosine(sums)
-    last = drift_sums(baseline.z.answer_position(), observed.z.answer_position())
+    written = observed.written
+    last = drift_sums(written.reference.answer_position(), written.candidate.answer_position())
+    coordinates = coordinates_drift(baseline, written)
     at_answer, cosines_at_answer = relative_drift(last), cosine(last)
     fragilities, layout = fragility(observed.first_order), baseline.layout
     importance = _importance_of_units(baseline, importances, sample)
@@ -163,6 +166,7 @@ def _units(
             column=layout.column(unit),
             **importance.get(unit, UNMEASURED),
             drift=float(drift[place]),
+            drift_z=float(coordinates[place]),
             drift_answer=float(at_answer[place]),
             cosine=float(cosines[place]),
             cosine_answer=float(cosines_at_answer[place]),

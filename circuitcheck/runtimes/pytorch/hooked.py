@@ -13,6 +13,7 @@ from circuitcheck.core.activations import Activations
 from circuitcheck.core.metric import Metric, as_metric
 from circuitcheck.core.patch import Patch
 from circuitcheck.core.prompts import Prompts
+from circuitcheck.core.reading import Reading
 from circuitcheck.core.runtime import Facts, Replaceable, Runtime, Variation, Work
 from circuitcheck.core.units import Layout
 from circuitcheck.runtimes.pytorch.batching import needs_probe, with_batching
@@ -28,6 +29,7 @@ from circuitcheck.runtimes.pytorch.environment import environment
 from circuitcheck.runtimes.pytorch.ports.ports import layout_of
 from circuitcheck.runtimes.pytorch.ports.proofs import PROBE_PROMPTS, prove
 from circuitcheck.runtimes.pytorch.ports.room import require_room
+from circuitcheck.runtimes.pytorch.reading import reading_of
 from circuitcheck.runtimes.pytorch.torch_model import TorchModel
 from circuitcheck.runtimes.pytorch.transplant import kept_modules, replaceable_modules
 from circuitcheck.runtimes.pytorch.unchanged import unchanged
@@ -87,6 +89,11 @@ class HookedModel(TorchModel):
             SiteError: it has none that can be found.
         """
         return layout_of(self.ports(kind), kind)
+
+    def reading(self, kind: str, tokens: Sequence[int], amplitudes: Sequence[float] | None = None) -> Reading:
+        """How its units are read in logits at some tokens; see `Runtime.reading`."""
+        ports = self.ports(kind)
+        return reading_of(self, ports, tokens, amplitudes or [1.0] * len(ports))
 
     def unchanged(self) -> AbstractContextManager[None]:
         """A block in evaluation mode that leaves the model as it was.

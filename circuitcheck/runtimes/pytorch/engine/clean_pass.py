@@ -122,7 +122,7 @@ def record_clean_pass(model: TorchModel, ids: Tensor) -> CleanPass:
                 handles.append(mlp.register_forward_hook(recorder.read_mlp(site.layer)))
             for handle in handles:
                 stack.callback(handle.remove)
-            stack.enter_context(pre_hook(projection, recorder.read_z(site.layer)))
+            stack.enter_context(pre_hook(projection, recorder.read_z(site.layer), prepend=True))
         # Only what the unembedding is given counts, and the product with a whole vocabulary is not cheap.
         stack.enter_context(shadowed(unembedding(model), lambda x, *_, **__: x))
         try:

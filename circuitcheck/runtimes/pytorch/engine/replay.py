@@ -119,10 +119,7 @@ class Replay:
         def project(*_: Any, **__: Any) -> Any:
             return _outputs(projection(z), outputs)
 
-        # The hook writes z once more, because what stands in front of the projection may have changed it; it did so
-        # before z was recorded as well.
         with (
-            pre_hook(projection, lambda _, arguments: (z, *arguments[1:])),
             edits.in_place(module, edits.in_layer(first), seq=seq),
             shadowed(module.get_submodule(site.attention), project),
         ):
@@ -134,11 +131,11 @@ class Replay:
         site, record, module = self.model.structure.layers[layer], self.clean.layers[layer], self.model.module
         positions = self._positions(layer)
         with ExitStack() as stack:
+            stack.enter_context(edits.in_place(module, edits.in_layer(layer), sets=sets))
             if positions != slice(None):
                 selector = _selector(hidden.shape[:2], positions)
                 for path in filter(None, (site.projection, site.mlp)):
-                    stack.enter_context(pre_hook(module.get_submodule(path), selector))
-            stack.enter_context(edits.in_place(module, edits.in_layer(layer), sets=sets))
+                    stack.enter_context(pre_hook(module.get_submodule(path), selector, prepend=True))
             arguments, keywords = record.call(hidden, prompts, sets)
             output = _first(module.get_submodule(site.path)(*arguments, **keywords))
         return output[:, positions]

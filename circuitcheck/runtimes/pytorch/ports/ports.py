@@ -79,7 +79,10 @@ PORTS: dict[str, Callable[[nn.Module, LayerSite], list[Port]]] = dict(zip(UNIT_K
 def editing(module: nn.Module, port: Port, edit: Edit) -> AbstractContextManager[None]:
     """`edit` sees what passes the port in every forward pass inside the block, and may replace it."""
     part = module.get_submodule(port.module)
-    return pre_hook(part, _on_input(edit)) if port.side == "input" else post_hook(part, _on_output(edit))
+    if port.side == "output":
+        return post_hook(part, _on_output(edit))
+    # In front of whatever a release has put there: a transform of its own is part of the output map.
+    return pre_hook(part, _on_input(edit), prepend=True)
 
 
 @contextmanager

@@ -55,6 +55,7 @@ def prove(model: TorchModel, ids: Tensor, kind: str = "head") -> None:
             or [
                 *_write_back(model, ports, ids),
                 *_ablation_matters(model, ports, ids, kind),
+                *_stands_in_front(model, ports, ids),
                 *_rebuild_output(model, ports, ids, kind),
                 *_readout(model, ids),
             ]
@@ -169,7 +170,7 @@ def _rebuild_output(model: TorchModel, ports: Sequence[Port], ids: Tensor, kind:
         matrix = float_matrix(projection) if port.side == "input" else None
         if matrix is None:
             continue
-        z, output = _input_and_output(model, projection, ids)
+        z, output = _passed(model, port, ids)
         per_unit = matrix.reshape(port.group.count, port.group.width, -1)
         rebuilt = torch.einsum("...hd,hdm->...m", port.split(z.double()), per_unit.double())
         bias = getattr(projection, "bias", None)
@@ -185,25 +186,51 @@ def _rebuild_output(model: TorchModel, ports: Sequence[Port], ids: Tensor, kind:
             yield _failure(port, f"{kind}s rebuild the output", detail)
 
 
+def _stands_in_front(model: TorchModel, ports: Sequence[Port], ids: Tensor) -> Iterator[str]:
+    """What is read is what attention computed: the projection makes of it, once more, what it made in the pass.
+
+    A release may turn or scale a projection's input by a hook of its own. What is read behind that hook would go
+    through it twice here.
+    """
+    for port in ports:
+        if port.side == "output":
+            continue
+        z, output = _passed(model, port, ids)
+        again = model.module.get_submodule(port.module)(z)
+        error, allowed = (again.double() - output.double()).abs().max().item(), _rounding(output, output.dtype)
+        if not error <= allowed:
+            detail = (
+                f"its output cannot be rebuilt from what was read: {error:.3g} off (rounding explains {allowed:.3g})"
+            )
+            yield _failure(port, "z is what attention computed", detail)
+
+
 def float_matrix(projection: nn.Module) -> Tensor | None:
-    """The `[in, out]` matrix of a plain floating-point linear map, or None for anything else."""
+    """The `[in, out]` matrix of a plain floating-point linear map, or None for anything else.
+
+    One with hooks of its own does more to its input than its weight says.
+    """
     weight = plain_weight(projection)
-    if weight is None:
+    if weight is None or projection._forward_pre_hooks or projection._forward_hooks:
         return None
     if isinstance(projection, nn.Linear):
         return weight.detach().T
     return weight.detach() if isinstance(projection, Conv1D) else None
 
 
-def _input_and_output(model: TorchModel, projection: nn.Module, ids: Tensor) -> tuple[Tensor, Tensor]:
-    seen: list[tuple[Tensor, Tensor]] = []
+def _passed(model: TorchModel, port: Port, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """What passes an input port in one pass, and what its module makes of it."""
+    given, made = list[Tensor](), list[Tensor]()
 
-    def read(_: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> None:
-        seen.append((arguments[0].clone(), output.clone()))
+    def read(tensor: Tensor) -> None:
+        given.append(tensor.clone())
 
-    with post_hook(projection, read):
+    with (
+        editing(model.module, port, read),
+        post_hook(model.module.get_submodule(port.module), lambda _, __, output: made.append(output.clone())),
+    ):
         last_logits(model, ids)
-    return seen[0]
+    return given[0], made[0]
 
 
 def _readout(model: TorchModel, ids: Tensor) -> Iterator[str]:

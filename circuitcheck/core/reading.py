@@ -1,0 +1,85 @@
+"""What units write, read in logits: the same in whatever basis a unit happens to keep its values.
+
+A unit's value z acts on the rest of the model only by what its output map writes of it. A release may rotate or scale z
+and turn the map round with it (SpinQuant, QuaRot, AWQ), or rotate the whole residual stream together with everything
+that reads it; what is written, read through the model's own unembedding, stays.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from circuitcheck.core.activations import Activations, FloatArray
+from circuitcheck.core.units import Layout
+
+LEAST_TOKENS, TOKENS_A_NUMBER = 64, 4
+"""Tokens that are read: at least so many, and so many for each number of a unit, from which its value follows."""
+
+NEGLIGIBLE = 1e-3
+"""Directions of a value that write less than this share of what the strongest one does are left as they are."""
+
+Source = Literal["unembedding", "embedding", "sketch"]
+"""What writes are read through; a random sketch does not turn with a rotated residual stream."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Maps from units' values to their direct effect on the logits of some tokens.
+
+    Attributes:
+        source: what they are read through.
+        tokens: the rows of it.
+        maps: for each group `[count, tokens, width]`, float32.
+    """
+
+    source: Source
+    tokens: tuple[int, ...]
+    maps: tuple[FloatArray, ...]
+
+    def writes(self, values: Activations) -> Activations:
+        """What the units write, in logits, for each group `[tokens of the prompts, count, tokens read]`."""
+        return replace(
+            values,
+            groups=tuple(
+                np.einsum("pcw,ctw->pct", group, read, optimize=True)
+                for group, read in zip(values.groups, self.maps, strict=True)
+            ),
+        )
+
+    def moved(self, values: Activations, change: Activations) -> Activations:
+        """The values nearest to `values` that write by `change` more, by least squares; as far as can be read.
+
+        Args:
+            values: of the units of this reading.
+            change: of what they write, in logits.
+        """
+        inverses: dict[int, NDArray[np.float64]] = {}
+        groups = []
+        for group, read, wanted in zip(values.groups, self.maps, change.groups, strict=True):
+            if id(read) not in inverses:  # all blocks of a model are read by one map
+                inverses[id(read)] = np.linalg.pinv(read.astype(np.float64), rcond=NEGLIGIBLE)
+            step = np.einsum("pct,cwt->pcw", wanted, inverses[id(read)], optimize=True)
+            groups.append((group + step).astype(np.float32))
+        return replace(values, groups=tuple(groups))
+
+    def reordered(self, order: tuple[NDArray[np.intp], ...]) -> Reading:
+        """The same with the units of each group in another order."""
+        return replace(self, maps=tuple(read[places] for read, places in zip(self.maps, order, strict=True)))
+
+
+def tokens_to_read(layout: Layout, vocabulary: int | None, seed: int) -> tuple[int, ...]:
+    """Which tokens a reference is read at; in ascending order.
+
+    Args:
+        layout: of the units.
+        vocabulary: how many token ids the model knows; where that is not known, rows of a sketch are numbered.
+        seed: same seed, same tokens.
+    """
+    wanted = max(LEAST_TOKENS, TOKENS_A_NUMBER * max(group.width for group in layout.groups))
+    known = vocabulary or wanted
+    chosen = np.random.default_rng(seed).choice(known, min(wanted, known), replace=False)
+    return tuple(int(token) for token in np.sort(chosen))

@@ -1,0 +1,109 @@
+"""How the units of a model are read in logits: through its own final norm and unembedding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from circuitcheck.core.reading import Reading, Source
+from circuitcheck.runtimes.pytorch.forward import float_rows
+from circuitcheck.runtimes.pytorch.ports.ports import Port
+from circuitcheck.runtimes.pytorch.ports.proofs import float_matrix
+from circuitcheck.runtimes.pytorch.torch_model import TorchModel
+
+ROWS = 256
+"""Rows of an identity that a quantized map is asked at once."""
+
+
+def reading_of(model: TorchModel, ports: Sequence[Port], tokens: Sequence[int], amplitudes: Sequence[float]) -> Reading:
+    """The maps from the values of units to the logits of some tokens, past everything in between.
+
+    Args:
+        model: the model.
+        ports: of the units.
+        tokens: token ids, below the size of the vocabulary.
+        amplitudes: for each group how large its values are, for maps that can only be told by what they do.
+
+    Returns:
+        For each group `W_U[tokens] diag(norm) W_O` of each unit; the rows of W_U are centred where the final norm takes
+        the mean away.
+    """
+    with torch.no_grad():
+        source, rows = _readout(model, torch.tensor(list(tokens), device=model.device), ports[0])
+        shared = rows[None].cpu().numpy()
+        maps = [
+            shared
+            if port.side == "output"
+            else torch.einsum("to,cwo->ctw", rows, _written(model, port, amplitude)).cpu().numpy()
+            for port, amplitude in zip(ports, amplitudes, strict=True)
+        ]
+    return Reading(source, tuple(int(token) for token in tokens), tuple(maps))
+
+
+def _readout(model: TorchModel, tokens: Tensor, port: Port) -> tuple[Source, Tensor]:
+    """What of the residual stream each token's logit is made of, float32 `[tokens, d_model]`."""
+    structure, module = model.structure, model.module
+    if structure.output_layer is not None:
+        scale, is_centred = _final_norm(model)
+        rows = _rows(module.get_submodule(structure.output_layer), tokens, scale)
+        rows = rows * scale
+        return "unembedding", rows - rows.mean(1, keepdim=True) if is_centred else rows
+    table = module.get_submodule(structure.embedding).weight if structure.embedding else None
+    if isinstance(table, Tensor) and table.is_floating_point():
+        return "embedding", table[tokens].float()
+    width = _written(model, port, 1.0).shape[-1] if port.side == "input" else port.group.width
+    sketch = np.random.default_rng(0).standard_normal((int(tokens.max()) + 1, width)).astype(np.float32)
+    return "sketch", torch.from_numpy(sketch).to(tokens.device)[tokens]
+
+
+def _final_norm(model: TorchModel) -> tuple[Tensor | float, bool]:
+    """What the final norm multiplies each number by, `[d_model]`, and whether it takes the mean away first.
+
+    Asked of the norm itself, since some (Gemma's) multiply by one more than their weight.
+    """
+    path = model.structure.final_norm
+    if path is None:
+        return 1.0, False
+    norm = model.module.get_submodule(path)
+    weight = next(iter(norm.parameters()), None)
+    if weight is None:
+        return 1.0, False
+    ones = torch.ones(len(weight), dtype=weight.dtype, device=weight.device)
+    signs = ones.clone()
+    signs[1::2] = -1
+    zero, level, steps = (norm.forward(value[None, None])[0, 0].float() for value in (0 * ones, ones, signs))
+    scale = (steps - zero) / signs.float()
+    return scale, bool((level - zero).abs().max() < 0.01 * scale.abs().max())
+
+
+def _rows(output: nn.Module, tokens: Tensor, scale: Tensor | float) -> Tensor:
+    """Rows of the unembedding, float32 `[tokens, d_model]`."""
+    rows = float_rows(output)
+    if rows is not None and not output._forward_pre_hooks:
+        return rows[0][tokens].float()
+    width = len(scale) if isinstance(scale, Tensor) else int(output.in_features)  # type: ignore[arg-type]
+    return _asked(output, width, 1.0)[:, tokens].T
+
+
+def _written(model: TorchModel, port: Port, amplitude: float) -> Tensor:
+    """What each number of each unit writes, float32 `[count, width, d_model]`."""
+    projection, group = model.module.get_submodule(port.module), port.group
+    matrix = float_matrix(projection)
+    matrix = _asked(projection, group.count * group.width, amplitude) if matrix is None else matrix.float()
+    return matrix.reshape(group.count, group.width, -1)
+
+
+def _asked(module: nn.Module, width: int, amplitude: float) -> Tensor:
+    """The `[in, out]` matrix of a linear map of whatever kind, float32, from what it makes of each single number."""
+    own = next((part for part in module.parameters() if part.is_floating_point() and part.element_size() > 1), None)
+    kind, device = (torch.float32, None) if own is None else (own.dtype, own.device)
+    zero = module(torch.zeros(1, 1, width, dtype=kind, device=device))[0].float()
+    parts = []
+    for start in range(0, width, ROWS):
+        basis = torch.zeros(1, min(ROWS, width - start), width, dtype=kind, device=device)
+        basis[0].diagonal(start).fill_(amplitude)
+        parts.append((module(basis)[0].float() - zero) / amplitude)
+    return torch.cat(parts)
