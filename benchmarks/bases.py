@@ -29,16 +29,15 @@ from detection.anatomy import head_maps
 from detection.bases import KINDS, WIDE_KINDS, change_basis, logits_of
 from detection.detectors import criterion_score
 from detection.lookalikes import LOOK_ALIKES, plant, targets
-from gate_folder import solved_lines
+from detection.rounding import round_to
 from name_recall import write_names
 from tabulate import tabulate
+from tiny_circuits import solvable_task
 from tiny_models import tiny_module
 from torch import nn
 
 from circuitcheck import Baseline, hook_module, judge, load_model, load_task, measure, record_reference
 from circuitcheck.core.errors import CircuitcheckError
-from circuitcheck.core.prompts import PromptPair, Task
-from circuitcheck.runtimes.pytorch.quantizers.rtn import quantize_rtn
 
 VARIABLE = "CIRCUITCHECK_REAL_MODEL"
 TINY = ("llama", "gpt2", "phi3", "mistral", "opt")
@@ -53,6 +52,9 @@ DISGUISES = (
     ("stream rotated", "int4-rtn"),
 )
 """Changes of basis and roundings that a look-alike hides behind."""
+
+SHOWN = (("plain", "f32"), ("8 bits", "int8-rtn"), ("4 bits", "int4-rtn"))
+"""Columns of the table of look-alikes."""
 
 MATERIAL = 0.01
 """Of the largest logit: what a look-alike must move them by, or it is no fault."""
@@ -139,44 +141,16 @@ def subjects(only: Sequence[str], folder: Path) -> Iterator[Subject]:
     for name in TINY:
         if wanted(f"tiny {name}"):
             module = tiny_module(name)
-            recorded = record_reference(hook_module(module, name=name), token_task(module))
-            yield Subject(f"tiny {name}", module, None, recorded)
-
-
-def token_task(module: nn.Module) -> Task:
-    """A task in token ids that a random model solves: the answer is its own favourite."""
-    lines = solved_lines(module, length=6, seed=0)
-    pairs = [
-        PromptPair(
-            tuple(line["clean_ids"]),
-            tuple(line["counterfactual_ids"]),
-            line["answer_id"],
-            line["foil_id"],
-            line["cluster"],
-        )
-        for line in lines
-    ]
-    return Task("tokens", tuple(pairs))
-
-
-def rounded(module: nn.Module, precision: str) -> nn.Module:
-    """Rounds a model in place, as the recipes of that name do."""
-    if precision == "f16":
-        module.half()
-    elif precision != "f32":
-        quantize_rtn(module, hook_module(module).structure, int(precision[3]))
-    return module
+            model = hook_module(module, name=name)
+            yield Subject(f"tiny {name}", module, None, record_reference(model, solvable_task(model, prompts=40)))
 
 
 def gated(subject: Subject, row: Row, module: nn.Module) -> Row:
-    """The row with what the gate says of the module, rounded."""
+    """The row with what the gate says of the module, which it rounds."""
     start = time.perf_counter()
-    model = hook_module(
-        rounded(module, row.precision),
-        tokenizer=subject.tokenizer,
-        name=subject.baseline.model,
-        precision=row.precision,
-    )
+    round_to(module, row.precision)
+    name = subject.baseline.model
+    model = hook_module(module, tokenizer=subject.tokenizer, name=name, precision=row.precision)
     try:
         verdict = judge(measure(model, subject.baseline, curves=False))
     except CircuitcheckError as error:
@@ -255,17 +229,19 @@ def table_of_same(rows: Sequence[Row]) -> str:
                 *("-" if math.isnan(some[0]) else f"{np.median(some):.2f}, {max(some):.2f}" for some in ratios),
             ]
         )
-    headers = ["change", "rounding", "PASS", "INCONCLUSIVE", "FAIL", "profile distance", "drift, median"]
-    return tabulate(lines, [*headers, "drift, largest", "median's ratio", "largest's ratio"], tablefmt="github")
+    headers = ["change", "rounding", "PASS", "INCONCLUSIVE", "FAIL", "profile distance"]
+    headers += ["drift, median", "drift, largest", "median's ratio", "largest's ratio"]
+    return tabulate(lines, headers, tablefmt="github", disable_numparse=True)
 
 
 def table_of_look_alikes(rows: Sequence[Row]) -> str:
-    """Kinds by disguise."""
+    """Kinds, with the smallest use of a limit under each rounding."""
     lines = []
-    for (kind, basis, precision), some in grouped(rows, lambda row: (row.kind, row.basis, row.precision)):
-        lines.append([kind, basis or "-", precision, *counts(some), f"{min(row.used for row in some):.2f}"])
-    headers = ["look-alike", "behind", "rounding", "PASS", "INCONCLUSIVE", "FAIL", "smallest use of a limit"]
-    return tabulate(lines, headers, tablefmt="github")
+    for (kind,), some in grouped(rows, lambda row: (row.kind,)):
+        used = [min(row.used for row in some if row.precision == precision) for _, precision in SHOWN]
+        lines.append([kind, *counts(some), *(f"{value:.3g}" for value in used)])
+    headers = ["look-alike", "PASS", "INCONCLUSIVE", "FAIL", *(f"smallest use, {label}" for label, _ in SHOWN)]
+    return tabulate(lines, headers, tablefmt="github", disable_numparse=True)
 
 
 def grouped(rows: Sequence[Row], key: Callable[[Row], tuple[str, ...]]) -> list[tuple[tuple[str, ...], list[Row]]]:
