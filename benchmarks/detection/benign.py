@@ -1,4 +1,4 @@
-"""Candidates of the embedded model that a gate must pass: only quantized, or the reference once more."""
+"""Candidates of the embedded model that a gate must pass: only quantized, in another basis, or the reference again."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,7 +15,9 @@ from circuitcheck.core.candidates import BITSANDBYTES, EMBEDDED, SAVED, TORCHAO
 from circuitcheck.runtimes.pytorch.hooked import HookedModel
 from circuitcheck.runtimes.pytorch.loading.load import load_model
 from circuitcheck.runtimes.pytorch.quantizers.rtn import quantize_rtn
+from detection.bases import KINDS, change_basis
 from detection.candidate import LabelledCandidate
+from detection.rounding import round_to
 
 GROUPS = (None, 16, 32, 64)
 """Group sizes at 8 bits; None is one scale for each output channel."""
@@ -28,6 +31,8 @@ OTHER_ATTENTION = "sdpa"
 SEEDS_8, SEEDS_4 = 9, 24
 """Stochastic roundings of each group size."""
 
+SEEDS_OF_BASES = 2
+
 BATCHES, THREADS, ORDERS = (1, 2, 5, 16, 32), (1, 2, 3, 4), 10
 
 Options = dict[str, Any]
@@ -35,7 +40,7 @@ Options = dict[str, Any]
 
 def benign() -> list[LabelledCandidate]:
     """All of them; those of torchao and bitsandbytes only where the library is installed."""
-    return [*_reruns(), *_precisions(), *_natives(), *_rounded()]
+    return [*_reruns(), *_precisions(), *_natives(), *_rounded(), *_rewritten()]
 
 
 def _candidate(family: str, variant: str, precision: str, build: Any, **options: Any) -> LabelledCandidate:
@@ -111,3 +116,17 @@ def rounded(bits: int, group_size: int | None = None, seed: int | None = None) -
     model = load_model(EMBEDDED, device="cpu")
     quantize_rtn(model.module, model.structure, bits, group_size=group_size, stochastic_seed=seed)
     return replace(model, precision=f"int{bits}-rtn")
+
+
+def _rewritten() -> Iterator[LabelledCandidate]:
+    """The same computation in other bases: renumbered heads among them."""
+    for kind, seed, precision in product(KINDS, range(SEEDS_OF_BASES), ("f32", "f16", "int8-rtn", "int4-rtn")):
+        yield _candidate(kind, f"{seed}, {precision}", precision, partial(rewritten, kind, seed, precision))
+
+
+def rewritten(kind: str, seed: int, precision: str) -> HookedModel:
+    """The embedded model in another basis, and then rounded."""
+    model = load_model(EMBEDDED, device="cpu")
+    change_basis(model.module, kind, seed)
+    round_to(model.module, precision)
+    return replace(model, precision=precision)

@@ -19,10 +19,12 @@ from torch import nn
 from circuitcheck.baseline.recording import Recording
 from circuitcheck.core.units import Unit
 from circuitcheck.runtimes.pytorch.hooked import HookedModel
-from circuitcheck.runtimes.pytorch.quantizers.rtn import quantize_rtn
 from detection import surgery
+from detection.bases import change_basis
 from detection.candidate import LabelledCandidate
 from detection.healing import Healing, healed
+from detection.lookalikes import LOOK_ALIKES, plant
+from detection.rounding import round_to
 from detection.texts import evaluation_text
 from detection.truth import (
     Shares,
@@ -48,6 +50,9 @@ FACTORS = (0.3, 0.5, 0.7, 1.4, 2.0)
 MEAN_SHARES = (0.3, 0.5, 0.7, 0.9)
 ROTARY_BASES = (3.0, 10.0, 30.0, 100.0, 1e3, 1e5)
 CLAIMS = ("int4-rtn", "int8-rtn")
+DISGUISES = ("heads rotated", "stream rotated")
+"""Changes of basis that a look-alike hides behind."""
+
 
 Edit = Callable[[HookedModel], None]
 
@@ -109,7 +114,7 @@ class Planter:
     def _build(self, edit: Edit, claim: str) -> HookedModel:
         model = replace(self.reference, module=deepcopy(self.reference.module), precision=claim)
         edit(model)
-        quantize_rtn(model.module, model.structure, int(claim[3]))
+        round_to(model.module, claim)
         return model
 
 
@@ -122,7 +127,7 @@ def faults(reference: HookedModel, baselines: Mapping[str, Recording], cache: Pa
         cache: directory in which trained weights are kept and found again.
     """
     planter = Planter(reference, baselines, cache)
-    makers = (pruned, moved, swapped, scaled, coarse, rotary, averaged, unused, minor, controls)
+    makers = (pruned, moved, swapped, scaled, look_alikes, coarse, rotary, averaged, unused, minor, controls)
     return [candidate for maker in makers for candidate in maker(planter)]
 
 
@@ -154,25 +159,18 @@ def moved(planter: Planter) -> Iterator[LabelledCandidate]:
 
 
 def swapped(planter: Planter) -> Iterator[LabelledCandidate]:
-    """Two heads of a layer in each other's place: renumbered, or read wrongly, the latter also healed."""
+    """Two heads of a layer in each other's place, which the output projection reads as before; some healed."""
     heads = circuit_heads(planter.shares)
     rng = random.Random("swapped")
     for number, head in enumerate(heads):
         other = rng.choice([one for one in planter.layer(head[0]) if one != head])
         claim, severity = CLAIMS[number % 2], planter.taken(head, other)
         where = _named([head, other])
-        renumber = renumber_where(head, other)
         miswire = partial(surgery.miswire_heads, one=head, other=other)
-        yield planter.plant("heads renumbered", where, severity, renumber, claim)
         yield planter.plant("heads miswired", where, severity, partial(_edit_module, miswire), claim)
         if number < 3:
             healing = Healing(f"miswired-{where}", miswire, STOPS, seed=200 + number)
             yield from planter.heal("heads miswired, healed", healing, [head, other], CLAIMS[0])
-
-
-def renumber_where(one: Unit, other: Unit) -> Edit:
-    """An edit that swaps two heads of a layer altogether."""
-    return partial(_edit_module, partial(surgery.renumber_heads, one=one, other=other))
 
 
 def scaled(planter: Planter) -> Iterator[LabelledCandidate]:
@@ -182,6 +180,25 @@ def scaled(planter: Planter) -> Iterator[LabelledCandidate]:
             edit = partial(_edit_module, partial(surgery.scale_head, head=head, factor=factor))
             severity = planter.taken(head, part=abs(1 - factor))
             yield planter.plant("head scaled", f"{_named([head])} times {factor:g}", severity, edit, CLAIMS[number % 2])
+
+
+def look_alikes(planter: Planter) -> Iterator[LabelledCandidate]:
+    """Edits of one head that look like a change of basis, behind one."""
+    heads = circuit_heads(planter.shares)
+    rng = random.Random("look-alikes")
+    for number, (name, basis, claim) in enumerate(product(LOOK_ALIKES, DISGUISES, CLAIMS)):
+        head = heads[number % len(heads)]
+        other = rng.choice([one for one in planter.layer(head[0]) if one != head])
+        touched = (head, other) if "swapped" in name else (head,)
+        edit = partial(_edit_module, partial(disguise, name=name, head=head, other=other, basis=basis))
+        severity = planter.taken(*touched, part=LOOK_ALIKES[name].takes)
+        yield planter.plant("look-alike", f"{name} in {_named(touched)}, {basis}", severity, edit, claim)
+
+
+def disguise(module: nn.Module, name: str, head: Unit, other: Unit, basis: str) -> None:
+    """Plants a look-alike and changes the basis of what comes of it."""
+    plant(module, name, head, other)
+    change_basis(module, basis)
 
 
 def coarse(planter: Planter) -> Iterator[LabelledCandidate]:

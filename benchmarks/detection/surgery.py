@@ -29,13 +29,6 @@ def output_columns(module: nn.Module, head: Unit) -> Tensor:
     return attention.dense.weight[:, head[1] * width : (head[1] + 1) * width]  # type: ignore[no-any-return]
 
 
-def input_rows(module: nn.Module, head: Unit) -> tuple[Tensor, Tensor]:
-    """Rows of this head's query, key and value, `[3 * d_head, d_model]`, and their bias, `[3 * d_head]`; views."""
-    attention = layer_of(module, head[0]).attention
-    rows = slice(head[1] * 3 * attention.head_size, (head[1] + 1) * 3 * attention.head_size)
-    return attention.query_key_value.weight[rows], attention.query_key_value.bias[rows]
-
-
 @torch.no_grad()
 def scale_head(module: nn.Module, head: Unit, factor: float) -> None:
     """Multiplies what a head writes; 0 prunes it."""
@@ -55,28 +48,9 @@ def miswire_heads(module: nn.Module, one: Unit, other: Unit) -> None:
     Raises:
         ValueError: the heads are of different layers.
     """
-    _swap(*_of_one_layer(module, one, other))
-
-
-@torch.no_grad()
-def renumber_heads(module: nn.Module, one: Unit, other: Unit) -> None:
-    """Swaps two heads of a layer altogether: the model computes the same, but in other heads.
-
-    Raises:
-        ValueError: the heads are of different layers.
-    """
-    _swap(*_of_one_layer(module, one, other))
-    for here, there in zip(input_rows(module, one), input_rows(module, other), strict=True):
-        _swap(here, there)
-
-
-def _of_one_layer(module: nn.Module, one: Unit, other: Unit) -> tuple[Tensor, Tensor]:
     if one[0] != other[0]:
         raise ValueError(f"heads {one} and {other} are of different layers and cannot be swapped.")
-    return output_columns(module, one), output_columns(module, other)
-
-
-def _swap(here: Tensor, there: Tensor) -> None:
+    here, there = output_columns(module, one), output_columns(module, other)
     kept = here.clone()
     here.copy_(there)
     there.copy_(kept)

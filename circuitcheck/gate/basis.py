@@ -115,7 +115,8 @@ def _compared(read_ref: Reading, z_ref: Activations, read_cand: Reading, z_cand:
     z, writes = (replace(side, groups=(side.groups[0][:, order],)) for side in (z_cand, writes))
     change = writes.groups[0] - reference.groups[0]
     moved = read_ref.moved(z_ref, replace(writes, groups=(change,)))
-    sums, left = drift_sums(reference, writes), drift_sums(writes, read_ref.writes(moved))
+    sums, left = drift_sums(reference, writes), drift_sums(writes, read_ref.writes(moved)).difference.sum(-1)
+    size = np.maximum(sums.reference.sum(-1), sums.candidate.sum(-1))
     return Written(
         reading=reading,
         order=(order,),
@@ -124,7 +125,8 @@ def _compared(read_ref: Reading, z_ref: Activations, read_cand: Reading, z_cand:
         repair=reading.moved(z, replace(writes, groups=(-change,))),
         sums=sums,
         at_answer=drift_sums(reference.answer_position(), writes.answer_position()),
-        unread=np.where(sums.candidate.sum(-1) > 0, relative_drift(left), 0.0),
+        # A unit that neither side lets write anything has no share of it.
+        unread=np.sqrt(left / np.where(size == 0, 1.0, size)),
     )
 
 

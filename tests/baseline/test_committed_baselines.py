@@ -50,4 +50,4 @@ def test_reference_is_competent_and_says_why_it_was_accepted(task):
 def test_baselines_are_small_and_nothing_else_lies_beside_them():
     files = sorted(path.name for path in FOLDER.iterdir())
     assert files == sorted(f"{task}.{ending}" for task in BUILT_IN for ending in ("json", "safetensors"))
-    assert sum(path.stat().st_size for path in FOLDER.iterdir()) <= 8 * MEGABYTE
+    assert sum(path.stat().st_size for path in FOLDER.iterdir()) <= 10 * MEGABYTE

@@ -5,7 +5,7 @@ import pytest
 import torch
 from detection.benign import benign, rounded
 from detection.evaluate import reordered
-from detection.faults import Planter, faults, renumber_where
+from detection.faults import Planter, faults, scaled
 from detection.texts import evaluation_text
 from detection.truth import (
     attention_moved,
@@ -82,6 +82,7 @@ def test_enough_benign_candidates_of_every_kind():
     assert {one.truth for one in candidates} == {"benign"}
     families = Counter(one.family for one in candidates)
     assert {"reference", "f16", "bf16", "int8-sim"} < set(families)
+    assert {"heads rotated", "heads renumbered", "stream rotated", "all together"} < set(families)
     assert sum(family.startswith("int4-rtn g") for family in families) >= 4
 
 
@@ -92,6 +93,9 @@ def test_enough_faults_of_every_kind(reference, baselines, cache):
     assert truths["fault"] >= 100
     assert min(truths[truth] for truth in ("minor", "unused-head", "control")) >= 4
     assert all(bool(one.tasks) == (one.truth == "fault") for one in planted)
+    families = Counter(one.family for one in planted if one.truth == "fault")
+    assert families["look-alike"] >= 20
+    assert "heads renumbered" not in families, "they are the same computation"
     assert not list(cache.iterdir()), "nothing is trained before it is built"
 
 
@@ -103,9 +107,9 @@ def test_a_seed_gives_one_model():
 def test_building_leaves_the_reference_alone(reference, baselines, cache):
     before = fingerprint_module(reference.module)
     planter = Planter(reference, baselines, cache)
-    candidate = planter.plant("swap", "1.0+1.5", planter.taken((1, 0)), renumber_where((1, 0), (1, 5)), "int8-rtn")
+    candidate = next(one for one in scaled(planter) if one.precision == "int8-rtn" and one.truth == "fault")
     model = candidate.build()
-    assert (model.precision, candidate.truth) == ("int8-rtn", "fault")
+    assert model.precision == "int8-rtn"
     assert fingerprint_module(reference.module) == before != fingerprint_module(model.module)
     assert fingerprint_module(candidate.build().module) == fingerprint_module(model.module)
 

@@ -4,9 +4,8 @@ from dataclasses import replace
 import pytest
 import torch
 from detection import surgery
+from detection.anatomy import head_maps
 from detection.texts import evaluation_text
-
-from circuitcheck.runtimes.pytorch.ports.ports import reading
 
 
 @pytest.fixture
@@ -19,14 +18,6 @@ def logits(model):
     return model.module(evaluation_text(8)).logits
 
 
-@torch.no_grad()
-def z_of(model):
-    """Layer to `[rows, seq, heads, d_head]`."""
-    with reading(model.module, model.ports("head")) as z:
-        model.module(evaluation_text(8))
-    return z
-
-
 def test_texts_are_the_same_every_time_and_apart():
     assert evaluation_text(8).shape == (8, 32)
     assert torch.equal(evaluation_text(8), evaluation_text(16)[:8])
@@ -37,10 +28,10 @@ def test_a_pruned_head_writes_nothing(reference, damaged):
     before = logits(damaged)
     assert not torch.equal(before, logits(reference))
     # whatever the silent heads compute, nothing comes of it
-    for head in ((2, 7), (1, 0)):
-        rows, _ = surgery.input_rows(damaged.module, head)
-        with torch.no_grad():
-            rows.mul_(-3)
+    for layer, head in ((2, 7), (1, 0)):
+        maps = head_maps(damaged.module, layer)
+        for parts in (maps.queries, maps.keys, maps.values):
+            parts[head].weight.mul_(-3)
     assert torch.equal(before, logits(damaged))
 
 
@@ -54,15 +45,6 @@ def test_only_that_heads_columns_are_scaled(reference, damaged):
     assert torch.equal(ours[~changed], theirs[~changed])
 
 
-def test_renumbered_heads_compute_the_same_in_each_others_place(reference, damaged):
-    surgery.renumber_heads(damaged.module, (1, 0), (1, 5))
-    # the same sums in another order: float32 rounding of logits of about 20
-    assert torch.allclose(logits(damaged), logits(reference), atol=1e-4)
-    before, after = (z_of(model) for model in (reference, damaged))
-    assert torch.allclose(before[1][:, :, 0], after[1][:, :, 5], atol=1e-5)
-    assert torch.allclose(before[1][:, :, 5], after[1][:, :, 0], atol=1e-5)
-
-
 def test_miswired_heads_do_not(reference, damaged):
     surgery.miswire_heads(damaged.module, (1, 0), (1, 5))
     assert (logits(damaged) - logits(reference)).abs().max() > 1
@@ -72,7 +54,7 @@ def test_miswired_heads_do_not(reference, damaged):
 
 def test_heads_of_two_layers_cannot_be_swapped(damaged):
     with pytest.raises(ValueError, match="different layers"):
-        surgery.renumber_heads(damaged.module, (1, 0), (2, 0))
+        surgery.miswire_heads(damaged.module, (1, 0), (2, 0))
 
 
 def test_a_rounded_projection_has_few_values(damaged):

@@ -180,9 +180,9 @@ def test_few_is_a_fifth_rounded_up(heads, count, expected):
     ],
 )
 def test_no_damage_is_none_to_speak_of_or_below_5_percent(candidate, expected):
-    assert damage(REFERENCE, candidate, WEIGHTS) == expected
+    assert damage(REFERENCE, candidate, WEIGHTS, scale=7.5) == expected
     # A metric that is a log probability is below 0 for everybody.
-    assert damage(REFERENCE - 15, candidate - 15, WEIGHTS) == expected
+    assert damage(REFERENCE - 15, candidate - 15, WEIGHTS, scale=7.5) == expected
 
 
 @pytest.mark.parametrize("bad", [nan, inf])
@@ -191,7 +191,7 @@ def test_what_is_not_finite_is_refused_and_not_called_undamaged(bad):
     broken[0] = bad
     for metrics in ((REFERENCE, broken), (broken, REFERENCE)):
         with pytest.raises(CandidateError, match="metric"):
-            damage(*metrics, WEIGHTS)
+            damage(*metrics, WEIGHTS, scale=7.5)
     with pytest.raises(CandidateError, match="repair"):
         diagnose({"a": [0.0, bad, 0.0, 0.0]}, areas(a=0.1), COUNTS)
 

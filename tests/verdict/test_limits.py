@@ -71,9 +71,10 @@ def test_every_precision_that_can_be_made_has_its_limits_from_fine_to_coarse():
     assert len(KNOWN) == len(set(KNOWN))
     names = ["f32", "f16", "bf16", "8-bit", "int8-sim", "float8", "4-bit", "3-bit", "2-bit"]
     assert list(DRIFT_LIMITS) == names
-    order = [DRIFT_LIMITS[precision][:2] for precision in names]
-    assert order == sorted(order)
-    assert all(median < largest for median, largest in order)
+    limits = [DRIFT_LIMITS[precision] for precision in names]
+    # By the largest: rounding of activations, too, moves few heads further and half of them no further.
+    assert [limit.largest for limit in limits] == sorted(limit.largest for limit in limits)
+    assert all(limit.median < limit.largest for limit in limits)
 
 
 def test_every_level_of_a_census_has_its_limits():
@@ -97,8 +98,8 @@ def test_every_default_is_a_limit_that_something_can_pass_and_something_can_miss
     for name, value in dict(limits_for(precision, "ioi")).items():
         check_overrides({name: value})
         assert math.isfinite(value)
-        # A drift of 1 is as far as z is long; rounding to 3 and 2 bits goes further.
-        assert 0 < value < (4 if name.startswith("drift") else 1), name
+        # A drift of 1 is as far as a write is long; rounding to 3 and 2 bits goes further.
+        assert 0 < value < (6 if name.startswith("drift") else 1), name
 
 
 @pytest.mark.parametrize("task", BUILT_IN)
