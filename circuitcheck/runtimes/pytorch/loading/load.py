@@ -16,7 +16,12 @@ from circuitcheck.runtimes.pytorch.compiled import NOTE as COMPILED_NOTE
 from circuitcheck.runtimes.pytorch.compiled import is_compiled, uncompiled, unwrapped
 from circuitcheck.runtimes.pytorch.environment import resolve_device
 from circuitcheck.runtimes.pytorch.hooked import HookedModel
-from circuitcheck.runtimes.pytorch.loading.claims import claimed_method, require_claim, require_quantized_files
+from circuitcheck.runtimes.pytorch.loading.claims import (
+    claimed_method,
+    plain_notes,
+    require_claim,
+    require_quantized_files,
+)
 from circuitcheck.runtimes.pytorch.loading.find_weights import find_weights, take_census
 from circuitcheck.runtimes.pytorch.loading.fingerprint import (
     fingerprint_directory,
@@ -89,7 +94,9 @@ def load_model(
         name=model_name(source),
         precision=_precision(precision, module, census, content),
         fingerprints={"weights": _fingerprint(found), "tokenizer": fingerprint_tokenizer(tokenizer)},
-        notes=tuple(dict.fromkeys((*notes, *more, *_release_notes(claim, census, content, module)))),
+        notes=tuple(
+            dict.fromkeys((*notes, *more, *plain_notes(found), *_release_notes(claim, census, content, module)))
+        ),
         census=census,
     )
 
