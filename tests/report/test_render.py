@@ -303,7 +303,7 @@ def test_other_specifications_and_modules_to_keep_are_shown_where_they_were_look
 
 def test_a_keep_list_in_vain_says_so_in_one_line():
     keep = KeepList((), "FAIL", 2, "head", "not even with all 35 projections in high precision does it pass (FAIL)")
-    text = render_entries([run_entry(judged()) | {"keep": keep_entry(keep)}])
+    text = render_entries([failed_entry("model", "candidate", "task", "why") | {"keep": keep_entry(keep)}])
     assert "candidate: no keep list: not even with all 35 projections in high precision does it pass (FAIL)\n" in text
     assert "re-measured so" not in text
     assert "torchao" not in text
