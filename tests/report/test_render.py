@@ -299,6 +299,8 @@ def test_other_specifications_and_modules_to_keep_are_shown_where_they_were_look
     assert render_entries([entry, entry | {"task": "other"}]).count("in high precision") == 1, "it is the candidate's"
     assert "candidate: no keep list: why" in render_entries([entry | {"keep": failed_keep_entry("why")}])
     assert '  torchao: modules_to_not_convert=["head", "a.b"]' in text
+    assert '  compressed-tensors: ignore=["head", "a.b"]' in text
+    assert '  bitsandbytes: llm_int8_skip_modules=["head", "a.b"]' in text
 
 
 def test_a_keep_list_in_vain_says_so_in_one_line():
@@ -307,8 +309,6 @@ def test_a_keep_list_in_vain_says_so_in_one_line():
     assert "candidate: no keep list: not even with all 35 projections in high precision does it pass (FAIL)\n" in text
     assert "re-measured so" not in text
     assert "torchao" not in text
-    assert '  compressed-tensors: ignore=["head", "a.b"]' in text
-    assert '  bitsandbytes: llm_int8_skip_modules=["head", "a.b"]' in text
 
 
 # --- strangers' words ---
