@@ -50,7 +50,8 @@ RECIPES: dict[str, Callable[[], list[Any]]] = {
     "spinquant-r1r2-w8a8": lambda: [SpinQuantModifier(rotations=["R1", "R2"]), rounded(8, dynamic=True)],
     "spinquant-r1r2-w4a16": lambda: [SpinQuantModifier(rotations=["R1", "R2"]), rounded(4)],
     "spinquant-centred": lambda: [SpinQuantModifier(rotations=["R1", "R2"]), rounded(8, dynamic=True)],
-    "spinquant-r4": lambda: [SpinQuantModifier(rotations=["R1", "R2", "R4"])],
+    "spinquant-r3": lambda: [SpinQuantModifier(rotations=["R1", "R2", "R3"])],
+    "spinquant-r4": lambda: [SpinQuantModifier(rotations=["R4"], transform_type="random-hadamard")],  # of width 172
     "quip-v": lambda: [QuIPModifier(rotations=["v"])],
     "quip-vu": lambda: [QuIPModifier(rotations=["v", "u"])],
     "quip-vu-w8a8": lambda: [QuIPModifier(rotations=["v", "u"]), rounded(8, dynamic=True)],
