@@ -14,6 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from circuitcheck.core.results import Association, Estimate, Integrated, Verdict
+from circuitcheck.diagnostics.keep_list import KeepList
 from circuitcheck.report.compare import compare
 from circuitcheck.report.document import failed_entry, failed_keep_entry, keep_entry, run_entry
 from circuitcheck.report.escape import INVISIBLE
@@ -322,6 +323,14 @@ def test_other_specifications_and_modules_to_keep_are_shown_where_they_were_look
     assert '  torchao: modules_to_not_convert=["head", "a.b"]' in text
     assert '  compressed-tensors: ignore=["head", "a.b"]' in text
     assert '  bitsandbytes: llm_int8_skip_modules=["head", "a.b"]' in text
+
+
+def test_a_keep_list_in_vain_says_so_in_one_line():
+    keep = KeepList((), "FAIL", 2, "head", "not even with all 35 projections in high precision does it pass (FAIL)")
+    text = render_entries([failed_entry("model", "candidate", "task", "why") | {"keep": keep_entry(keep)}])
+    assert "candidate: no keep list: not even with all 35 projections in high precision does it pass (FAIL)\n" in text
+    assert "re-measured so" not in text
+    assert "torchao" not in text
 
 
 # --- strangers' words ---

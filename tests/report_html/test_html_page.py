@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from html import unescape
@@ -384,3 +385,16 @@ def test_colours_grow_stronger_from_zero_in_luminance_alone(maps, sign):
     for scale in (steps["u"], steps["s"][middle:], steps["s"][middle::-1]):
         values = [sign * luminance(color) for color in scale]
         assert values == sorted(values)
+
+
+def test_a_keep_list_in_vain_is_one_sentence_and_no_recipe(document):
+    changed = copy.deepcopy(document)
+    kept = next(run for run in changed["runs"] if run["keep"])
+    message = "not even with all 35 projections in high precision does it pass (FAIL)"
+    kept["keep"] |= {"modules": [], "verdict": "FAIL", "measured": 2, "message": message}
+    kept["keep"] |= dict.fromkeys(("torchao", "compressed_tensors", "bitsandbytes"), "")
+    changed["runs"] = [kept]
+    text = text_of(render_html(changed))
+    assert f"No set of projections was found that makes the verdict PASS (2 measurements): {message}." in text
+    assert "For torchao" not in text
+    assert "For torchao" in text_of(render_html(document))
