@@ -15,11 +15,11 @@ UNREAD = 0.25
 embedded model's weights to 8 bits puts 0.007 there, and to 4 bits 0.10."""
 
 SOURCES = {
-    "unembedding": "the unembedding",
-    "embedding": "the token embedding",
-    "sketch": "a random sketch",
+    "unembedding": "tokens of the unembedding",
+    "embedding": "tokens of the token embedding",
+    "sketch": "random directions",
 }
-"""What writes are read through, to what it is called."""
+"""What writes are read through, to what is counted of it."""
 
 UNTOLD = {
     "embedding": "This model has no unembedding that could be found: what units write is read through its token "
@@ -36,7 +36,7 @@ def how_read(run: Mapping[str, Any]) -> str:
     if not basis:
         return ""
     source = SOURCES.get(basis["source"], basis["source"])
-    return f"Read in the reference's basis, at {basis['tokens']:,} tokens of {source}."
+    return f"Read in the reference's basis, at {basis['tokens']:,} {source}."
 
 
 def coordinates(run: Mapping[str, Any]) -> list[str]:

@@ -118,7 +118,7 @@ def test_page_always_says_how_it_was_read_and_the_others_only_what_differs() -> 
     assert read in texts["page"]
     assert "basis" not in texts["terminal"].lower()
     assert "basis" not in texts["markdown"].lower()
-    assert how_read(entry(source="sketch", tokens=1024)).endswith("at 1,024 tokens of a random sketch.")
+    assert how_read(entry(source="sketch", tokens=1024)).endswith("at 1,024 random directions.")
 
 
 def test_change_of_basis_is_claimed_up_to_the_limit_of_the_run_and_never_without_one() -> None:

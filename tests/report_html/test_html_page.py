@@ -355,11 +355,12 @@ def test_heads_that_have_not_drifted_are_said_in_the_chart(document):
 
 
 def test_there_is_no_chart_of_nothing():
-    for run in ({}, {"units": [], "repair": None, "bound": None}):
+    for run in ({"unit": "head"}, {"unit": "head", "units": [], "repair": None, "bound": None}):
         assert repair_chart(run, "key") is None
         assert drift_chart(run, "key") is None
         assert bound_chart(run, "key") is None
-    undefined = {"repair": {"curves": {"drift": [{"k": 1, "recovery": {"value": None, "interval": [None, None]}}]}}}
+    nowhere = {"k": 1, "recovery": {"value": None, "interval": [None, None]}}
+    undefined = {"unit": "head", "repair": {"curves": {"drift": [nowhere]}}}
     assert repair_chart(undefined, "key") is None
     assert (
         bound_chart({"bound": {"per_prompt": {"degradation": [0.0], "estimate": [0.0], "bound": [0.0]}}}, "key") is None
