@@ -91,8 +91,8 @@ class Basis:
         largest_drift: the furthest that what these write has moved, relative; likewise.
         renumbered: label of a unit of the reference to that of the candidate's unit which plays its part, where the
             numbers differ.
-        unread: the largest share of a unit's write, of the larger of both sides', that the reference's coordinates
-            cannot say.
+        unread: the largest share of a unit's write that cannot be said in the reference's coordinates; where the
+            reference writes more, a share of that.
     """
 
     source: str

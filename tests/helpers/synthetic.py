@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from synthetic_results import KINDS, exactly, make_basis, make_circuit, make_head, make_measurement
+from synthetic_results import KINDS, exactly, make_circuit, make_head, make_measurement
 
 from circuitcheck.baseline.baseline import Baseline
 from circuitcheck.baseline.noise_floor import MEASURES
