@@ -37,7 +37,7 @@ REPORT_FUNCTIONS = (
     ("circuitcheck.report.annotations", "annotations"),
     ("circuitcheck.report.compare", "load_report"),
     ("circuitcheck.report.compare", "compare"),
-    ("circuitcheck.report.compare", "render_comparison"),
+    ("circuitcheck.report.text", "render_comparison"),
     ("circuitcheck.modelcard.card", "update_card"),
 )
 

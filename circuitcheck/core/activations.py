@@ -35,6 +35,10 @@ class Activations:
         spans = [slice(ends[place] - lengths[place], ends[place]) for place in index]
         return [np.stack([group[span] for span in spans]) for group in self.groups]
 
+    def of_group(self, place: int) -> Activations:
+        """The same of one group alone."""
+        return Activations(self.index, self.lengths, (self.groups[place],))
+
     def answer_position(self) -> Activations:
         """The same prompts with only their last position kept."""
         last = np.cumsum(self.lengths, dtype=np.int64) - 1

@@ -40,6 +40,10 @@ class Reading:
     tokens: tuple[int, ...]
     maps: tuple[FloatArray, ...]
 
+    def of_group(self, place: int) -> Reading:
+        """The same of one group alone."""
+        return replace(self, maps=(self.maps[place],))
+
     def writes(self, values: Activations) -> Activations:
         """What the units write, in logits, for each group `[tokens of the prompts, count, tokens read]`."""
         return replace(
@@ -57,12 +61,12 @@ class Reading:
             values: of the units of this reading.
             change: of what they write, in logits.
         """
-        inverses: dict[int, NDArray[np.float64]] = {}
         groups = []
         for group, read, wanted in zip(values.groups, self.maps, change.groups, strict=True):
-            if id(read) not in inverses:  # all blocks of a model are read by one map
-                inverses[id(read)] = np.linalg.pinv(read.astype(np.float64), rcond=NEGLIGIBLE)
-            step = np.einsum("pct,cwt->pcw", wanted, inverses[id(read)], optimize=True)
+            # By the normal equations, in float64: their matrix is small, and its eigenvalues are squares.
+            double = read.astype(np.float64)
+            inverse = np.linalg.pinv(double.swapaxes(1, 2) @ double, rcond=NEGLIGIBLE**2, hermitian=True)
+            step = np.einsum("pct,ctw,cwv->pcv", wanted, double, inverse, optimize=True)
             groups.append((group + step).astype(np.float32))
         return replace(values, groups=tuple(groups))
 

@@ -54,8 +54,8 @@ class UnitMeasure:
         cosine: of w_ref and w_cand.
         cosine_answer: the same at the answer position alone.
         fragility: mean |g . d|, in logits.
-        repair_gain: what the metric changes by when this unit alone gets the reference's z, in logits; NaN where there
-            is no damage to repair.
+        repair_gain: what the metric changes by when this unit alone gets the reference's write, in logits; NaN where
+            there is no damage to repair.
         importance_ref_by_kind: kind of ablation to the reference's importance under it.
     """
 
@@ -128,7 +128,7 @@ class Area:
 
 @dataclass(frozen=True)
 class Repair:
-    """What putting the reference's z back gives.
+    """What giving units the reference's write gives back.
 
     Attributes:
         diagnosis: `no damage`, `unresolved`, `localized`, `distributed` or `collapse`; `damage` where no curves were

@@ -23,6 +23,11 @@ BUDGET = 200
 HOPELESS = 1e6
 """The shortfall of what is not finite: more than any number of limits missed."""
 
+IN_VAIN = (
+    "not even with all {count} projections in high precision does it pass ({verdict}): the damage lies elsewhere, or "
+    "the residual stream is in another basis, in which the reference's projections do not fit"
+)
+
 
 class Keepable(Runtime, Protocol):
     """A model whose linear maps can be replaced by a reference's."""
@@ -43,36 +48,38 @@ class KeepList:
     """Modules to keep, and what the candidate is then.
 
     Attributes:
-        modules: paths of the linear maps inside the layers to keep; none where the candidate passes as it is, all of
-            them where not even that makes it pass.
-        verdict: measured with exactly these kept.
+        modules: paths of the linear maps inside the layers to keep; none where the candidate passes as it is, or where
+            not even keeping all of them makes it pass.
+        verdict: measured with exactly these kept, or with all of them where that is in vain.
         measured: how many measurements that took.
         output_layer: path of the unembedding; a list of modules to skip replaces the libraries' own, which spares it.
+        message: that keeping is in vain; else empty. There is nothing to write for the libraries then.
     """
 
     modules: tuple[str, ...]
     verdict: Word
     measured: int
     output_layer: str | None = None
+    message: str = ""
 
     @property
     def torchao(self) -> str:
         """The argument of transformers' `TorchAoConfig`."""
-        return f"modules_to_not_convert={self._skipped}"
+        return self._recipe("modules_to_not_convert")
 
     @property
     def compressed_tensors(self) -> str:
         """The argument of `QuantizationConfig`, and of llm-compressor's `QuantizationModifier`."""
-        return f"ignore={self._skipped}"
+        return self._recipe("ignore")
 
     @property
     def bitsandbytes(self) -> str:
         """The argument of transformers' `BitsAndBytesConfig`, at 8 and at 4 bits."""
-        return f"llm_int8_skip_modules={self._skipped}"
+        return self._recipe("llm_int8_skip_modules")
 
-    @property
-    def _skipped(self) -> str:
-        return json.dumps([*([self.output_layer] if self.output_layer else []), *self.modules])
+    def _recipe(self, argument: str) -> str:
+        skipped = [*([self.output_layer] if self.output_layer else []), *self.modules]
+        return "" if self.message else f"{argument}={json.dumps(skipped)}"
 
 
 class _OutOfBudgetError(Exception):
@@ -128,7 +135,7 @@ def find_keep_list(
         budget: the most measurements.
 
     Returns:
-        The list; all modules, with the verdict on that, where not even keeping all of them makes the candidate pass.
+        The list; none, with a message, where not even keeping all of them makes the candidate pass.
 
     Raises:
         ConfigurationError: a budget below 2 measurements, or no task that says anything about the candidate.
@@ -141,8 +148,11 @@ def find_keep_list(
     kept: tuple[str, ...] = ()
     if trials.word(kept) != "PASS":
         kept = replaceable.modules
-        if trials.word(kept) == "PASS":
-            kept = _search(replaceable, trials, budget)
+        verdict = trials.word(kept)
+        if verdict != "PASS":
+            message = IN_VAIN.format(count=len(kept), verdict=verdict)
+            return KeepList((), verdict, len(trials), replaceable.output_layer, message)
+        kept = _search(replaceable, trials, budget)
     return KeepList(kept, trials.word(kept), len(trials), replaceable.output_layer)
 
 

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from circuitcheck.baseline.recording import Recording
-from circuitcheck.core.activations import Activations
+from circuitcheck.core.activations import Activations, require_comparable
 from circuitcheck.core.reading import Reading
 from circuitcheck.core.results import Basis
 from circuitcheck.core.runtime import Runtime
 from circuitcheck.core.units import Unit
-from circuitcheck.stats.drift import DriftSums, drift_sums, relative_drift
+from circuitcheck.stats.drift import DriftSums, drift_sums, joined_sums, relative_drift
 
 CLEARLY = 0.25
 """A unit plays another's part where the squared distance of their writes is below this share of that to its own."""
@@ -31,22 +31,24 @@ class Written:
     """Both sides' units, those of the candidate in the order of the reference's.
 
     Attributes:
-        order: for each group, which of the candidate's units plays the part of each of the reference's.
         reading: how the candidate's units are read.
+        order: for each group, which of the candidate's units plays the part of each of the reference's.
         z: the candidate's values, as it keeps them.
-        reference: what the reference's units write, in logits.
-        candidate: what the candidate's do.
         moved: the reference's values, moved so that they write what the candidate's do.
         repair: the candidate's values, moved so that they write what the reference's do.
+        sums: all that drift and cosine need of what units write.
+        at_answer: the same at the answer position alone.
+        unread: share of each unit's write that cannot be said in the reference's coordinates, `[units]`.
     """
 
-    order: tuple[NDArray[np.intp], ...]
     reading: Reading
+    order: tuple[NDArray[np.intp], ...]
     z: Activations
-    reference: Activations
-    candidate: Activations
     moved: Activations
     repair: Activations
+    sums: DriftSums
+    at_answer: DriftSums
+    unread: NDArray[np.float64]
 
     def of_candidate(self, units: Sequence[Unit]) -> tuple[Unit, ...]:
         """The candidate's own units that play the part of the reference's."""
@@ -68,13 +70,11 @@ class Written:
             if index != other
         }
 
-    def sums(self) -> DriftSums:
-        """All that drift and cosine need of what units write."""
-        return drift_sums(self.reference, self.candidate)
-
 
 def compare_writes(baseline: Recording, candidate: Runtime, z: Activations) -> Written:
     """Reads both sides' units in logits, and finds out which of the candidate's plays which part.
+
+    Group by group, because writes at many tokens are much larger than the values that they are made of.
 
     Args:
         baseline: the reference's side.
@@ -85,25 +85,48 @@ def compare_writes(baseline: Recording, candidate: Runtime, z: Activations) -> W
         CandidateError: values that cannot be compared.
         BaselineError: the reference's values are not finite.
     """
+    require_comparable(baseline.z, z)
     amplitudes = [max(float(np.abs(group).max(initial=0.0)), 1e-6) for group in z.groups]
     reading = candidate.reading(baseline.spec.unit, baseline.reading.tokens, amplitudes)
-    reference, writes = baseline.reading.writes(baseline.z), reading.writes(z)
-    order = tuple(
-        _matched(ours, theirs) for ours, theirs in zip(reference.in_double(), writes.in_double(), strict=True)
-    )
-    reading, z, writes = reading.reordered(order), _reordered(z, order), _reordered(writes, order)
-    change = replace(
-        writes, groups=tuple(theirs - ours for ours, theirs in zip(reference.groups, writes.groups, strict=True))
-    )
-    back = replace(change, groups=tuple(-group for group in change.groups))
+    parts = [
+        _compared(
+            baseline.reading.of_group(place), baseline.z.of_group(place), reading.of_group(place), z.of_group(place)
+        )
+        for place in range(len(z.groups))
+    ]
+    order = tuple(part.order[0] for part in parts)
     return Written(
+        reading=reading.reordered(order),
         order=order,
+        z=replace(z, groups=tuple(part.z.groups[0] for part in parts)),
+        moved=replace(z, groups=tuple(part.moved.groups[0] for part in parts)),
+        repair=replace(z, groups=tuple(part.repair.groups[0] for part in parts)),
+        sums=joined_sums([part.sums for part in parts]),
+        at_answer=joined_sums([part.at_answer for part in parts]),
+        unread=np.concatenate([part.unread for part in parts]),
+    )
+
+
+def _compared(read_ref: Reading, z_ref: Activations, read_cand: Reading, z_cand: Activations) -> Written:
+    """The same of one group."""
+    reference, writes = read_ref.writes(z_ref), read_cand.writes(z_cand)
+    order = _matched(*next(zip(reference.in_double(), writes.in_double(), strict=True)))
+    reading = read_cand.reordered((order,))
+    z, writes = (replace(side, groups=(side.groups[0][:, order],)) for side in (z_cand, writes))
+    change = writes.groups[0] - reference.groups[0]
+    moved = read_ref.moved(z_ref, replace(writes, groups=(change,)))
+    sums, left = drift_sums(reference, writes), drift_sums(writes, read_ref.writes(moved)).difference.sum(-1)
+    size = np.maximum(sums.reference.sum(-1), sums.candidate.sum(-1))
+    return Written(
         reading=reading,
+        order=(order,),
         z=z,
-        reference=reference,
-        candidate=writes,
-        moved=baseline.reading.moved(baseline.z, change),
-        repair=reading.moved(z, back),
+        moved=moved,
+        repair=reading.moved(z, replace(writes, groups=(-change,))),
+        sums=sums,
+        at_answer=drift_sums(reference.answer_position(), writes.answer_position()),
+        # A unit that neither side lets write anything has no share of it.
+        unread=np.sqrt(left / np.where(size == 0, 1.0, size)),
     )
 
 
@@ -114,18 +137,13 @@ def coordinates_drift(baseline: Recording, written: Written) -> NDArray[np.float
 
 def basis_of(baseline: Recording, written: Written) -> Basis:
     """In which coordinates the candidate keeps its units."""
-    layout, sums = baseline.layout, written.sums()
-    values, writes = coordinates_drift(baseline, written), relative_drift(sums)
+    layout = baseline.layout
+    values, writes = coordinates_drift(baseline, written), relative_drift(written.sums)
     changed = [
         place
         for place, (z, write) in enumerate(zip(values, writes, strict=True))
         if z > max(CHANGED, CHANGED_TIMES * write)
     ]
-    said = replace(written.candidate, groups=baseline.reading.writes(written.moved).groups)
-    left = drift_sums(written.candidate, said).difference.sum(-1)
-    # A pruned unit writes nothing, of which there is no share.
-    size = np.maximum(sums.reference.sum(-1), sums.candidate.sum(-1))
-    unread = np.sqrt(left / np.where(size == 0, 1.0, size))
     return Basis(
         source=written.reading.source,
         tokens=len(written.reading.tokens),
@@ -133,7 +151,7 @@ def basis_of(baseline: Recording, written: Written) -> Basis:
         largest_drift_z=float(values[changed].max(initial=0.0)),
         largest_drift=float(writes[changed].max(initial=0.0)),
         renumbered={layout.label(unit): layout.label(other) for unit, other in written.renumbered.items()},
-        unread=float(unread.max(initial=0.0)),
+        unread=float(written.unread.max(initial=0.0)),
     )
 
 
@@ -155,7 +173,3 @@ def _matched(reference: NDArray[np.float64], candidate: NDArray[np.float64]) -> 
     for _ in range(count):  # units that trade places with one that is not clear stay, too; others do not wait for them
         is_clear = is_clear & is_clear[found]
     return np.where(is_clear, found, same)
-
-
-def _reordered(values: Activations, order: tuple[NDArray[np.intp], ...]) -> Activations:
-    return replace(values, groups=tuple(group[:, places] for group, places in zip(values.groups, order, strict=True)))

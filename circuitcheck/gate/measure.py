@@ -34,8 +34,8 @@ def measure(
 ) -> Measurement:
     """Measures a candidate on a baseline's prompts.
 
-    Repair is activation patching (Meng et al. 2022, arXiv:2202.05262) with the reference's z; agreement of rankings is
-    rank-biased overlap (Webber, Moffat and Zobel 2010, doi 10.1145/1852102.1852106). Intervals are at 95 %.
+    Repair is activation patching (Meng et al. 2022, arXiv:2202.05262) with the reference's write; agreement of rankings
+    is rank-biased overlap (Webber, Moffat and Zobel 2010, doi 10.1145/1852102.1852106). Intervals are at 95 %.
 
     Args:
         candidate: the model that is about to be released; it is left as it was found.
@@ -80,7 +80,7 @@ def _observe(candidate: Runtime, baseline: Recording, work: Work, *, curves: boo
         z = candidate.activations(baseline.part, spec.unit)
         z = z if spec.positions == "all" else z.answer_position()
         written = compare_writes(baseline, candidate, z)
-        drift, expected = relative_drift(written.sums()), first_order(baseline.gradient, baseline.z, written.moved)
+        drift, expected = relative_drift(written.sums), first_order(baseline.gradient, baseline.z, written.moved)
         singles = tuple(written.of_candidate((unit,)) for unit in baseline.measured)
         ablated = candidate.patched(solved, Patch(spec.unit, singles, spec.ablation, spec.ablate_at), work)
         _require_finite(candidate, baseline, f"logit differences under {spec.ablation} ablation", ablated)

@@ -24,7 +24,7 @@ DAMAGE_ORDERS = ("importance", "drift", "importance x drift", "fragility")
 def summarize_repair(
     observed: Observation, reference: Array, candidate: Array, part: Sample, metric: str, seed: int
 ) -> Repair:
-    """What putting the reference's z back gives.
+    """What giving units the reference's write gives back.
 
     Args:
         observed: the candidate's side.

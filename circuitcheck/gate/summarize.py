@@ -19,7 +19,7 @@ from circuitcheck.gate.observation import Observation
 from circuitcheck.gate.repair import mean_change, summarize_repair
 from circuitcheck.gate.sample import Sample, part_sample, solved_sample
 from circuitcheck.stats.bootstrap import mean_estimate, share_estimate, weighted_means
-from circuitcheck.stats.drift import DriftSums, cosine, drift_draws, drift_sums, relative_drift
+from circuitcheck.stats.drift import DriftSums, cosine, drift_draws, relative_drift
 from circuitcheck.stats.estimate import estimate
 from circuitcheck.stats.first_order import fragility
 from circuitcheck.stats.ranking import (
@@ -78,7 +78,7 @@ def summarize(baseline: Recording, observed: Observation, integrated: Array | No
     metric_ref = baseline.metric[list(baseline.solved)].astype(np.float64)
     metric_cand = observed.metric.astype(np.float64)
     importances = _importances(baseline, observed, sample)
-    sums = observed.written.sums()
+    sums = observed.written.sums
     drift, moved = relative_drift(sums), drift_draws(sums, part.weights)
     part_ref, part_cand = baseline.of_part(metric_ref), baseline.of_part(metric_cand)
     return Circuit(
@@ -153,9 +153,7 @@ def _units(
     sample: Sample,
 ) -> tuple[UnitMeasure, ...]:
     drift, cosines = relative_drift(sums), cosine(sums)
-    written = observed.written
-    last = drift_sums(written.reference.answer_position(), written.candidate.answer_position())
-    coordinates = coordinates_drift(baseline, written)
+    last, coordinates = observed.written.at_answer, coordinates_drift(baseline, observed.written)
     at_answer, cosines_at_answer = relative_drift(last), cosine(last)
     fragilities, layout = fragility(observed.first_order), baseline.layout
     importance = _importance_of_units(baseline, importances, sample)

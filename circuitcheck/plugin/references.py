@@ -93,9 +93,10 @@ class References:
         return Baseline.load(file)
 
     def _record(self, case: Case, spec: MeasurementSpec, whole: bool) -> Baseline:
+        from circuitcheck.core.metric import metric_from_settings
         from circuitcheck.gate.record import record_reference
 
-        reference = self.models.reference()
+        reference = self.models.reference().measured_by(metric_from_settings(spec.metric))
         self._require_accepted(case, reference)
         options: dict[str, Any] = {} if whole else {"kinds": (spec.ablation,), "sources": ()}
         with self.progress(f"reference on {case.circuit}") as advance:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from circuitcheck.report.compare import comparison_rows
+from circuitcheck.report.coordinates import kept_otherwise
 from circuitcheck.report.escape import code, prose
 from circuitcheck.report.fields import Entry
 from circuitcheck.report.rows import (
@@ -140,7 +141,9 @@ def _sections(document: Mapping[str, Any]) -> list[Section]:
     lines = comparison_rows(document.get("compare"))
     changed = Section("### Since the last release", rows=[((CHANGED, place), line) for place, line in enumerate(lines)])
     tables = [_diagnostic(associations_table(runs)), _diagnostic(audit_table(runs))]
-    return [_grid(runs), _failed(runs), changed, _criteria(runs), _units(runs), *tables, _searches(runs), _notes(runs)]
+    basis, notes = _said_once("### Basis", kept_otherwise(runs)), _said_once("### Notes", noted(runs))
+    units = _units(runs)
+    return [_grid(runs), _failed(runs), changed, _criteria(runs), basis, units, *tables, _searches(runs), notes]
 
 
 def _assembled(opening: str, sections: Sequence[Section], kept: set[tuple[int, int]], closing: str) -> str:
@@ -207,8 +210,9 @@ def _units(runs: Sequence[Entry]) -> Section:
     section.header = f"<details>\n<summary>Importance, drift and fragility</summary>\n\n{head}"
     section.footer = said_of(
         kinds,
-        "\nImportance is the logit difference lost by ablation, with its 95 % interval; fragility is mean "
-        "|gradient × drift|, repair what this unit's reference z gives back, all in logits. ❌ broke.\n\n</details>",
+        "\nImportance is the logit difference lost by ablation, with its 95 % interval; drift is how far what a unit "
+        "writes has moved, read in logits, beside it that of z, its coordinates; fragility is mean |gradient × drift|, "
+        "repair what giving this unit the reference's write gives back, in logits. ❌ broke.\n\n</details>",
     )
     return section
 
@@ -232,12 +236,12 @@ def _searches(runs: Sequence[Entry]) -> Section:
     return section
 
 
-def _notes(runs: Sequence[Entry]) -> Section:
-    section = Section("### Notes")
-    for place, (note, of) in enumerate(noted(runs)):
+def _said_once(heading: str, said: Iterable[tuple[str, Sequence[Entry]]]) -> Section:
+    section = Section(heading)
+    for place, (text, of) in enumerate(said):
         more = f" and {len(of) - 3} more" if len(of) > 3 else ""
         where = f" ({', '.join(map(_case, of[:3]))}{more})" if of else ""
-        section.rows.append(((NOTE, place), f"- {prose(_cut(note))}{where}"))
+        section.rows.append(((NOTE, place), f"- {prose(_cut(text))}{where}"))
     return section
 
 

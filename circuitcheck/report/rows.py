@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,7 +43,7 @@ INTEGRATED = (
 SHARES = ("relative_error", "coverage")
 """Those that are percentages."""
 
-UNIT_HEADINGS = ("importance ref", "importance cand", "rank", "drift", "fragility", "repair")
+UNIT_HEADINGS = ("importance ref", "importance cand", "rank", "drift", "drift of z", "fragility", "repair")
 
 
 @dataclass(frozen=True)
@@ -133,6 +133,7 @@ class UnitRow:
             Cell(number_interval(unit["importance_cand"])),
             Cell("-" if unit["rank_ref"] is None else f"{unit['rank_ref']} -> {unit['rank_cand']}"),
             Cell(number(unit["drift"]), "FAIL" if _has_drifted(self.run, unit) else "PASS"),
+            Cell(number(unit["drift_z"])),
             Cell(number(unit["fragility"])),
             Cell(number(unit["repair_gain"])),
         )
@@ -247,11 +248,20 @@ def searches(runs: Sequence[Entry]) -> list[tuple[Entry, bool, str]]:
 
 def noted(runs: Sequence[Entry]) -> list[tuple[str, list[Entry]]]:
     """Each note with the runs that it is of; none where it is of all of them."""
-    notes: dict[str, list[Entry]] = {}
-    for run in runs:
-        for note in run.get("notes") or ():
-            notes.setdefault(note, []).append(run)
-    return [(note, [] if len(of) == len(runs) else of) for note, of in notes.items()]
+    return of_whom([(note, run) for run in runs for note in run.get("notes") or ()], len(runs))
+
+
+def of_whom(said: Iterable[tuple[str, Entry]], count: int) -> list[tuple[str, list[Entry]]]:
+    """Each text once, with the runs that it is said of; with none where it is said of all.
+
+    Args:
+        said: text and run.
+        count: how many runs there are.
+    """
+    found: dict[str, list[Entry]] = {}
+    for text, run in said:
+        found.setdefault(text, []).append(run)
+    return [(text, [] if len(of) == count else of) for text, of in found.items()]
 
 
 def limit(run: Mapping[str, Any], name: str) -> float | None:

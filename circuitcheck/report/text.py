@@ -10,6 +10,7 @@ from tabulate import tabulate
 
 from circuitcheck.core.results import Verdict
 from circuitcheck.report.compare import comparison_lines
+from circuitcheck.report.coordinates import kept_otherwise
 from circuitcheck.report.document import run_entry
 from circuitcheck.report.escape import plain, plain_lines
 from circuitcheck.report.fields import Entry
@@ -48,7 +49,8 @@ MARKS = {"FAIL": "!", "INCONCLUSIVE": "?", "PASS": ""}
 LEGEND = (
     "! beyond its limit, ? its interval contains the limit, - undefined. Ranking is rank-biased overlap, beside it the "
     "reference's own split-half agreement. Importance is the logit difference lost by ablation, with its 95 % "
-    "interval; fragility is mean |gradient x drift|, repair what this unit's reference z gives back, all in logits. "
+    "interval; drift is how far what a unit writes has moved, read in logits, beside it that of z, its coordinates; "
+    "fragility is mean |gradient x drift|, repair what giving this unit the reference's write gives back, in logits. "
     "A unit marked ! broke: its importance has moved beyond the limit on profile distance, with the whole interval "
     "that holds for all units at once. A drift marked ! is beyond the limit on the largest drift; its cause may lie in "
     "an earlier layer. A unit without a rank was not swept."
@@ -63,6 +65,7 @@ def render(verdicts: Iterable[Verdict]) -> str:
 def render_entries(entries: list[Entry]) -> str:
     """The same, of entries of a report."""
     parts = [_summary(entries), _said((case_of(run), text) for run, text in moved_units(entries))]
+    parts.append(_said_once("basis", kept_otherwise(entries)))
     for kind in kinds_of(entries):
         of_kind = [entry for entry in entries if entry["unit"] == kind]
         for candidate in dict.fromkeys(entry["candidate"] for entry in of_kind):
@@ -71,7 +74,7 @@ def render_entries(entries: list[Entry]) -> str:
     parts += [
         _said((run["candidate"] if is_for_all else case_of(run), text) for run, is_for_all, text in searches(entries)),
         _said((case_of(run), text) for run in entries for text in reasons(run)),
-        _wrapped(f"note: {plain(note)}{_of(runs)}" for note, runs in noted(entries)),
+        _said_once("note", noted(entries)),
         _wrapped([said_of(kinds_of(entries), LEGEND)]),
     ]
     return "\n\n".join(part for part in parts if part)
@@ -101,7 +104,7 @@ def _fragile(candidate: str, entries: list[Entry]) -> str:
         return ""
     title = said_of(entries[0]["unit"], "Most fragile units of ") + plain(candidate)
     if are_still(rows):
-        return f"{title}: none, no z has moved beyond the reference's own noise"
+        return f"{title}: none, what they write has not moved beyond the reference's own noise"
     broken = sum(row.is_broken for row in rows)
     shown = rows[: min(max(FRAGILE_UNITS, broken), BROKEN_UNITS)]
     cells = [[_names(row.run)[1], *(plain(cell.marked(MARKS)) for cell in row.cells)] for row in shown]
@@ -121,6 +124,10 @@ def _titled(table: Table) -> str:
 
 def _said(messages: Iterable[tuple[str, str]]) -> str:
     return _wrapped(f"{plain(name)}: {plain_lines(text)}" for name, text in messages)
+
+
+def _said_once(what: str, said: Iterable[tuple[str, Sequence[Entry]]]) -> str:
+    return _wrapped(f"{what}: {plain(text)}{_of(runs)}" for text, runs in said)
 
 
 def _of(runs: Sequence[Entry]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +26,12 @@ class DriftSums:
     reference: np.ndarray
     candidate: np.ndarray
     dot: np.ndarray
+
+
+def joined_sums(parts: Sequence[DriftSums]) -> DriftSums:
+    """The sums of several groups, one behind the other."""
+    names = ("difference", "reference", "candidate", "dot")
+    return DriftSums(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
 
 def drift_sums(reference: Activations, candidate: Activations) -> DriftSums:

@@ -1,4 +1,4 @@
-"""Drift: no unit's z has moved further than the precision explains."""
+"""Drift: nothing that a unit writes has moved further than the precision explains."""
 
 from __future__ import annotations
 

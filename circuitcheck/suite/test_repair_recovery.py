@@ -1,4 +1,4 @@
-"""Repair recovery: what damage there is lies in the units, so the reference's z undoes it."""
+"""Repair recovery: what damage there is lies in the units, so giving these the reference's write undoes it."""
 
 from __future__ import annotations
 

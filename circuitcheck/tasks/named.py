@@ -19,7 +19,7 @@ ATTEMPTS_PER_PROMPT = 50
 
 
 def load_task(
-    task: str, tokenizer: Any = None, *, prompts: int = PROMPTS, seed: int = SEED, vocabulary: int | None = None
+    task: str | Path, tokenizer: Any = None, *, prompts: int = PROMPTS, seed: int = SEED, vocabulary: int | None = None
 ) -> Task:
     """Loads a built-in task by name, or a JSONL file by path.
 
@@ -33,6 +33,7 @@ def load_task(
     Raises:
         TaskError: an unknown name, a bad file, or a tokenizer in which a built-in task has too few single-token words.
     """
+    task = str(task)
     if task in BUILT_IN:
         if tokenizer is None:
             raise TaskError(

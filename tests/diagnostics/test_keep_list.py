@@ -99,7 +99,7 @@ def test_exactly_what_is_needed_is_found_and_was_measured(reference, candidate, 
     judge_candidate = Needs(reference, needed)
     keep = find_keep_list(reference, candidate, judge_candidate)
     assert set(keep.modules) == set(needed)
-    assert keep.verdict == "PASS"
+    assert (keep.verdict, keep.message) == ("PASS", "")
     assert set(needed) in judge_candidate.calls
     assert keep.measured == len(judge_candidate.calls)
     # Once as it is, once with everything, once for each module, a bisection of eight and up to eight attempts to drop.
@@ -116,14 +116,19 @@ def test_candidate_that_passes_keeps_nothing(reference, candidate):
     assert find_keep_list(reference, candidate, Needs(reference, {})) == KeepList((), "PASS", 1, "lm_head")
 
 
-def test_fault_elsewhere_is_said_by_a_list_of_everything_that_does_not_pass(reference, candidate):
+def test_fault_elsewhere_is_said_and_nothing_is_to_be_written(reference, candidate):
     keep = find_keep_list(reference, candidate, lambda _: [verdict_of(1.0)])
-    assert (keep.modules, keep.verdict, keep.measured) == (ALL, "FAIL", 2)
+    assert (keep.modules, keep.verdict, keep.measured) == ((), "FAIL", 2)
+    assert keep.message.startswith(
+        "not even with all 8 projections in high precision does it pass (FAIL): the damage lies elsewhere"
+    )
+    assert {keep.torchao, keep.compressed_tensors, keep.bitsandbytes} == {""}
 
 
 def test_inconclusive_is_no_pass(reference, candidate):
     keep = find_keep_list(reference, candidate, lambda _: [verdict_of(0.0), verdict_of(0.0, "INCONCLUSIVE")])
-    assert keep.verdict == "INCONCLUSIVE"
+    assert (keep.modules, keep.verdict) == ((), "INCONCLUSIVE")
+    assert "does it pass (INCONCLUSIVE)" in keep.message
 
 
 def test_tasks_that_the_reference_does_not_solve_say_nothing(reference, candidate):

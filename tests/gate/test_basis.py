@@ -104,7 +104,7 @@ class TestByHand:
     def test_a_unit_that_is_scaled_and_read_back_has_not_changed(self):
         half = (np.array(FIRST) / 2).tolist()
         written = self.compared(one_position([6, 8], [5, 6]), [half, SECOND])
-        assert relative_drift(written.sums()).tolist() == [0, 0]
+        assert relative_drift(written.sums).tolist() == [0, 0]
         assert coordinates_drift(self.baseline, written).tolist() == [1, 0]
         basis = basis_of(self.baseline, written)
         assert (basis.changed, basis.largest_drift_z, basis.largest_drift) == (("0.0",), 1, 0)
@@ -112,14 +112,14 @@ class TestByHand:
 
     def test_a_unit_that_is_scaled_alone_has(self):
         written = self.compared(one_position([6, 8], [5, 6]), [FIRST, SECOND])
-        assert relative_drift(written.sums()).tolist() == [1, 0]
+        assert relative_drift(written.sums).tolist() == [1, 0]
         assert np.allclose(written.moved.groups[0], [[[6, 8], [5, 6]]], atol=FLOAT32)
         assert np.allclose(written.repair.groups[0], [[[3, 4], [5, 6]]], atol=FLOAT32)
         assert basis_of(self.baseline, written).changed == ()
 
     def test_a_pruned_unit_has_lost_all_that_it_wrote(self):
         written = self.compared(one_position([3, 4], [5, 6]), [np.zeros((3, 2)), SECOND])
-        assert relative_drift(written.sums()).tolist() == [1, 0]
+        assert relative_drift(written.sums).tolist() == [1, 0]
         assert np.allclose(written.moved.groups[0], [[[0, 0], [5, 6]]], atol=FLOAT32)
         assert written.repair.groups[0].tolist() == [[[3, 4], [5, 6]]]  # no value gives it back
         assert basis_of(self.baseline, written).unread < FLOAT32
@@ -135,7 +135,7 @@ class TestByHand:
         written = self.compared(one_position([5, 6], [1.5, 2]), [SECOND, FIRST])
         assert [places.tolist() for places in written.order] == [[1, 0]]
         assert written.renumbered == {(0, 0): (0, 1), (0, 1): (0, 0)}
-        assert relative_drift(written.sums()).tolist() == [0.5, 0]
+        assert relative_drift(written.sums).tolist() == [0.5, 0]
         assert written.z.groups[0].tolist() == [[[1.5, 2], [5, 6]]]
         assert np.allclose(written.repair.groups[0], [[[3, 4], [5, 6]]], atol=FLOAT32)
         assert np.allclose(written.repair_in_place.groups[0], [[[5, 6], [3, 4]]], atol=FLOAT32)
@@ -177,7 +177,7 @@ def test_no_invertible_map_inside_units_and_no_order_of_them_is_a_change(seed, c
     written = compare_writes(baseline, Read(*read), values(*theirs))
     for found, planted in zip(written.order, order, strict=True):
         assert planted[found].tolist() == list(range(count))
-    assert relative_drift(written.sums()).max() < FLOAT32
+    assert relative_drift(written.sums).max() < FLOAT32
     assert coordinates_drift(baseline, written).min() > 0.1
     for ours, moved in zip(baseline.z.groups, written.moved.groups, strict=True):
         assert np.abs(moved - ours).max() < FITTED

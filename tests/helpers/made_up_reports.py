@@ -17,6 +17,16 @@ CRITERIA = (
     ("unrepaired", 0.01, 0.1, "<=", "relative to the reference's metric"),
 )
 
+BASIS: dict[str, Any] = {
+    "source": "unembedding",
+    "tokens": 64,
+    "changed": [],
+    "largest_drift_z": 0.0,
+    "largest_drift": 0.0,
+    "renumbered": {},
+    "unread": 0.001,
+}
+
 
 def made_up_report(
     layers: int = 2,
@@ -75,6 +85,7 @@ def unmeasured_run(candidate: str, task: str, message: str) -> dict[str, Any]:
                 "bound",
                 "ranking",
                 "associations",
+                "basis",
             ),
             *("metric_ref", "metric_cand", "census", "batch_size", "noise", "multiverse", "keep"),
         )
@@ -143,6 +154,7 @@ def _run(candidate: str, task: str, layers: int, heads: int, seed: int, word: st
             }
             for kind in ("resample", "mean", "zero")
         },
+        "basis": dict(BASIS),
         "noise_floor": {"drift": 1e-7, "metric_change": 1e-7, "profile_distance": 1e-7, "ranking_change": 0.0},
         "noise": None,
         "census": None,
@@ -181,6 +193,7 @@ def _units(
             "rank_ref": int(ranks[place]),
             "rank_cand": int(ranks[place]),
             "drift": float(drift[place]),
+            "drift_z": float(drift[place]),
             "drift_answer": float(drift[place]),
             "cosine": 1.0,
             "cosine_answer": 1.0,

@@ -100,6 +100,30 @@ def save_compressed(preset: str, form: str) -> Callable[[Path, Path], Path]:
     return save
 
 
+def save_transformed(reference: Path, directory: Path, *groups: tuple[str, str, str, str, bool]) -> Path:
+    """Through compressed-tensors, as llm-compressor does: its transforms, and a config that quantizes nothing.
+
+    Args:
+        reference: a directory in float32.
+        directory: where the release goes.
+        groups: name, module it is applied to, location, width of a block (of a head, or `""`) and whether it is the
+            inverse; those of one name share a matrix.
+    """
+    from compressed_tensors.compressors import ModelCompressor
+    from compressed_tensors.transform import TransformArgs, TransformConfig, TransformScheme, apply_transform_config
+
+    module = load_float(reference, dtype=torch.float32)
+    schemes: dict[str, TransformScheme] = {}
+    for name, target, location, width, inverse in groups:
+        scheme = schemes.setdefault(name, TransformScheme(type="hadamard", head_dim=width or None, apply=[]))
+        scheme.apply.append(TransformArgs(targets=[target], location=location, inverse=inverse))
+    with torch.no_grad():
+        apply_transform_config(module, TransformConfig(config_groups=schemes))
+    module.save_pretrained(directory)
+    ModelCompressor.from_pretrained_model(module).update_config(directory)
+    return directory
+
+
 def name_unembedding(directory: Path, name: str) -> None:
     """Transformers saves GPT-NeoX's unembedding under its old name, also in this list, and looks for the new one."""
     file = directory / "config.json"

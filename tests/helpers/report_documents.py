@@ -20,6 +20,16 @@ UNITS = {
     "recovery": (">=", 0.5, "share of the damage"),
 }
 
+BASIS: dict[str, Any] = {
+    "source": "unembedding",
+    "tokens": 64,
+    "changed": [],
+    "largest_drift_z": 0.0,
+    "largest_drift": 0.0,
+    "renumbered": {},
+    "unread": 0.001,
+}
+
 
 def make_document(
     layers: int = 4,
@@ -112,6 +122,7 @@ def make_run(
             }
             for kind in ABLATIONS
         },
+        "basis": dict(BASIS),
         "census": make_census(damaged),
         "batch_size": 1 if damaged else None,
         "noise_floor": {"drift": 4e-7, "metric_change": 9e-7, "profile_distance": 4e-7, "ranking_change": 0.0},
@@ -156,7 +167,7 @@ def make_unit(
         head[f"importance_{name}"] = {"value": rounded(value), "interval": rounded([value - 0.0713, value + 0.0829])}
     rank = int((np.abs(importance) > abs(reference)).sum()) + 1
     head |= {"rank_ref": rank, "rank_cand": rank}
-    for name in ("drift", "drift_answer"):
+    for name in ("drift", "drift_z", "drift_answer"):
         head[name] = rounded(float(drift[place]))
     head |= {"cosine": 0.998765, "cosine_answer": 0.997654}
     head["fragility"] = rounded(abs(float(rng.normal(0, 0.05))))

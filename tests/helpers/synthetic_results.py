@@ -61,6 +61,20 @@ def make_head(
     return replace(head, **{"profile_change": relative} | changes)
 
 
+def make_basis(**changes: Any) -> Basis:
+    """That of a candidate which keeps its units as the reference does."""
+    known = Basis(
+        source="unembedding",
+        tokens=64,
+        changed=(),
+        largest_drift_z=0.0,
+        largest_drift=0.0,
+        renumbered={},
+        unread=0.001,
+    )
+    return replace(known, **changes)
+
+
 def make_circuit(**changes: Any) -> Circuit:
     """A circuit that passes every default limit of an unknown precision, with room."""
     known = Circuit(
@@ -89,7 +103,7 @@ def make_circuit(**changes: Any) -> Circuit:
             per_prompt=PerPrompt((0.1,), (0.1,), (0.5,)),
         ),
         associations={kind: Association(exactly(0.1), exactly(0.2), 0.3, 0.4) for kind in KINDS},
-        basis=Basis("unembedding", 64, (), 0.0, 0.0, {}, 0.0),
+        basis=make_basis(),
         units=(make_head(0, 0, LARGEST, LARGEST), make_head(0, 1, 1.0, 1.0)),
     )
     return replace(known, **changes)

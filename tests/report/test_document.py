@@ -65,6 +65,7 @@ def damaged(**changes: Any) -> Any:
             areas={"drift": Area(0.7, Estimate(0.2, 0.1, 0.3))},
         ),
         bound=replace(quiet.bound, integrated=Integrated(0.1, 0.02)),
+        basis=synthetic.make_basis(renumbered={"0.0": "0.1", "0.1": "0.0"}),
     )
     dense = WeightKind("Linear", "float16", 16.0, 24, 1_179_648)
     known = {
@@ -274,6 +275,7 @@ def test_every_key_of_a_real_report_is_documented(real):
         r"^(runs\[\]\.noise\.sources)\.[^.\[]+": r"\1.<name>",
         r"^(runs\[\]\.noise\.sources\.<name>)\.[^.\[]+": r"\1.<measure>",
         r"^(runs\[\]\.associations|runs\[\]\.units\[\]\.importance_ref_by_kind)\.[^.\[]+": r"\1.<kind>",
+        r"^(runs\[\]\.basis\.renumbered)\..+": r"\1.<unit>",
         r"^(runs\[\]\.environment)\..+": r"\1",
         r"^(compare\.(?:old|removed|runs\[\]\.(?:criteria|units)))(?:\[\])?\..+": r"\1",
     }

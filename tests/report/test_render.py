@@ -14,6 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from circuitcheck.core.results import Association, Estimate, Integrated, Verdict
+from circuitcheck.diagnostics.keep_list import KeepList
 from circuitcheck.report.compare import compare
 from circuitcheck.report.document import failed_entry, failed_keep_entry, keep_entry, run_entry
 from circuitcheck.report.escape import INVISIBLE
@@ -31,7 +32,17 @@ COLUMNS = (
     "diagnosis",
     "verdict",
 )
-HEAD_COLUMNS = ["task", "head", "importance ref", "importance cand", "rank", "drift", "fragility", "repair"]
+HEAD_COLUMNS = [
+    "task",
+    "head",
+    "importance ref",
+    "importance cand",
+    "rank",
+    "drift",
+    "drift of z",
+    "fragility",
+    "repair",
+]
 EXACT = synthetic.exactly
 KEEP: Any = SimpleNamespace(
     modules=("a.b",),
@@ -53,7 +64,7 @@ def judged(heads=None, measurement=None, **changes) -> Verdict:
 def head_rows(text: str) -> list[list[str]]:
     """Cells of the heads' tables; two spaces part cells."""
     rows = [re.split(r"\s{2,}", line.strip()) for line in text.splitlines()]
-    return [row for row in rows if len(row) == 8 and re.fullmatch(r"\d+\.\d+!?", row[1])]
+    return [row for row in rows if len(row) == 9 and re.fullmatch(r"\d+\.\d+!?", row[1])]
 
 
 def broken_heads():
@@ -119,7 +130,17 @@ def test_broken_head_is_marked_and_comes_first_however_small_its_fragility():
     rows = head_rows(render([moved(broken_heads())]))
     assert [row[1] for row in rows] == ["1.3!", *(f"0.{number}" for number in range(11, 4, -1))]
     assert rows[0] == [
-        *("synthetic", "1.3!", "4.000 [4.000, 4.000]", "0.500 [0.500, 0.500]", "1 -> 13", "0.010", "0.000", "0.000")
+        *(
+            "synthetic",
+            "1.3!",
+            "4.000 [4.000, 4.000]",
+            "0.500 [0.500, 0.500]",
+            "1 -> 13",
+            "0.010",
+            "0.010",
+            "0.000",
+            "0.000",
+        )
     ]
 
 
@@ -192,7 +213,7 @@ def test_head_that_a_screened_sweep_left_out_is_neither_broken_nor_hidden():
         synthetic.make_head(0, 1, **unknown, rank_ref=None, rank_cand=None, fragility=1.0),
     ]
     rows = head_rows(render([judged(heads)]))
-    assert rows[0] == ["synthetic", "0.1", "- [-, -]", "- [-, -]", "-", "0.010", "1.000", "0.000"]
+    assert rows[0] == ["synthetic", "0.1", "- [-, -]", "- [-, -]", "-", "0.010", "0.010", "1.000", "0.000"]
 
 
 def test_candidates_have_tables_of_their_own_in_which_tasks_are_mixed_by_fragility():
@@ -201,14 +222,16 @@ def test_candidates_have_tables_of_their_own_in_which_tasks_are_mixed_by_fragili
         return judged(heads, {"candidate": candidate, "task": task})
 
     text = render([case("a", "one", 0.25), case("a", "two", 0.5), case("b", "one", 0.75)])
-    assert [(row[0], row[6]) for row in head_rows(text)] == [("two", "0.500"), ("one", "0.250"), ("one", "0.750")]
+    assert [(row[0], row[7]) for row in head_rows(text)] == [("two", "0.500"), ("one", "0.250"), ("one", "0.750")]
     assert text.index("Most fragile heads of a\n") < text.index("Most fragile heads of b\n")
 
 
 def test_candidate_that_equals_the_reference_has_no_table():
     heads = [synthetic.make_head(0, 0, drift=0.0), synthetic.make_head(0, 1, drift=1e-8)]
     text = render([judged(heads)])
-    assert "Most fragile heads of candidate: none, no z has moved beyond the reference's own noise" in text
+    assert (
+        "Most fragile heads of candidate: none, what they write has not moved beyond the reference's own noise" in text
+    )
     assert head_rows(text) == []
 
 
@@ -302,6 +325,14 @@ def test_other_specifications_and_modules_to_keep_are_shown_where_they_were_look
     assert '  bitsandbytes: llm_int8_skip_modules=["head", "a.b"]' in text
 
 
+def test_a_keep_list_in_vain_says_so_in_one_line():
+    keep = KeepList((), "FAIL", 2, "head", "not even with all 35 projections in high precision does it pass (FAIL)")
+    text = render_entries([failed_entry("model", "candidate", "task", "why") | {"keep": keep_entry(keep)}])
+    assert "candidate: no keep list: not even with all 35 projections in high precision does it pass (FAIL)\n" in text
+    assert "re-measured so" not in text
+    assert "torchao" not in text
+
+
 # --- strangers' words ---
 
 
@@ -338,11 +369,11 @@ def test_units_are_called_what_they_are():
     text = render([block])
     assert "candidate-unit-tests-block: BROKEN BLOCKS mlp 3 (4.000 -> 0.000)" in text
     assert "Most fragile blocks of candidate, broken ones first" in text
-    assert "A block marked ! broke" in text
+    assert "A block marked ! broke" in text.replace("\n    ", " ")
     assert not re.search("head|unit(?!-)", text)
     mixed = render([block, judged()])
     assert "Most fragile heads of candidate\n" in mixed
-    assert "A unit marked ! broke" in mixed
+    assert "A unit marked ! broke" in mixed.replace("\n    ", " ")
 
 
 # --- notes, legend, width ---
@@ -373,6 +404,9 @@ def test_every_mark_is_explained():
         assert part in legend
 
 
+BASIS = synthetic.make_basis(
+    source="sketch", changed=("127.127",), largest_drift_z=1e12, renumbered={"1" * 40: "2" * 40}, unread=1e12
+)
 names = st.text(st.characters(codec="ascii", categories=["L", "N", "P", "Zs"]), min_size=1, max_size=80)
 numbers = st.floats(-1e12, 1e12) | st.floats(allow_nan=True, allow_infinity=True)
 
@@ -391,6 +425,7 @@ def test_no_line_is_wider_than_the_terminal(candidate, task, message, values):
         rank_ref=16384,
         rank_cand=16384,
         drift=three,
+        drift_z=six,
         fragility=four,
         repair_gain=five,
         importance_change=Estimate(six, seven, eight),
@@ -401,6 +436,8 @@ def test_no_line_is_wider_than_the_terminal(candidate, task, message, values):
             {"candidate": candidate, "task": task, "notes": (message,)},
             metric_change=Estimate(one, two, three),
             drift_median=Estimate(four, five, six),
+            drift_largest=EXACT(seven),
+            basis=BASIS,
             profile_distance=Estimate(seven, eight, one),
             repair=replace(synthetic.make_circuit().repair, recovery=EXACT(two), diagnosis="distributed"),
             associations={kind: Association(EXACT(rho[0]), Estimate(*rho[1:4]), *rho[4:6]) for kind in "abc"},

@@ -179,6 +179,7 @@ def test_hostile_names_run_nothing(visit: Any, tmp_path: Path) -> None:
         run |= {"notes": [hostile], "message": hostile, "broken": [hostile]}
         run["units"][0]["unit"] = hostile
         run["criteria"][0]["message"] = run["repair"]["diagnosis"] = hostile
+        run["basis"] |= {"renumbered": {hostile: hostile}, "source": hostile}
         run["census"]["claim"] = run["census"]["before"][0]["module"] = hostile
     file = tmp_path / "report.html"
     file.write_text(render_html(document), encoding="utf-8")

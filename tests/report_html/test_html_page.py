@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from html import unescape
@@ -31,6 +32,7 @@ EMPTY = (
     "bound",
     "ranking",
     "associations",
+    "basis",
     "census",
     "noise",
     "multiverse",
@@ -178,7 +180,7 @@ def test_criteria_are_called_as_in_their_table_and_speak_of_the_kind_of_unit(doc
         assert f"{criterion.label.capitalize()} {criterion.explanation.replace('unit', 'head')}" in said
     runs = [run | {"unit": "block"} for run in document["runs"]]
     said = text_of(render_html({**document, "runs": runs}))
-    assert "how far the z of the median block moved" in said
+    assert "how far what the median block writes has moved" in said
     assert "ioi (blocks)" in said
     assert "Are important blocks more fragile?" in said
     assert "the importance of block " in said
@@ -335,7 +337,7 @@ def test_repair_chart_shows_the_informed_orders_over_the_random_band(document):
 
 def test_small_numbers_at_the_axes_keep_their_digits(document):
     run = json.loads(json.dumps(document["runs"][0]))
-    for place, head in enumerate(run["heads"]):
+    for place, head in enumerate(run["units"]):
         head["drift"] = 0.001 * 1.2**place
     chart = drift_chart(run, "key") or ""
     assert {">0.001</text>", ">0.002</text>", ">0.005</text>"} <= set(re.findall(r">[\d.]+</text>", chart))
@@ -343,21 +345,22 @@ def test_small_numbers_at_the_axes_keep_their_digits(document):
 
 def test_heads_that_have_not_drifted_are_said_in_the_chart(document):
     run = json.loads(json.dumps(document["runs"][0]))
-    for head in run["heads"]:
+    for head in run["units"]:
         head["drift"] = 0.0
     assert ">no head has drifted</text>" in (drift_chart(run, "key") or "")
-    run["heads"][0]["drift"] = 0.1
+    run["units"][0]["drift"] = 0.1
     points = ElementTree.fromstring(drift_chart(run, "key") or "").find(f".//{SVG}g[@class='heads']")
     assert points is not None
     assert len(list(points.iter(f"{SVG}use"))) == 16
 
 
 def test_there_is_no_chart_of_nothing():
-    for run in ({}, {"units": [], "repair": None, "bound": None}):
+    for run in ({"unit": "head"}, {"unit": "head", "units": [], "repair": None, "bound": None}):
         assert repair_chart(run, "key") is None
         assert drift_chart(run, "key") is None
         assert bound_chart(run, "key") is None
-    undefined = {"repair": {"curves": {"drift": [{"k": 1, "recovery": {"value": None, "interval": [None, None]}}]}}}
+    nowhere = {"k": 1, "recovery": {"value": None, "interval": [None, None]}}
+    undefined = {"unit": "head", "repair": {"curves": {"drift": [nowhere]}}}
     assert repair_chart(undefined, "key") is None
     assert (
         bound_chart({"bound": {"per_prompt": {"degradation": [0.0], "estimate": [0.0], "bound": [0.0]}}}, "key") is None
@@ -383,3 +386,16 @@ def test_colours_grow_stronger_from_zero_in_luminance_alone(maps, sign):
     for scale in (steps["u"], steps["s"][middle:], steps["s"][middle::-1]):
         values = [sign * luminance(color) for color in scale]
         assert values == sorted(values)
+
+
+def test_a_keep_list_in_vain_is_one_sentence_and_no_recipe(document):
+    changed = copy.deepcopy(document)
+    kept = next(run for run in changed["runs"] if run["keep"])
+    message = "not even with all 35 projections in high precision does it pass (FAIL)"
+    kept["keep"] |= {"modules": [], "verdict": "FAIL", "measured": 2, "message": message}
+    kept["keep"] |= dict.fromkeys(("torchao", "compressed_tensors", "bitsandbytes"), "")
+    changed["runs"] = [kept]
+    text = text_of(render_html(changed))
+    assert f"No set of projections was found that makes the verdict PASS (2 measurements): {message}." in text
+    assert "For torchao" not in text
+    assert "For torchao" in text_of(render_html(document))

@@ -107,13 +107,13 @@ def test_what_fails_is_cut_last_and_the_least_fragile_heads_first():
     document = report(layers=12, heads=12)
     whole = render_markdown(document, STEP_SUMMARY)
     rows = tables(whole)[2][1:]
-    fragility = {(row[0], row[1], row[2]): float(row[7]) for row in rows}
+    fragility = {(row[0], row[1], row[2]): float(row[8]) for row in rows}
     previous = len(whole)
     for limit in range(1_400, len(whole.encode()), 1_500):
         text = render_markdown(document, limit)
         assert "| <code>int8</code> | ❌ FAIL" in text or limit < 1_400
         assert "profile&#95;distance is 0.9" in text
-        kept = {tuple(row[:3]) for table in tables(text) if len(table[0]) == 9 for row in table[1:]}
+        kept = {tuple(row[:3]) for table in tables(text) if len(table[0]) == 10 for row in table[1:]}
         passing = [fragility[row] for row in kept if row[0] == "f16"]
         cut = [value for row, value in fragility.items() if row[0] == "f16" and row not in kept]
         if passing and cut:

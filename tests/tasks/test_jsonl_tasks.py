@@ -79,7 +79,7 @@ def test_a_file_may_hold_both(write):
 
 def test_a_task_file_is_loaded_by_its_path(write):
     file = write(IDS)
-    assert load_task(str(file)) == load_jsonl(file)
+    assert load_task(str(file)) == load_task(file) == load_jsonl(file)
     assert load_task(str(file), vocabulary=7) == load_jsonl(file)
     with pytest.raises(TaskError, match=r"in 0\.\.5"):
         load_task(str(file), vocabulary=6)

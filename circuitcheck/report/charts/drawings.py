@@ -69,7 +69,7 @@ def drift_places(run: Mapping[str, Any]) -> list[int]:
 
 
 def draw_drift(axes: Axes, run: Mapping[str, Any], layers: int) -> list[Point]:
-    """How much each unit matters in the reference, and how far its z has drifted.
+    """How much each unit matters in the reference, and how far what it writes has drifted.
 
     Args:
         axes: an empty panel.
@@ -97,7 +97,7 @@ def draw_drift(axes: Axes, run: Mapping[str, Any], layers: int) -> list[Point]:
     unmoved = [x for x, unit in zip(values, units, strict=True) if not unit["drift"]]
     axes.scatter(unmoved, [still] * len(unmoved), s=56, marker="v", facecolors="none", edgecolors=MUTED, lw=0.7)
     note = "" if len(moved) == len(units) else "; ▽ none"
-    axes.set(xlabel="importance, logits (95 % interval)", ylabel=f"drift of z, relative{note}")
+    axes.set(xlabel="importance, logits (95 % interval)", ylabel=f"drift, relative{note}")
     return sorted(points, key=lambda point: -abs(point[0]))
 
 

@@ -13,7 +13,7 @@ DIGITS = 4
 """Significant digits on the page; report.json has six."""
 
 ESTIMATES = ("importance_ref", "importance_cand", "importance_change")
-NUMBERS = ("drift", "drift_answer", "cosine", "cosine_answer", "fragility", "repair_gain")
+NUMBERS = ("drift", "drift_z", "drift_answer", "cosine", "cosine_answer", "fragility", "repair_gain")
 
 
 def columns(run: Mapping[str, Any]) -> dict[str, Any] | None:

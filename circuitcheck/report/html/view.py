@@ -7,6 +7,7 @@ from typing import Any
 
 from circuitcheck.report.charts.drawings import drift_places
 from circuitcheck.report.charts.inline import bound_chart, drift_chart, repair_chart
+from circuitcheck.report.coordinates import coordinates, how_read
 from circuitcheck.report.html.columns import columns
 from circuitcheck.report.rows import AUDITED, INTEGRATED, noted, outcome, verdict_grid
 from circuitcheck.report.words import kinds_of, said_of, task_of, what_broke
@@ -53,6 +54,8 @@ def _run(run: Mapping[str, Any], place: int) -> dict[str, Any]:
         "nouns": said_of(run["unit"], "units"),
         "sentence": "" if run["verdict"] == "PASS" else what_broke(run),
         "columns": columns(run),
+        "how_read": how_read(run),
+        "coordinates": coordinates(run),
         "audit": _audit(run.get("bound") or {}),
         "repair_chart": repair_chart(run, f"{key}-repair"),
         "drift_chart": drift_chart(run, f"{key}-drift"),

@@ -29,11 +29,11 @@ from circuitcheck.runtimes.pytorch.environment import environment
 from circuitcheck.runtimes.pytorch.ports.ports import layout_of
 from circuitcheck.runtimes.pytorch.ports.proofs import PROBE_PROMPTS, prove
 from circuitcheck.runtimes.pytorch.ports.room import require_room
-from circuitcheck.runtimes.pytorch.reading import reading_of
 from circuitcheck.runtimes.pytorch.torch_model import TorchModel
 from circuitcheck.runtimes.pytorch.transplant import kept_modules, replaceable_modules
 from circuitcheck.runtimes.pytorch.unchanged import unchanged
 from circuitcheck.runtimes.pytorch.variations import all_variations, usual_variations
+from circuitcheck.runtimes.pytorch.write_maps import reading_of
 
 
 class HookedModel(TorchModel):

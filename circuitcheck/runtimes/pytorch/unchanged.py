@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from circuitcheck.core.errors import ModelChangedError
+from circuitcheck.runtimes.pytorch.compiled import uncompiled
 from circuitcheck.runtimes.pytorch.torch_model import TorchModel
 
 SAMPLED_BYTES = 4096
@@ -18,20 +19,21 @@ SAMPLED_BYTES = 4096
 
 @contextmanager
 def unchanged(model: TorchModel) -> Iterator[None]:
-    """Evaluation mode for as long as the block runs; afterwards the model is as it was.
+    """Evaluation mode without compiled code for as long as the block runs; afterwards the model is as it was.
 
     Raises:
         ModelChangedError: a hook, a parameter or a training flag differs after the block.
     """
-    flags = {part: part.training for part in model.module.modules()}
-    model.module.eval()
-    before = _state(model.module)
-    try:
-        yield
-        after = _state(model.module)
-    finally:
-        for part, flag in flags.items():
-            part.training = flag
+    with uncompiled(model.module):
+        flags = {part: part.training for part in model.module.modules()}
+        model.module.eval()
+        before = _state(model.module)
+        try:
+            yield
+            after = _state(model.module)
+        finally:
+            for part, flag in flags.items():
+                part.training = flag
     changed = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
     if changed:
         raise ModelChangedError(

@@ -14,7 +14,7 @@ const MAPS = [
   { name: "importance_change", signed: true, scale: "importance", unit: "logits", title: "Difference, candidate minus reference",
     caption: "How far each importance moved, in logits, on the same scale. Good: as plain as the background." },
   { name: "drift", signed: false, scale: "drift", unit: "relative", title: "Drift",
-    caption: "How far the unit's z moved, relative to its norm. Good: plain; a full colour is the limit or the largest drift." },
+    caption: "How far what the unit writes moved, read in logits and relative to its norm. Good: plain; a full colour is the limit or the largest drift." },
   { name: "fragility", signed: false, scale: "fragility", unit: "logits", title: "Fragility",
     caption: "What that drift is expected to cost, in logits. Good: plain; a full colour is what the limit on metric change allows, or the largest." },
 ];
@@ -26,6 +26,7 @@ const COLUMNS = [
   { key: "importance_change", title: "Change", interval: true },
   { key: "rank_ref", title: "Rank" },
   { key: "drift", title: "Drift" },
+  { key: "drift_z", title: "Drift of z" },
   { key: "fragility", title: "Fragility" },
   { key: "repair_gain", title: "Repair" },
 ];
@@ -249,7 +250,7 @@ class Run {
     const { data } = this;
     return `${this.called(place)}${this.broken.has(place) ? ", broken" : ""}: importance ` +
       `${short(data.importance_ref[place])} in the reference, ${short(data.importance_cand[place])} in the candidate; ` +
-      `drift ${short(data.drift[place])}; fragility ${short(data.fragility[place])}.`;
+      `drift ${short(data.drift[place])}, of z ${short(data.drift_z[place])}; fragility ${short(data.fragility[place])}.`;
   }
 
   mark(place, name, on) {
@@ -295,6 +296,7 @@ class Run {
       ["Change", `${short(data.importance_change[place])} ${this.interval("importance_change", place)}`],
       ["Rank", `${count(data.rank_ref[place])} → ${count(data.rank_cand[place])}`],
       ["Drift", short(data.drift[place])],
+      ["Drift of z", short(data.drift_z[place])],
       ["Drift at the answer", short(data.drift_answer[place])],
       ["Cosine, at the answer", `${short(data.cosine[place])}, ${short(data.cosine_answer[place])}`],
       ["Fragility", short(data.fragility[place])],

@@ -12,9 +12,16 @@ from circuitcheck.core.candidates import SAVED
 from circuitcheck.core.census import Census, summarize_census
 from circuitcheck.core.errors import ModelError
 from circuitcheck.core.metric import LOGIT_DIFFERENCE, Function, Metric, as_metric, metric_from_settings
+from circuitcheck.runtimes.pytorch.compiled import NOTE as COMPILED_NOTE
+from circuitcheck.runtimes.pytorch.compiled import is_compiled, uncompiled, unwrapped
 from circuitcheck.runtimes.pytorch.environment import resolve_device
 from circuitcheck.runtimes.pytorch.hooked import HookedModel
-from circuitcheck.runtimes.pytorch.loading.claims import claimed_method, require_claim, require_quantized_files
+from circuitcheck.runtimes.pytorch.loading.claims import (
+    claimed_method,
+    plain_notes,
+    require_claim,
+    require_quantized_files,
+)
 from circuitcheck.runtimes.pytorch.loading.find_weights import find_weights, take_census
 from circuitcheck.runtimes.pytorch.loading.fingerprint import (
     fingerprint_directory,
@@ -87,7 +94,9 @@ def load_model(
         name=model_name(source),
         precision=_precision(precision, module, census, content),
         fingerprints={"weights": _fingerprint(found), "tokenizer": fingerprint_tokenizer(tokenizer)},
-        notes=tuple(dict.fromkeys((*notes, *more, *_release_notes(claim, census, content, module)))),
+        notes=tuple(
+            dict.fromkeys((*notes, *more, *plain_notes(found), *_release_notes(claim, census, content, module)))
+        ),
         census=census,
     )
 
@@ -156,7 +165,8 @@ def hook_module(
     """Wraps a model in memory, which is neither copied nor changed.
 
     Args:
-        module: any model whose `forward(input_ids)` returns logits or an object with `logits`.
+        module: any model whose `forward(input_ids)` returns logits or an object with `logits`; what `torch.compile`
+            made of one is measured uncompiled.
         structure: where its heads are; found by itself for Hugging Face models.
         tokenizer: its Hugging Face tokenizer, if it has one.
         name: how reports and baseline folders call it.
@@ -168,18 +178,21 @@ def hook_module(
         ConfigurationError: a metric that does not exist.
         SiteError: `structure` is not given and cannot be found.
     """
-    structure = structure or resolve(module)
-    return HookedModel(
-        module=module,
-        structure=structure,
-        tokenizer=tokenizer,
-        name=name,
-        precision=precision,
-        fingerprints={"weights": fingerprint_module(module), "tokenizer": fingerprint_tokenizer(tokenizer)},
-        notes=_attention_notes(name, module),
-        census=take_census(module, structure),
-        quantity=metric_from_settings(metric) if isinstance(metric, str) else as_metric(metric),
-    )
+    notes = (COMPILED_NOTE.format(name=name),) if is_compiled(module) else ()
+    module = unwrapped(module)
+    with uncompiled(module):
+        structure = structure or resolve(module)
+        return HookedModel(
+            module=module,
+            structure=structure,
+            tokenizer=tokenizer,
+            name=name,
+            precision=precision,
+            fingerprints={"weights": fingerprint_module(module), "tokenizer": fingerprint_tokenizer(tokenizer)},
+            notes=(*notes, *_attention_notes(name, module)),
+            census=take_census(module, structure),
+            quantity=metric_from_settings(metric) if isinstance(metric, str) else as_metric(metric),
+        )
 
 
 def _attention_notes(name: str, module: nn.Module) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from torch import nn
 
 from circuitcheck.core.errors import ModelError
 from circuitcheck.core.phrases import extra_needed, first_lines, listed
+from circuitcheck.runtimes.pytorch.loading.claims import require_transforms
 from circuitcheck.runtimes.pytorch.loading.gguf import GGUFContent
 from circuitcheck.runtimes.pytorch.loading.source import CONFIG, Source
 from circuitcheck.runtimes.pytorch.quantizers.native import settle
@@ -70,6 +71,7 @@ def load_module(
         if method:
             stack.enter_context(quiet_quantizers())
         module, info = _from_pretrained(source, options, str(method or ""))
+        require_transforms(source, module)
         _require_all_keys(source, info)
         if content is not None:
             _require_same_size(source, module, content)
