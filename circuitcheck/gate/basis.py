@@ -122,7 +122,8 @@ def basis_of(baseline: Recording, written: Written) -> Basis:
         if z > max(CHANGED, CHANGED_TIMES * write)
     ]
     said = replace(written.candidate, groups=baseline.reading.writes(written.moved).groups)
-    left = relative_drift(drift_sums(written.candidate, said)) * (sums.candidate.sum(-1) > 0)
+    # A unit that writes nothing leaves nothing unsaid, though nothing has no relative part.
+    left = np.where(sums.candidate.sum(-1) > 0, relative_drift(drift_sums(written.candidate, said)), 0.0)
     return Basis(
         source=written.reading.source,
         tokens=len(written.reading.tokens),

@@ -162,7 +162,7 @@ def test_only_the_selected_tasks_are_accepted(two_tasks: Gate) -> None:
 def test_the_command_names_the_kind_of_unit(gate: Gate) -> None:
     result = gate.run("--circuit-unit=block", "--circuit-report-dir=out")
     result.assert_outcomes(failed=4)
-    result.stdout.fnmatch_lines(["To accept the present reference instead: pytest --circuit-unit=block *"])
+    result.stdout.fnmatch_lines(["  To accept the present reference instead: pytest --circuit-unit=block *"])
     assert [(run["task"], run["unit"]) for run in gate.report()["runs"]] == [("ioi", "block")]
 
 
@@ -181,7 +181,7 @@ def test_the_command_in_the_message_is_the_one_that_helps(gate: Gate) -> None:
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(
         [
-            "To accept the present reference instead: pytest '--circuit-task=my task.jsonl' --circuit-ablation=zero "
+            "  To accept the present reference instead: pytest '--circuit-task=my task.jsonl' --circuit-ablation=zero "
             "--circuit-accept=new --circuit-reason 'why'"
         ]
     )

@@ -138,7 +138,7 @@ def test_the_command_for_a_hub_id_allows_the_hub(gate: Gate, asked: list[str]) -
     result.stdout.fnmatch_lines(
         [
             "*baselines/tiny/ioi.json is missing*",
-            "To accept the present reference instead: pytest --circuit-model=someone/tiny --circuit-download "
+            "  To accept the present reference instead: pytest --circuit-model=someone/tiny --circuit-download "
             "--circuit-accept=new *",
         ]
     )

@@ -11,7 +11,7 @@ from gate_runner import Gate
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-WAY_OUT = "To accept the present reference instead: pytest *--circuit-accept=changed --circuit-reason 'why'"
+WAY_OUT = "  To accept the present reference instead: pytest *--circuit-accept=changed --circuit-reason 'why'"
 STALE = "*the golden baseline of model on 'ioi' is stale, so nothing was compared:"
 TWELVE = 12 * "[0-9a-f]"
 

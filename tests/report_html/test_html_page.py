@@ -335,7 +335,7 @@ def test_repair_chart_shows_the_informed_orders_over_the_random_band(document):
 
 def test_small_numbers_at_the_axes_keep_their_digits(document):
     run = json.loads(json.dumps(document["runs"][0]))
-    for place, head in enumerate(run["heads"]):
+    for place, head in enumerate(run["units"]):
         head["drift"] = 0.001 * 1.2**place
     chart = drift_chart(run, "key") or ""
     assert {">0.001</text>", ">0.002</text>", ">0.005</text>"} <= set(re.findall(r">[\d.]+</text>", chart))
@@ -343,21 +343,22 @@ def test_small_numbers_at_the_axes_keep_their_digits(document):
 
 def test_heads_that_have_not_drifted_are_said_in_the_chart(document):
     run = json.loads(json.dumps(document["runs"][0]))
-    for head in run["heads"]:
+    for head in run["units"]:
         head["drift"] = 0.0
     assert ">no head has drifted</text>" in (drift_chart(run, "key") or "")
-    run["heads"][0]["drift"] = 0.1
+    run["units"][0]["drift"] = 0.1
     points = ElementTree.fromstring(drift_chart(run, "key") or "").find(f".//{SVG}g[@class='heads']")
     assert points is not None
     assert len(list(points.iter(f"{SVG}use"))) == 16
 
 
 def test_there_is_no_chart_of_nothing():
-    for run in ({}, {"units": [], "repair": None, "bound": None}):
+    for run in ({"unit": "head"}, {"unit": "head", "units": [], "repair": None, "bound": None}):
         assert repair_chart(run, "key") is None
         assert drift_chart(run, "key") is None
         assert bound_chart(run, "key") is None
-    undefined = {"repair": {"curves": {"drift": [{"k": 1, "recovery": {"value": None, "interval": [None, None]}}]}}}
+    nothing = {"value": None, "interval": [None, None]}
+    undefined = {"unit": "head", "repair": {"curves": {"drift": [{"k": 1, "recovery": nothing}]}}}
     assert repair_chart(undefined, "key") is None
     assert (
         bound_chart({"bound": {"per_prompt": {"degradation": [0.0], "estimate": [0.0], "bound": [0.0]}}}, "key") is None
