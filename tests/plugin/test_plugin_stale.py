@@ -124,5 +124,5 @@ def test_a_saved_candidate_may_have_other_weights_but_no_other_tokenizer(gate: G
     result = gate.run("--circuit-report")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(
-        [STALE, "  tokenizer: *", "('now' is what candidate candidate has: is it made from the reference?)"]
+        [STALE, "  tokenizer: *", "  ('now' is what candidate candidate has: is it made from the reference?)"]
     )
