@@ -11,7 +11,7 @@ from gate_runner import Gate
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-WAY_OUT = "To accept the present reference instead: pytest *--circuit-accept=changed --circuit-reason 'why'"
+WAY_OUT = "  To accept the present reference instead: pytest *--circuit-accept=changed --circuit-reason 'why'"
 STALE = "*the golden baseline of model on 'ioi' is stale, so nothing was compared:"
 TWELVE = 12 * "[0-9a-f]"
 
@@ -124,5 +124,5 @@ def test_a_saved_candidate_may_have_other_weights_but_no_other_tokenizer(gate: G
     result = gate.run("--circuit-report")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(
-        [STALE, "  tokenizer: *", "('now' is what candidate candidate has: is it made from the reference?)"]
+        [STALE, "  tokenizer: *", "  ('now' is what candidate candidate has: is it made from the reference?)"]
     )
