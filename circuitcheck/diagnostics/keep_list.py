@@ -24,8 +24,8 @@ HOPELESS = 1e6
 """The shortfall of what is not finite: more than any number of limits missed."""
 
 IN_VAIN = (
-    "not even with all {count} projections in high precision does it pass ({verdict}): the damage lies elsewhere, or the "
-    "residual stream is in another basis, in which the reference's projections do not fit"
+    "not even with all {count} projections in high precision does it pass ({verdict}): the damage lies elsewhere, or "
+    "the residual stream is in another basis, in which the reference's projections do not fit"
 )
 
 
