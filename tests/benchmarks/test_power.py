@@ -37,7 +37,7 @@ def rows(reference, baselines, cache):
         *planter.heal("heads pruned, healed", healing, heads, "int4-rtn"),
         *[one for one in swapped(planter) if one.run is None][:5],
         *[one for one in scaled(planter) if one.truth == "fault"][:2],
-        *[one for one in scaled(planter) if one.truth == "fault" and "int8-rtn" in one.name][:4],
+        *[one for one in scaled(planter) if one.truth == "fault" and "int8-rtn" in one.name][:6],
         *[one for one in averaged(planter) if one.truth == "fault"][:1],
         *[one for one in rotary(planter) if one.truth == "fault"][:1],
         *list(unused(planter))[:2],
