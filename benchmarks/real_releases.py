@@ -13,14 +13,18 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
+import textwrap
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from tabulate import tabulate
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "helpers"))
@@ -43,6 +47,9 @@ TORCH = "torch==2.13.0"
 """Exactly: anything looser may pull gigabytes of packages for CUDA."""
 
 TOOL = "llmcompressor==0.14.0.1"
+WIDTH = 130
+"""Of a reason in the table; `--json` has all of it."""
+
 MINUTES = 10
 """The longest that an installation or a release may take."""
 
@@ -66,8 +73,14 @@ RELEASES = {
     "spinquant-r1r2-w4a16": "SpinQuant R1 R2 + W4A16",
     "awq-w4a16": "AWQ + W4A16",
     "gptq-w4a16": "GPTQ W4A16",
+    "multihead-rtn-w8a8": "multi-head: rounded to nearest, W8A8",
+    "multihead-awq-w8a8": "multi-head: AWQ + W8A8",
+    "multihead-awq-w4a16": "multi-head: AWQ + W4A16",
 }
 """Name of a release to how the table calls it."""
+
+MULTIHEAD = "multihead-"
+"""Releases of the reference with keys and values of its own for each head, where AWQ scales values, too."""
 
 IN_MEMORY = ("quip-v", "quip-vu")
 """Releases that are gated in memory, too, with the transforms that transformers does not apply."""
@@ -106,16 +119,22 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
-    baseline = recorded(options.reference)
+    references = {False: options.reference, True: options.out / "multihead"}
+    if any(name.startswith(MULTIHEAD) for name in options.only):
+        save_multihead(options.reference, references[True])
+    record = cache(lambda is_multihead: recorded(references[is_multihead]))
     rows = []
     tool = environment(options.out / "environment")
     for name in options.only:
-        directory = options.out / name
-        failure = tool if isinstance(tool, str) else made(tool, options.reference, directory, name)
-        rows.append(Row(RELEASES[name], "not made", why=failure) if failure else gated(name, directory, baseline))
-        if name in IN_MEMORY and not failure:
-            called = f"{RELEASES[name]}, in memory"
-            rows.append(judged(called, in_memory(options.reference, directory), baseline))
+        directory, is_multihead = options.out / name, name.startswith(MULTIHEAD)
+        failure = tool if isinstance(tool, str) else made(tool, references[is_multihead], directory, name)
+        if failure:
+            rows.append(Row(RELEASES[name], "not made", why=failure))
+            continue
+        rows.append(gated(name, directory, record(is_multihead)))
+        if name in IN_MEMORY:
+            candidate = in_memory(options.reference, directory)
+            rows.append(judged(f"{RELEASES[name]}, in memory", candidate, record(is_multihead)))
         print(f"{name}: {rows[-1].verdict}", file=sys.stderr, flush=True)
     print(table(rows))
     if options.json:
@@ -143,7 +162,8 @@ def made(python: Path, reference: Path, directory: Path, name: str) -> str:
     """Has the tool make a release; says why it could not, else nothing."""
     if (directory / "config.json").is_file():
         return ""
-    return run([str(python), "-W", "ignore", str(WORKER), str(reference), str(directory), name])
+    recipe = name.removeprefix(MULTIHEAD)
+    return run([str(python), "-W", "ignore", str(WORKER), str(reference), str(directory), recipe])
 
 
 def run(command: list[str]) -> str:
@@ -154,6 +174,21 @@ def run(command: list[str]) -> str:
         return f"took more than {MINUTES} minutes"
     lines = [line.strip() for line in ended.stderr.splitlines() if line.strip()]
     return "" if ended.returncode == 0 else (lines or ["it said nothing"])[-1][:200]
+
+
+def save_multihead(reference: Path, directory: Path) -> None:
+    """The same function without shared keys and values."""
+    shutil.copytree(reference, directory, dirs_exist_ok=True, copy_function=shutil.copyfile)
+    config = json.loads((reference / "config.json").read_text(encoding="utf-8"))
+    shared = config["num_attention_heads"] // config["num_key_value_heads"]
+    tensors = load_file(reference / "model.safetensors")
+    for name, weight in tensors.items():
+        if name.endswith(("k_proj.weight", "v_proj.weight")):
+            rows = weight.unflatten(0, (config["num_key_value_heads"], -1)).repeat_interleave(shared, 0)
+            tensors[name] = rows.flatten(0, 1).contiguous()
+    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+    config["num_key_value_heads"] = config["num_attention_heads"]
+    (directory / "config.json").write_text(json.dumps(config), encoding="utf-8")
 
 
 def recorded(reference: Path) -> Baseline:
@@ -176,7 +211,6 @@ def gated(name: str, directory: Path, baseline: Baseline) -> Row:
 def in_memory(reference: Path, directory: Path) -> HookedModel:
     """The model that compressed-tensors itself makes of a release with transforms, hooks and all."""
     from compressed_tensors.transform import TransformConfig, apply_transform_config
-    from safetensors.torch import load_file
 
     plain = load_model(reference)
     config = json.loads((directory / "config.json").read_text(encoding="utf-8"))["quantization_config"]
@@ -225,7 +259,7 @@ def table(rows: list[Row]) -> str:
             row.precision,
             "" if row.profile_distance is None else f"{row.profile_distance:.2g}",
             *("" if pair is None else f"{pair[0]:.2g}, {pair[1]:.2g}" for pair in (row.drift, row.drift_z)),
-            row.why,
+            textwrap.shorten(row.why, WIDTH),
         ]
         for row in rows
     ]

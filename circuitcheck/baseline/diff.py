@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from circuitcheck.baseline.recording import Recording
 
-SHOWN_HEADS = 8
+SHOWN_UNITS = 8
 MOVED = 0.01
-"""A head is listed when its importance moved by more than this share of the largest."""
+"""A unit is listed when its importance moved by more than this share of the largest."""
 
 
 def describe_new(new: Recording) -> list[str]:
     """What a first baseline says."""
-    return [_competence(new), *([_top_heads(new)] if new.solved else [])]
+    return [_competence(new), *([_top_units(new)] if new.solved else [])]
 
 
 def describe_change(old: Recording, new: Recording) -> list[str]:
-    """Which fingerprints and which heads changed, and by how much."""
+    """Which fingerprints and which units changed, and by how much."""
     lines = [
         f"{name}: {old.all_fingerprints[name][:12]} -> {value[:12]}"
         for name, value in new.all_fingerprints.items()
@@ -24,24 +24,24 @@ def describe_change(old: Recording, new: Recording) -> list[str]:
     if _competence(old) != _competence(new):
         lines.append(f"{_competence(old)} -> {_competence(new)}")
     if old.measured != new.measured or not old.solved or not new.solved:
-        return [*lines, "heads: not comparable"]
-    return [*lines, *_moved_heads(old, new)]
+        return [*lines, f"{new.spec.unit}s: not comparable"]
+    return [*lines, *_moved_units(old, new)]
 
 
-def _moved_heads(old: Recording, new: Recording) -> list[str]:
-    kind = new.spec.ablation
-    before, after = old.importance(kind), new.importance(kind)
+def _moved_units(old: Recording, new: Recording) -> list[str]:
+    kind, ablation = new.spec.unit, new.spec.ablation
+    before, after = old.importance(ablation), new.importance(ablation)
     largest = max(abs(before).max(), abs(after).max())
     moved = sorted(range(len(new.measured)), key=lambda place: -abs(after[place] - before[place]))
     moved = [place for place in moved if abs(after[place] - before[place]) > MOVED * largest]
     names = [new.layout.label(unit) for unit in new.measured]
     lines = [
-        f"head {names[place]}: importance {before[place]:.3f} -> {after[place]:.3f} logits"
-        for place in moved[:SHOWN_HEADS]
+        f"{kind} {names[place]}: importance {before[place]:.3f} -> {after[place]:.3f} logits"
+        for place in moved[:SHOWN_UNITS]
     ]
-    if len(moved) > SHOWN_HEADS:
-        lines.append(f"and {len(moved) - SHOWN_HEADS} more heads moved")
-    return lines or [f"no head moved by more than {MOVED:.0%} of the largest importance"]
+    if len(moved) > SHOWN_UNITS:
+        lines.append(f"and {len(moved) - SHOWN_UNITS} more {kind}s moved")
+    return lines or [f"no {kind} moved by more than {MOVED:.0%} of the largest importance"]
 
 
 def _competence(recording: Recording) -> str:
@@ -49,10 +49,10 @@ def _competence(recording: Recording) -> str:
     return f"{solved} (INCONCLUSIVE: {recording.incompetence})" if recording.incompetence else solved
 
 
-def _top_heads(recording: Recording) -> str:
+def _top_units(recording: Recording) -> str:
     importance = recording.importance(recording.spec.ablation)
-    top = sorted(range(len(importance)), key=lambda place: -abs(importance[place]))[:SHOWN_HEADS]
+    top = sorted(range(len(importance)), key=lambda place: -abs(importance[place]))[:SHOWN_UNITS]
     listed = ", ".join(
         f"{recording.layout.label(recording.measured[place])} ({importance[place]:.2f})" for place in top
     )
-    return f"most important heads, in logits: {listed}"
+    return f"most important {recording.spec.unit}s, in logits: {listed}"

@@ -169,6 +169,7 @@ def _matched(reference: NDArray[np.float64], candidate: NDArray[np.float64]) -> 
         return same
     squares = (ours**2).sum(1)[:, None] + (theirs**2).sum(1)[None] - 2 * ours @ theirs.T
     found = linear_sum_assignment(squares)[1]
-    moved = found != same
-    is_clear = (squares[same, found] < CLEARLY * squares[same, same])[moved].all()
-    return found if moved.any() and is_clear else same
+    is_clear = squares[same, found] < CLEARLY * squares[same, same]
+    for _ in range(count):  # units that trade places with one that is not clear stay, too; others do not wait for them
+        is_clear = is_clear & is_clear[found]
+    return np.where(is_clear, found, same)

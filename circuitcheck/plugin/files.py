@@ -19,7 +19,7 @@ Written = tuple[str, bool]
 def run_document(
     settings: Settings, entries: Sequence[Entry], expected: int, *, interrupted: bool = False
 ) -> dict[str, Any]:
-    """The run's report.
+    """The run's report; where nothing was measured, its device is what was asked for.
 
     Raises:
         ConfigurationError: the report to compare with cannot be read.
@@ -28,7 +28,8 @@ def run_document(
     from circuitcheck.report.document import document
 
     old = None if settings.compare is None else load_report(settings.compare)
-    return document(entries, expected, command=settings.report_command, old=old, interrupted=interrupted)
+    content = document(entries, expected, command=settings.report_command, old=old, interrupted=interrupted)
+    return content | {"environment": {"device": settings.device} | content["environment"]}
 
 
 def write_files(settings: Settings, document: dict[str, Any]) -> list[Written]:

@@ -36,7 +36,8 @@ def rows(reference, baselines, cache):
         *(one for one in benign() if one.name in BENIGN),
         *planter.heal("heads pruned, healed", healing, heads, "int4-rtn"),
         *[one for one in swapped(planter) if one.run is None][:5],
-        *[one for one in scaled(planter) if one.truth == "fault"][:4],
+        *[one for one in scaled(planter) if one.truth == "fault"][:2],
+        *[one for one in scaled(planter) if one.truth == "fault" and "int8-rtn" in one.name][:6],
         *[one for one in averaged(planter) if one.truth == "fault"][:1],
         *[one for one in rotary(planter) if one.truth == "fault"][:1],
         *list(unused(planter))[:2],
@@ -73,7 +74,7 @@ def test_scores_are_apart_where_kl_divergence_is_not(rows):
     largest = max(row.scores["kl"] for row in of(rows, "benign"))
     hidden = [row for row in of(rows, "fault") if row.scores["kl"] <= largest]
     assert any(row.run for row in hidden), "a healed prune is among them"
-    assert len(hidden) >= 3
+    assert len(hidden) >= 6
 
     def area(name):
         return roc_area([row.scores[name] for row in of(rows, "benign")], [row.scores[name] for row in hidden])

@@ -15,9 +15,10 @@ from circuitcheck.runtimes.pytorch.forward import last_logits
 from circuitcheck.runtimes.pytorch.hooks import pre_hook
 from circuitcheck.runtimes.pytorch.loading.fingerprint import fingerprint_module
 from circuitcheck.runtimes.pytorch.loading.load import hook_module
-from circuitcheck.runtimes.pytorch.ports.proofs import float_matrix, measuring, prove
+from circuitcheck.runtimes.pytorch.ports.proofs import float_matrix, prove
 from circuitcheck.runtimes.pytorch.quantizers.native import PACKS, PORTABLE_NOTE, settle
 from circuitcheck.runtimes.pytorch.quantizers.recipes import RECIPES
+from circuitcheck.runtimes.pytorch.unchanged import unchanged
 
 TORCHAO = ["int8", "int8-weight", "int4-weight", "float8-weight"]
 BITSANDBYTES = ["bnb-int8", "bnb-nf4"]
@@ -81,7 +82,7 @@ def test_hooks_are_proven_and_every_linear_map_of_the_layers_is_quantized(spec, 
 
 def test_it_measures_without_a_trace_from_the_first_pass_on(spec):
     model, _ = quantized(spec)
-    with measuring(model):
+    with unchanged(model):
         logits(model, tiny_models.token_ids(2, 6))
 
 

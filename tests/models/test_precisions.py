@@ -70,7 +70,7 @@ def test_attention_is_eager_on_both_sides(directories, precision):
 def test_reference_and_candidate_have_one_architecture(directories):
     expected = {"class": "GPTNeoXForCausalLM", "n_layers": 2, "n_heads": 4, "d_head": 8}
     for precision in ("f32", "bf16", "int8-sim"):
-        assert load_model(directories["f32"], precision, device="cpu").architecture == expected
+        assert load_model(directories["f32"], precision, device="cpu").facts.architecture == expected
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "abacus"])

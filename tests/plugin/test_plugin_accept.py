@@ -159,10 +159,18 @@ def test_only_the_selected_tasks_are_accepted(two_tasks: Gate) -> None:
     assert sorted(two_tasks.stored()) == ["model/facts.json", "model/facts.safetensors"]
 
 
+def test_what_is_accepted_names_the_kind_of_unit(gate: Gate) -> None:
+    result = gate.run("--circuit-unit=block", "--circuit-accept=new", *WHY)
+    result.stdout.fnmatch_lines(["ioi-block: accepted: *", "  most important blocks, in logits: *attention 0 (*"])
+    change_weights(gate)
+    result = gate.run("--circuit-unit=block", "--circuit-accept=changed", *WHY)
+    result.stdout.fnmatch_lines(["ioi-block: accepted: *", "  block attention 0: importance * logits"])
+
+
 def test_the_command_names_the_kind_of_unit(gate: Gate) -> None:
     result = gate.run("--circuit-unit=block", "--circuit-report-dir=out")
     result.assert_outcomes(failed=4)
-    result.stdout.fnmatch_lines(["To accept the present reference instead: pytest --circuit-unit=block *"])
+    result.stdout.fnmatch_lines(["  To accept the present reference instead: pytest --circuit-unit=block *"])
     assert [(run["task"], run["unit"]) for run in gate.report()["runs"]] == [("ioi", "block")]
 
 
@@ -181,7 +189,7 @@ def test_the_command_in_the_message_is_the_one_that_helps(gate: Gate) -> None:
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(
         [
-            "To accept the present reference instead: pytest '--circuit-task=my task.jsonl' --circuit-ablation=zero "
+            "  To accept the present reference instead: pytest '--circuit-task=my task.jsonl' --circuit-ablation=zero "
             "--circuit-accept=new --circuit-reason 'why'"
         ]
     )

@@ -118,7 +118,7 @@ def test_a_task_that_cannot_be_accepted_is_recorded_once(gate: Gate, monkeypatch
         calls.append(task)
         raise ModelError("broken")
 
-    monkeypatch.setattr("circuitcheck.gate.record.record_reference", record)
+    monkeypatch.setattr("circuitcheck.gate.accept.record_reference", record)
     gate.run(*ACCEPT).assert_outcomes(failed=8)
     assert len(calls) == 2
 
@@ -130,7 +130,7 @@ def test_each_kind_of_unit_is_accepted_for_itself(gate: Gate, monkeypatch: pytes
         asked.append((task.name, spec.unit))
         raise ModelError("broken")
 
-    monkeypatch.setattr("circuitcheck.gate.record.record_reference", record)
+    monkeypatch.setattr("circuitcheck.gate.accept.record_reference", record)
     result = gate.run(*ACCEPT, "--circuit-unit=head", "--circuit-unit=block")
     result.assert_outcomes(failed=16)
     assert sorted(asked) == [(task, unit) for task in ("facts", "ioi") for unit in ("block", "head")]

@@ -138,7 +138,7 @@ def test_the_command_for_a_hub_id_allows_the_hub(gate: Gate, asked: list[str]) -
     result.stdout.fnmatch_lines(
         [
             "*baselines/tiny/ioi.json is missing*",
-            "To accept the present reference instead: pytest --circuit-model=someone/tiny --circuit-download "
+            "  To accept the present reference instead: pytest --circuit-model=someone/tiny --circuit-download "
             "--circuit-accept=new *",
         ]
     )
@@ -149,7 +149,7 @@ def test_a_missing_baseline_says_that_only_the_models_name_was_used(gate: Gate) 
     result = gate.run("--circuit-report", "--circuit-model=models/mine", "--circuit-candidate=model")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(
-        ["*baselines/mine/ioi.json is missing*", "(There is no directory models/mine here; only its name was used.)"]
+        ["*baselines/mine/ioi.json is missing*", "  (There is no directory models/mine here; only its name was used.)"]
     )
 
 

@@ -16,8 +16,7 @@ def criterion(name: str, verdict: str = "PASS") -> dict[str, Any]:
     return {
         "name": name,
         "verdict": verdict,
-        "value": 0.5,
-        "interval": [0.25, 0.75],
+        "value": {"value": 0.5, "interval": [0.25, 0.75]},
         "relation": "<=",
         "limit": 0.125,
         "unit": "relative norm",

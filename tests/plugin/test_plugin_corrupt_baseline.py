@@ -21,7 +21,7 @@ def assert_refused(gate: Gate, message: str) -> None:
     result.stdout.fnmatch_lines(
         [
             message,
-            "To accept the present reference instead: pytest --circuit-accept=changed --circuit-reason 'why'",
+            "  To accept the present reference instead: pytest --circuit-accept=changed --circuit-reason 'why'",
             "circuit gate: FAIL (1 FAIL)",
         ]
     )

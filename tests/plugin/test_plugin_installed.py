@@ -52,7 +52,7 @@ def test_the_command_that_accepts_runs_the_installed_suite(pytester: pytest.Pyte
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(
         [
-            "To accept the present reference instead: pytest --pyargs circuitcheck.suite --circuit-model=*/model "
+            "  To accept the present reference instead: pytest --pyargs circuitcheck.suite --circuit-model=*/model "
             "--circuit-task=*/ioi.jsonl --circuit-accept=new --circuit-reason 'why'"
         ]
     )

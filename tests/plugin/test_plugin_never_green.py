@@ -146,7 +146,7 @@ def test_a_missing_baseline_fails_and_is_never_written(
         result.stdout.fnmatch_lines(
             [
                 "*baselines/model/ioi.json is missing*",
-                "To accept the present reference instead: pytest --circuit-accept=new --circuit-reason 'why'",
+                "  To accept the present reference instead: pytest --circuit-accept=new --circuit-reason 'why'",
                 "circuit gate: FAIL (1 FAIL)",
             ]
         )
@@ -161,7 +161,7 @@ def test_half_a_baseline_fails_and_names_the_command_that_replaces_it(gate: Gate
     result.stdout.fnmatch_lines(
         [
             f"*baselines/model/ioi.{ending} is missing*",
-            "To accept the present reference instead: pytest --circuit-accept=changed --circuit-reason 'why'",
+            "  To accept the present reference instead: pytest --circuit-accept=changed --circuit-reason 'why'",
         ]
     )
     accepted = gate.run("--circuit-accept=changed", "--circuit-reason", "why")

@@ -90,7 +90,7 @@ def test_criteria_carry_value_interval_limit_and_unit(gate: Gate) -> None:
         "unrepaired",
     }
     drift = criteria["drift_median"]
-    assert (drift["limit"], drift["relation"], drift["unit"]) == (0.005, "<=", "relative norm")
+    assert (drift["limit"], drift["relation"], drift["unit"]) == (0.0045, "<=", "relative norm")
     low, high = drift["value"]["interval"]
     assert 0 < low <= drift["value"]["value"] <= high < drift["limit"]
 

@@ -116,10 +116,10 @@ def test_prompts_is_the_number_of_pairs_of_built_in_tasks(gate: Gate, monkeypatc
 @pytest.mark.parametrize(
     ("limits", "expected"),
     [
-        ({}, [0.005, 0.005, 0.08]),
+        ({}, [0.0045, 0.0045, 0.055]),
         ({"drift_median": 0.5}, [0.5, 0.5, 0.5]),
         ({"drift_median": 0.5, "f16": {"drift_median": 0.3}}, [0.3, 0.3, 0.5]),
-        ({"f16": {"drift_median": 0.3, "facts": {"drift_median": 0.2}}}, [0.3, 0.2, 0.08]),
+        ({"f16": {"drift_median": 0.3, "facts": {"drift_median": 0.2}}}, [0.3, 0.2, 0.055]),
     ],
     ids=["defaults", "everywhere", "precision", "precision and task"],
 )

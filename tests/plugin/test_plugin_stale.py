@@ -11,7 +11,7 @@ from gate_runner import Gate
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-WAY_OUT = "To accept the present reference instead: pytest *--circuit-accept=changed --circuit-reason 'why'"
+WAY_OUT = "  To accept the present reference instead: pytest *--circuit-accept=changed --circuit-reason 'why'"
 STALE = "*the golden baseline of model on 'ioi' is stale, so nothing was compared:"
 TWELVE = 12 * "[0-9a-f]"
 
@@ -82,16 +82,20 @@ def test_another_measurement_spec(gate: Gate, option: str, old: str, new: str) -
         STALE,
         f"  measurement spec, {option}: recorded {old}, now {new}",
         arguments=(f"--circuit-{option}", new),
-        way_out=f"To accept the *: pytest --circuit-{option}={new} --circuit-accept=changed --circuit-reason 'why'",
+        way_out=f"  To accept the *: pytest --circuit-{option}={new} --circuit-accept=changed --circuit-reason 'why'",
     )
 
 
 def test_another_schema(gate: Gate) -> None:
     file = gate.baselines / "ioi.json"
     content = file.read_bytes()
-    assert content.count(b'\n "schema": 2,\n') == 1
-    file.write_bytes(content.replace(b'\n "schema": 2,\n', b'\n "schema": 0,\n'))
-    assert_stale(gate, "*ioi.json has schema 0, and this version of circuitcheck writes schema 2; accept it anew.")
+    assert content.count(b'\n "schema": 4,\n') == 1
+    file.write_bytes(content.replace(b'\n "schema": 4,\n', b'\n "schema": 0,\n'))
+    assert_stale(
+        gate,
+        "*ioi.json has schema 0, and this version of circuitcheck writes schema 4. Record it anew: pytest "
+        "--circuit-accept=changed --circuit-reason 'new schema'.",
+    )
 
 
 def test_everything_that_differs_is_said_at_once(gate: Gate) -> None:
@@ -124,5 +128,5 @@ def test_a_saved_candidate_may_have_other_weights_but_no_other_tokenizer(gate: G
     result = gate.run("--circuit-report")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(
-        [STALE, "  tokenizer: *", "('now' is what candidate candidate has: is it made from the reference?)"]
+        [STALE, "  tokenizer: *", "  ('now' is what candidate candidate has: is it made from the reference?)"]
     )

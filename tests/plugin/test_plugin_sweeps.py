@@ -16,7 +16,7 @@ def test_a_baseline_of_another_sweep_is_stale(gate: Gate) -> None:
     result.stdout.fnmatch_lines(
         [
             "*measurement spec, sweep: recorded exact, now screened",
-            "To accept the present reference instead: pytest --circuit-sweep=screened --circuit-accept=changed *",
+            "  To accept the present reference instead: pytest --circuit-sweep=screened --circuit-accept=changed *",
         ]
     )
 

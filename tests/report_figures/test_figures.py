@@ -83,8 +83,8 @@ def test_the_most_important_head_is_named(layers: int, heads: int):
         figure = dict(figures(document))["importance-drift-int8"]
     labels = {text.get_text() for text in figure.axes[0].texts if text.get_gid() == "label"}
     run = next(run for run in document["runs"] if run["candidate"] == "int8")
-    top = max(run["heads"], key=lambda head: abs(head["importance_ref"]))
-    assert f"{top['layer']}.{top['head']}" in labels
+    top = max(run["units"], key=lambda head: abs(head["importance_ref"]["value"]))
+    assert top["unit"] in labels
     assert len(labels) <= 10
 
 
@@ -102,13 +102,15 @@ def test_points_and_intervals_are_the_documents():
         drawn = dict(figures(document))
     (run,) = document["runs"]
     offsets = drawn["importance-drift-int8"].axes[0].collections[0].get_offsets()
-    assert sorted(map(tuple, offsets.tolist())) == sorted((row["importance_ref"], row["drift"]) for row in run["heads"])
+    expected_points = sorted((row["importance_ref"]["value"], row["drift"]) for row in run["units"])
+    assert sorted(map(tuple, offsets.tolist())) == expected_points
     whiskers = next(line for line in drawn["importance-drift-int8"].axes[0].lines if len(line.get_xdata()) > 2)
     ends = sorted(zip(whiskers.get_xdata()[::3], whiskers.get_xdata()[1::3], strict=True))
-    expected = sorted(tuple(row["importance_ref_interval"]) for row in run["heads"])
+    expected = sorted(tuple(row["importance_ref"]["interval"]) for row in run["units"])
     assert [pytest.approx(pair) for pair in expected] == ends
     kinds = drawn["zero-mean"].axes[0].collections[0].get_offsets()
-    expected_kinds = [(kind["mean"], kind["zero"]) for kind in (row["importance_ref_by_kind"] for row in run["heads"])]
+    by_kind = [row["importance_ref_by_kind"] for row in run["units"]]
+    expected_kinds = [(kinds_of["mean"]["value"], kinds_of["zero"]["value"]) for kinds_of in by_kind]
     assert sorted(map(tuple, kinds.tolist())) == sorted(expected_kinds)
 
 
@@ -120,16 +122,16 @@ def test_repair_curve_has_the_random_band_behind_it():
     assert names == ["random, with band", "importance", "drift", "importance x drift", "fragility", "reversed"]
     random = document["runs"][0]["repair"]["random"]
     line = next(line for line in axes.lines if line.get_label() == "random, with band")
-    assert line.get_ydata().tolist() == [point["recovery"] for point in random]
+    assert line.get_ydata().tolist() == [point["recovery"]["value"] for point in random]
     band = axes.collections[0].get_paths()[0].vertices[:, 1]
-    assert band.min() == min(point["interval"][0] for point in random)
-    assert band.max() == max(point["interval"][1] for point in random)
+    assert band.min() == min(point["recovery"]["interval"][0] for point in random)
+    assert band.max() == max(point["recovery"]["interval"][1] for point in random)
 
 
 def test_what_is_undefined_is_said_and_not_drawn():
     document = made_up_report(2, 2, ("still",))
     (run,) = document["runs"]
-    for head in run["heads"]:
+    for head in run["units"]:
         head["drift"] = 0.0
     run["associations"] = None
     with drawing():
@@ -140,10 +142,9 @@ def test_what_is_undefined_is_said_and_not_drawn():
 
 def test_heads_that_a_screened_sweep_left_out_are_left_out():
     document = made_up_report(6, 8)
-    for head in document["runs"][0]["heads"][5:]:
-        head |= {"importance_ref": None, "importance_ref_interval": [None, None]}
-        head["importance_ref_by_kind"] = {"resample": None, "mean": None, "zero": None}
-    document["runs"][0]["heads"][0]["drift"] = 0.0
+    for head in document["runs"][0]["units"][5:]:
+        head |= {"importance_ref": {"value": None, "interval": [None, None]}, "importance_ref_by_kind": {}}
+    document["runs"][0]["units"][0]["drift"] = 0.0
     with drawing():
         drawn = dict(figures(document))
         assert all(overlaps(figure) == [] for figure in drawn.values())

@@ -12,6 +12,7 @@ from circuitcheck.core.reading import Reading, Source
 from circuitcheck.runtimes.pytorch.forward import float_rows
 from circuitcheck.runtimes.pytorch.ports.ports import Port
 from circuitcheck.runtimes.pytorch.ports.proofs import float_matrix
+from circuitcheck.runtimes.pytorch.ports.structure import input_width
 from circuitcheck.runtimes.pytorch.torch_model import TorchModel
 
 ROWS = 256
@@ -44,34 +45,35 @@ def reading_of(model: TorchModel, ports: Sequence[Port], tokens: Sequence[int], 
 
 
 def _readout(model: TorchModel, tokens: Tensor, port: Port) -> tuple[Source, Tensor]:
-    """What of the residual stream each token's logit is made of, float32 `[tokens, d_model]`."""
+    """What of the residual stream each token's logit is made of, float32 `[tokens, d_model]`.
+
+    Some models unembed, or embed, in fewer numbers than the stream has; what lies between is not looked into.
+    """
     structure, module = model.structure, model.module
-    if structure.output_layer is not None:
-        scale, is_centred = _final_norm(model)
-        rows = _rows(module.get_submodule(structure.output_layer), tokens, scale)
-        rows = rows * scale
+    width = _written(model, port, 1.0).shape[-1] if port.side == "input" else port.group.width
+    output = None if structure.output_layer is None else module.get_submodule(structure.output_layer)
+    if output is not None and input_width(output) in (width, None):
+        scale, is_centred = _final_norm(model, width)
+        rows = _rows(output, tokens, width) * scale
         return "unembedding", rows - rows.mean(1, keepdim=True) if is_centred else rows
     table = module.get_submodule(structure.embedding).weight if structure.embedding else None
-    if isinstance(table, Tensor) and table.is_floating_point():
+    if isinstance(table, Tensor) and table.is_floating_point() and table.shape[1] == width:
         return "embedding", table[tokens].float()
-    width = _written(model, port, 1.0).shape[-1] if port.side == "input" else port.group.width
     sketch = np.random.default_rng(0).standard_normal((int(tokens.max()) + 1, width)).astype(np.float32)
     return "sketch", torch.from_numpy(sketch).to(tokens.device)[tokens]
 
 
-def _final_norm(model: TorchModel) -> tuple[Tensor | float, bool]:
+def _final_norm(model: TorchModel, width: int) -> tuple[Tensor | float, bool]:
     """What the final norm multiplies each number by, `[d_model]`, and whether it takes the mean away first.
 
-    Asked of the norm itself, since some (Gemma's) multiply by one more than their weight.
+    Asked of the norm itself, since some (Gemma's) multiply by one more than their weight, and some (OLMo's) have none.
     """
     path = model.structure.final_norm
     if path is None:
         return 1.0, False
     norm = model.module.get_submodule(path)
-    weight = next(iter(norm.parameters()), None)
-    if weight is None:
-        return 1.0, False
-    ones = torch.ones(len(weight), dtype=weight.dtype, device=weight.device)
+    weight = next(norm.parameters(), None)
+    ones = torch.ones(width, dtype=None if weight is None else weight.dtype, device=model.device)
     signs = ones.clone()
     signs[1::2] = -1
     zero, level, steps = (norm.forward(value[None, None])[0, 0].float() for value in (0 * ones, ones, signs))
@@ -79,12 +81,11 @@ def _final_norm(model: TorchModel) -> tuple[Tensor | float, bool]:
     return scale, bool((level - zero).abs().max() < 0.01 * scale.abs().max())
 
 
-def _rows(output: nn.Module, tokens: Tensor, scale: Tensor | float) -> Tensor:
+def _rows(output: nn.Module, tokens: Tensor, width: int) -> Tensor:
     """Rows of the unembedding, float32 `[tokens, d_model]`."""
     rows = float_rows(output)
     if rows is not None and not output._forward_pre_hooks:
         return rows[0][tokens].float()
-    width = len(scale) if isinstance(scale, Tensor) else int(output.in_features)  # type: ignore[arg-type]
     return _asked(output, width, 1.0)[:, tokens].T
 
 
@@ -98,12 +99,13 @@ def _written(model: TorchModel, port: Port, amplitude: float) -> Tensor:
 
 def _asked(module: nn.Module, width: int, amplitude: float) -> Tensor:
     """The `[in, out]` matrix of a linear map of whatever kind, float32, from what it makes of each single number."""
-    own = next((part for part in module.parameters() if part.is_floating_point() and part.element_size() > 1), None)
-    kind, device = (torch.float32, None) if own is None else (own.dtype, own.device)
+    parts = (*module.parameters(), *module.buffers())
+    kinds = [part.dtype for part in parts if part.is_floating_point() and part.element_size() > 1]
+    kind, device = kinds[0] if kinds else torch.float32, parts[0].device if parts else None
     zero = module(torch.zeros(1, 1, width, dtype=kind, device=device))[0].float()
-    parts = []
+    rows = []
     for start in range(0, width, ROWS):
         basis = torch.zeros(1, min(ROWS, width - start), width, dtype=kind, device=device)
         basis[0].diagonal(start).fill_(amplitude)
-        parts.append((module(basis)[0].float() - zero) / amplitude)
-    return torch.cat(parts)
+        rows.append((module(basis)[0].float() - zero) / amplitude)
+    return torch.cat(rows)

@@ -18,6 +18,7 @@ from circuitcheck.runtimes.pytorch.ports.proofs import prove
 from circuitcheck.runtimes.pytorch.ports.structure import LayerSite, Structure
 
 IDS = torch.tensor([[2, 0], [1, 3]])
+IS_COMPUTED = "z is what attention computed"
 
 
 def failures(model, ids=IDS) -> list[tuple[str, str, str]]:
@@ -193,8 +194,9 @@ class FillsTheBuffer(micro_model.MicroAttention):
 
 @pytest.mark.parametrize("layer", [0, 1])
 def test_a_projection_that_treats_a_written_z_otherwise_is_refused_where_it_is(layer):
-    model = two_layers_with(layer, FillsTheBuffer)
-    assert failures(model) == [(f"layer {layer}", f"layers.{layer}.attention.project", "write back")]
+    model, where = two_layers_with(layer, FillsTheBuffer), f"layers.{layer}.attention.project"
+    # A copy of z is not what attention computed, either, where storage matters.
+    assert failures(model) == [(f"layer {layer}", where, check) for check in ("write back", IS_COMPUTED)]
 
 
 # --- 2. ablating a layer's heads changes the logits ------------------------------------------------------------------
@@ -312,6 +314,40 @@ def test_logits_that_were_rounded_before_they_became_float32_are_no_failure(dtyp
     prove(micro_model.hook_micro(module.to(dtype)), IDS)
 
 
+# --- 4. what is read is what attention computed ---------------------------------------------------------------------
+
+
+class TurnsInFront(micro_model.MicroAttention):
+    """Puts a transform of its own in front of every hook in each pass, as a release that is prepared lazily might."""
+
+    handle = None
+
+    def forward(self, residual):
+        if self.handle is not None:
+            self.handle.remove()
+        self.handle = self.project.register_forward_pre_hook(lambda _, given: (given[0].roll(1, -1),), prepend=True)
+        return super().forward(residual)
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_a_hook_of_ours_behind_a_transform_is_found(layer):
+    """Behind it heads are mixed, and writing back and ablating what was read there work all the same."""
+    model = two_layers_with(layer, TurnsInFront)
+    assert failures(model) == [(f"layer {layer}", f"layers.{layer}.attention.project", IS_COMPUTED)]
+    assert "its output cannot be rebuilt from what was read" in detail(model)
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_hook_of_ours_in_front_of_a_transform_is_not(is_first):
+    model = two_layers_with(1, micro_model.MicroAttention)
+    project = model.module.layers[1].attention.project
+    project.register_forward_pre_hook(lambda _, given: (given[0].roll(1, -1),), prepend=is_first)
+    prove(model, IDS)
+    assert torch.equal(
+        patches.read(model, IDS)[1], patches.read(two_layers_with(1, micro_model.MicroAttention), IDS)[1]
+    )
+
+
 # --- the readout -----------------------------------------------------------------------------------------------------
 
 
@@ -423,4 +459,4 @@ def test_proving_leaves_no_hook_and_computes_no_graph():
     assert not any(passes)
 
 
-# --- 4. the model is as it was ---------------------------------------------------------------------------------------
+# --- 5. the model is as it was ---------------------------------------------------------------------------------------
