@@ -34,7 +34,7 @@ def main() -> None:
     """Measures every precision on every model and task, and prints the largest of each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", nargs=2, metavar=("DIR", "TASK"), action="append", default=[])
-    seen: dict[str, list[tuple[float, float, float, float]]] = defaultdict(list)
+    seen: dict[str, list[tuple[float, ...]]] = defaultdict(list)
     for source, name in cases(parser.parse_args().model):
         reference = load_model(source)
         task = load_task(name, reference.tokenizer, vocabulary=reference.facts.vocabulary)
@@ -46,14 +46,17 @@ def main() -> None:
                 print(f"{source}, {name}, {spec}: {error}")
                 continue
             assert circuit is not None, f"{source} does not solve {name}"
-            writes, z = (np.array([getattr(unit, key) for unit in circuit.units]) for key in ("drift", "drift_z"))
-            seen[SAME_BITS.get(spec, spec)].append((np.median(z), np.median(writes), z.max(), writes.max()))
-            print(f"{source}, {name}, {spec}: median {np.median(writes):.4f}, largest {writes.max():.4f}", flush=True)
+            z = np.array([unit.drift_z for unit in circuit.units])
+            median, largest = circuit.drift_median, circuit.drift_largest
+            figures = (np.median(z), median.value, median.high, z.max(), largest.value, largest.high)
+            seen[SAME_BITS.get(spec, spec)].append(figures)
+            print(f"{source}, {name}, {spec}: " + ", ".join(f"{value:.4f}" for value in figures), flush=True)
     rows = [
         [precision, *np.max(found, axis=0), DRIFT_LIMITS[precision].median, DRIFT_LIMITS[precision].largest]
         for precision, found in seen.items()
     ]
-    headers = ["precision", "median z", "median write", "largest z", "largest write", "limit", "limit"]
+    sides = [f"{which} {what}" for which in ("median", "largest") for what in ("z", "write", "its upper end")]
+    headers = ["precision", *sides, "limit", "limit"]
     print(tabulate(rows, headers, floatfmt=".4f"))
 
 

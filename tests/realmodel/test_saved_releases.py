@@ -54,7 +54,7 @@ def test_the_task_is_solved_by_two_heads(desk):
     baseline = Baseline.load(desk.folder / "baselines" / desk.model.name / "names.json")
     assert len(baseline.solved) >= 80
     order = abs(torch.tensor(baseline.importance("resample"))).argsort(descending=True)
-    assert {baseline.heads[place] for place in order[:2].tolist()} == {(2, 6), (4, 0)}
+    assert {baseline.measured[place] for place in order[:2].tolist()} == {(2, 6), (4, 0)}
 
 
 @pytest.mark.parametrize("form", DRIFT)

@@ -90,7 +90,7 @@ def test_a_saved_release_is_gated(references, tmp_path, name, form):
 
     measurement = measure(candidate, Baseline.load(baseline))
     circuit = measurement.circuit
-    assert np.isfinite([head.drift for head in circuit.heads]).all()
+    assert np.isfinite([unit.drift for unit in circuit.units]).all()
     assert 0 < circuit.drift_median.value < SEEN[precision]
     assert circuit.behaviour_kept.value == 1.0
     verdict = judge(measurement, limits_for(precision, "tiny"))
