@@ -24,11 +24,12 @@ from circuitcheck.baseline.baseline import Baseline
 from circuitcheck.core.candidates import DEFAULT_CANDIDATES, RTN
 from circuitcheck.core.prompts import Prompts, Task
 from circuitcheck.diagnostics.association import associate, permutation_p
-from circuitcheck.gate.measure import measure
 from circuitcheck.gate.record import record_reference
+from circuitcheck.gate.sample import part_sample
 from circuitcheck.runtimes.pytorch.hooked import HookedModel
 from circuitcheck.runtimes.pytorch.loading.load import load_model
-from circuitcheck.stats.drift import drift_sums, relative_drift
+from circuitcheck.stats.bootstrap import weighted_means
+from circuitcheck.stats.drift import drift_draws, drift_sums, relative_drift
 from circuitcheck.tasks.named import BUILT_IN, load_task
 from circuitcheck.tasks.texts import TextPair
 from circuitcheck.tasks.tokens import tokenize
@@ -146,20 +147,21 @@ def rows_of(model: str, specs: Sequence[str]) -> Iterator[dict[str, Any]]:
     for spec in specs:
         candidate = load_model(model, spec)
         for baseline in baselines:
-            measurement = measure(candidate, baseline)
-            assert measurement.circuit is not None, measurement.inconclusive
-            layers = np.array([layer for layer, _ in baseline.measured])
-            drift = relative_drift(drift_sums(baseline.z, candidate.activations(baseline.part, "head")))
+            layers, part = np.array([layer for layer, _ in baseline.measured]), part_sample(baseline)
+            sums = drift_sums(baseline.z, candidate.activations(baseline.part, "head"))
+            drift, draws = relative_drift(sums), drift_draws(sums, part.weights)
             mixed = mixed_drift(reference, candidate, baseline.part)
-            for kind, found in measurement.circuit.associations.items():
+            for kind in baseline.ablated:
                 importance = baseline.importance(kind)
+                effects = weighted_means(part.weights, baseline.of_part(baseline.effects(kind)))
+                found = associate(importance, drift, layers, effects, draws, level=part.level, seed=baseline.spec.seed)
                 yield {
                     "model": baseline.model,
                     "task": baseline.task.name,
                     "candidate": spec,
                     "importance": kind,
-                    "prompts": measurement.solved,
-                    "of": measurement.prompts,
+                    "prompts": len(baseline.solved),
+                    "of": len(baseline.task.pairs),
                     "heads": len(baseline.measured),
                     "raw": [found.raw.value, found.raw.low, found.raw.high],
                     "within": [found.within_layers.value, found.within_layers.low, found.within_layers.high],

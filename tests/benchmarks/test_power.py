@@ -31,13 +31,13 @@ BENIGN = [
 def rows(reference, baselines, cache):
     planter = Planter(reference, baselines, cache)
     heads = ((2, 7),)
-    healing = Healing("pruned", partial(surgery.prune_heads, heads=heads), (200,), silenced=heads)
+    healing = Healing("pruned", partial(surgery.prune_heads, heads=heads), (200, 300), silenced=heads)
     candidates = [
         *(one for one in benign() if one.name in BENIGN),
         *planter.heal("heads pruned, healed", healing, heads, "int4-rtn"),
         *[one for one in swapped(planter) if one.run is None][:5],
         *[one for one in scaled(planter) if one.truth == "fault"][:2],
-        *[one for one in scaled(planter) if one.truth == "fault" and "int8-rtn" in one.name][:6],
+        *[one for one in scaled(planter) if one.truth == "fault" and "int8-rtn" in one.name],
         *[one for one in averaged(planter) if one.truth == "fault"][:1],
         *[one for one in rotary(planter) if one.truth == "fault"][:1],
         *list(unused(planter))[:2],
