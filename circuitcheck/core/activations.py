@@ -44,6 +44,10 @@ class Activations:
         last = np.cumsum(self.lengths, dtype=np.int64) - 1
         return Activations(self.index, (1,) * len(self.index), tuple(group[last] for group in self.groups))
 
+    def amplitudes(self) -> list[float]:
+        """The largest magnitude in each group; 1 where there are only zeros."""
+        return [float(np.abs(group).max(initial=0.0)) or 1.0 for group in self.groups]
+
     def in_double(self) -> Iterator[NDArray[np.float64]]:
         """For each group `[tokens, count, width]` in float64; one at a time, so that only it is in memory."""
         return (group.astype(np.float64) for group in self.groups)

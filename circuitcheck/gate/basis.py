@@ -86,8 +86,7 @@ def compare_writes(baseline: Recording, candidate: Runtime, z: Activations) -> W
         BaselineError: the reference's values are not finite.
     """
     require_comparable(baseline.z, z)
-    amplitudes = [max(float(np.abs(group).max(initial=0.0)), 1e-6) for group in z.groups]
-    reading = candidate.reading(baseline.spec.unit, baseline.reading.tokens, amplitudes)
+    reading = candidate.reading(baseline.spec.unit, baseline.reading.tokens, z.amplitudes())
     parts = [
         _compared(
             baseline.reading.of_group(place), baseline.z.of_group(place), reading.of_group(place), z.of_group(place)

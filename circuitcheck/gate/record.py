@@ -80,8 +80,9 @@ def record_reference(
         z, gradient = (
             _kept(values, spec) for values in (model.activations(part, kind), model.gradient(part, kind, work=work)[1])
         )
-        reading = model.reading(kind, tokens_to_read(model.layout(kind), model.facts.vocabulary, spec.seed))
         _require_finite(model, task, f"{kind}s", *z.groups)
+        tokens = tokens_to_read(model.layout(kind), model.facts.vocabulary, spec.seed)
+        reading = model.reading(kind, tokens, z.amplitudes())
         _require_finite(model, task, f"writes of {kind}s", *reading.maps)
         _require_finite(model, task, "gradients", *gradient.groups)
         effects = metric[list(solved.index)][None].astype(np.float64) - ablated[spec.ablation]
