@@ -20,7 +20,6 @@ from circuitcheck.stats.drift import DriftSums, drift_sums, joined_sums, relativ
 CLEARLY = 0.25
 """A unit plays another's part where the squared distance of their writes is below this share of that to its own."""
 
-
 CHANGED, CHANGED_TIMES = 0.1, 2.0
 """A unit is kept in other coordinates where its values moved by more than this, and so many times as far as its write:
 plain rounding moves both alike."""

@@ -89,8 +89,8 @@ def test_four_bits_do_what_they_do_to_the_original(name, kind):
     circuit, beside = verdict.measurement.circuit, plain(name).measurement.circuit
     assert verdict.word != "FAIL", [judgement.message for judgement in verdict.criteria]
     assert circuit.drift_median.value < 1.2 * beside.drift_median.value
-    # Of few heads the largest depends on which way some weights happened to be rounded: 0.9 to 1.3 over seeds.
-    assert circuit.drift_largest.value < 1.3 * beside.drift_largest.value
+    # The seeds are fixed: of few heads the largest depends on which way some weights happen to be rounded.
+    assert circuit.drift_largest.value < 1.2 * beside.drift_largest.value
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import micro_model
 import pytest
 import tiny_circuits
@@ -35,6 +37,8 @@ def attention_of(model: HookedModel) -> list[str]:
 @pytest.mark.parametrize("name", ["gpt_neox", "llama", "gpt2"])
 def test_floor_is_small_and_settings_are_restored(three_threads, name):
     model = tiny_models.tiny_model(name)
+    # Transformers switches attention only where the class's module is loaded; pytester's in-process runs unload some.
+    importlib.import_module(type(model.module).__module__)
     before = attention_of(model)
     baseline = record_reference(model, tiny_circuits.solvable_task(model, 8), MeasurementSpec(part=4))
     assert sorted(baseline.noise_floor) == KEYS
