@@ -2,16 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from tabulate import tabulate
+
 from circuitcheck.baseline.recording import Recording
+from circuitcheck.baseline.rounded import Rounded
 
 SHOWN_UNITS = 8
+COSTS = (
+    ("drift", "drifts by", False),
+    ("profile_distance", "profile distance", False),
+    ("behaviour_kept", "keeps of the behaviour", True),
+    ("changed_answers", "changes answers of", False),
+    ("metric_change", "changes the metric by", False),
+    ("kl_divergence", "KL, nats", False),
+)
+"""Measure of a rounding, what it is called, and whether less of it is worse."""
+
 MOVED = 0.01
 """A unit is listed when its importance moved by more than this share of the largest."""
 
 
 def describe_new(new: Recording) -> list[str]:
     """What a first baseline says."""
-    return [_competence(new), *([_top_units(new)] if new.solved else [])]
+    return [_competence(new), *([_top_units(new)] if new.solved else []), *describe_roundings(new)]
+
+
+def describe_roundings(recording: Recording) -> list[str]:
+    """What rounding alone does to this model, the worst of all ways: a row for each precision, and what it means."""
+    if not recording.roundings:
+        return []
+    by_precision: dict[str, list[Rounded]] = {}
+    for one in recording.roundings:
+        by_precision.setdefault(one.precision, []).append(one)
+    rows = [
+        [precision, len(ways), *(_worst(ways, name, is_share) for name, _, is_share in COSTS)]
+        for precision, ways in by_precision.items()
+    ]
+    headings = ["rounded to", "ways", *(heading for _, heading, _ in COSTS)]
+    table = tabulate(rows, headings, tablefmt="simple", disable_numparse=True, stralign="right")
+    return [
+        "what plain rounding alone does to this model on this task, the worst of several ways:",
+        *table.splitlines(),
+    ]
+
+
+def _worst(ways: Sequence[Rounded], name: str, is_share: bool) -> str:
+    values = [one.measures[name] for one in ways if name in one.measures]
+    return f"{(min if is_share else max)(values):.2g}" if values else "-"
 
 
 def describe_change(old: Recording, new: Recording) -> list[str]:

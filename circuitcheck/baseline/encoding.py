@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 import numpy as np
@@ -19,14 +19,16 @@ from safetensors import SafetensorError
 
 from circuitcheck.baseline.recording import Recording
 from circuitcheck.baseline.reviewer_summary import summary
+from circuitcheck.baseline.rounded import Rounded
 from circuitcheck.core.activations import Activations
 from circuitcheck.core.errors import BaselineError, CircuitcheckError, StaleBaselineError
+from circuitcheck.core.next_token import NextToken
 from circuitcheck.core.prompts import PromptPair, Task
 from circuitcheck.core.reading import Reading
 from circuitcheck.core.specification import MeasurementSpec
 from circuitcheck.core.units import Group, Layout
 
-SCHEMA = 4
+SCHEMA = 5
 Arrays = dict[str, NDArray[Any]]
 
 
@@ -44,6 +46,9 @@ def encode(baseline: Recording) -> tuple[bytes, bytes]:
         "fingerprints": baseline.all_fingerprints,
         "ablations": list(baseline.ablated),
         "noise": baseline.noise,
+        "roundings": [
+            {"precision": one.precision, "name": one.name, "measures": one.measures} for one in baseline.roundings
+        ],
         "ceiling": baseline.ceiling,
         "environment": baseline.environment,
         "reason": baseline.reason,
@@ -129,6 +134,9 @@ def _arrays(baseline: Recording) -> Arrays:
     arrays |= {"reading.tokens": np.array(baseline.reading.tokens, np.int32)}
     # All blocks of a model are read by one map, which is kept once.
     arrays |= {f"reading.map.{place:04d}": read for place, read in enumerate(_distinct(baseline.reading.maps))}
+    arrays |= {f"rounding.{place:04d}": one.moves for place, one in enumerate(baseline.roundings)}
+    if baseline.next_token is not None:
+        arrays |= {f"next_token.{field.name}": getattr(baseline.next_token, field.name) for field in fields(NextToken)}
     for name, values in (("z", baseline.z), ("gradient", baseline.gradient)):
         arrays |= {f"{name}.{place:04d}": group for place, group in enumerate(values.groups)}
     return {name: np.ascontiguousarray(values) for name, values in sorted(arrays.items())}
@@ -160,6 +168,10 @@ def _fields(content: dict[str, Any], arrays: Arrays) -> dict[str, Any]:
         "reading": _reading(content, arrays),
         "ceiling": content["ceiling"],
         "noise": content["noise"],
+        "next_token": _next_token(arrays),
+        "roundings": tuple(
+            Rounded(**one, moves=arrays[f"rounding.{place:04d}"]) for place, one in enumerate(content["roundings"])
+        ),
         "environment": content["environment"],
         "reason": content["reason"],
         "notes": tuple(content["notes"]),
@@ -169,6 +181,12 @@ def _fields(content: dict[str, Any], arrays: Arrays) -> dict[str, Any]:
 def _distinct(maps: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
     """The maps, or the one that all groups share."""
     return [maps[0]] if all(read is maps[0] for read in maps) else list(maps)
+
+
+def _next_token(arrays: Arrays) -> NextToken | None:
+    if not any(key.startswith("next_token.") for key in arrays):
+        return None
+    return NextToken(**{field.name: arrays[f"next_token.{field.name}"] for field in fields(NextToken)})
 
 
 def _reading(content: dict[str, Any], arrays: Arrays) -> Reading:

@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from circuitcheck.baseline.noise_floor import Change, Noise, floor_of
+from circuitcheck.baseline.rounded import Rounded
 from circuitcheck.core.activations import Activations
+from circuitcheck.core.next_token import NextToken
 from circuitcheck.core.prompts import Prompts, Task
 from circuitcheck.core.reading import Reading
 from circuitcheck.core.specification import METRICS, MeasurementSpec
@@ -39,6 +41,8 @@ class Recording:
         reading: how the units are read in logits, whatever basis they keep `z` in.
         ceiling: the reference's own split-half ranking agreement; None where it solves too little.
         noise: how far the reference was seen to move from itself, by instruction set and source.
+        next_token: what it says comes next after every solved prompt; None where it predicts no tokens.
+        roundings: what plain rounding does to the reference.
         environment: versions and instruction set that it was recorded with.
         reason: why it was accepted.
         notes: what a reader must know about how it was measured.
@@ -63,6 +67,8 @@ class Recording:
     environment: dict[str, Any]
     reason: str
     notes: tuple[str, ...]
+    next_token: NextToken | None = None
+    roundings: tuple[Rounded, ...] = ()
 
     @property
     def solved_prompts(self) -> Prompts:

@@ -49,7 +49,8 @@ class UnitMeasure:
         rank_ref: 1 for the measured unit with the largest |importance| of the reference; None if it was left out.
         rank_cand: the same of the candidate.
         drift: norm(w_ref - w_cand) / norm(w_ref) of what it writes, read in logits, dimensionless.
-        drift_z: the same of its values, in the coordinates that each model keeps them in.
+        move: root mean square over prompts of norm(w_ref - w_cand), in logits.
+        drift_z: as `drift`, of its values, in the coordinates that each model keeps them in.
         drift_answer: as `drift`, at the answer position alone.
         cosine: of w_ref and w_cand.
         cosine_answer: the same at the answer position alone.
@@ -69,6 +70,7 @@ class UnitMeasure:
     rank_ref: int | None
     rank_cand: int | None
     drift: float
+    move: float
     drift_z: float
     drift_answer: float
     cosine: float
@@ -102,6 +104,34 @@ class Basis:
     largest_drift: float
     renumbered: Mapping[str, str]
     unread: float
+
+
+@dataclass(frozen=True)
+class Excess:
+    """How far what units write has moved, in times what plain rounding to the same precision moves the reference's.
+
+    Attributes:
+        precision: whose rounding.
+        pooled: of all units together.
+        layer: of the layer where it is largest.
+        unit: of the unit where it is largest.
+        layers: of each layer, from 0 on.
+        units: of each unit, in order.
+        worst_unit: label of the unit where it is largest.
+    """
+
+    precision: str
+    pooled: Estimate
+    layer: Estimate
+    unit: Estimate
+    layers: tuple[float, ...]
+    units: tuple[float, ...]
+    worst_unit: str
+
+    @property
+    def worst_layer(self) -> int:
+        """The layer where it is largest."""
+        return max(range(len(self.layers)), key=lambda layer: self.layers[layer])
 
 
 @dataclass(frozen=True)
@@ -157,12 +187,17 @@ class Ranking:
     Attributes:
         agreement: rank-biased overlap.
         ceiling: the reference's own split-half agreement; NaN with one prompt.
+        ranked: how many of the reference's units stand out: their importance can be told from zero, and is not
+            negligible beside the largest. All others are ties at the bottom.
+        reversed: how far the reversed order of these would agree.
         top_5: share of the reference's top 5 units in the candidate's.
         kendall_tau_b: over all units.
     """
 
     agreement: Estimate
     ceiling: float
+    ranked: int
+    reversed: float
     top_5: float
     kendall_tau_b: float
 
@@ -245,12 +280,16 @@ class Circuit:
     """All measures of one candidate on one task that the reference solves.
 
     Attributes:
+        kl_divergence: of the next token, mean over solved prompts, in nats; None where the model predicts no tokens.
+        changed_answers: share of solved prompts whose likeliest next token is another; likewise.
         behaviour_kept: share of the reference's solved prompts that the candidate solves.
         metric_change: |mean m_cand / mean m_ref - 1|, dimensionless; of a log-probability the difference, in nats.
         metric_ref: mean m of the reference, in logits.
         metric_cand: mean m of the candidate, in logits.
+        drift: of all units together: of the root of the sums of squares.
         drift_median: median over units.
         drift_largest: largest over units.
+        excess: what of the drift plain rounding explains; None where it is not known what that does to this reference.
         profile_distance: max_u |I_cand - I_ref| / max_u |I_ref|.
         ranking: see there.
         repair: see there.
@@ -260,12 +299,16 @@ class Circuit:
         units: all of them, in order.
     """
 
+    kl_divergence: Estimate | None
+    changed_answers: Estimate | None
     behaviour_kept: Estimate
     metric_change: Estimate
     metric_ref: Estimate
     metric_cand: Estimate
+    drift: Estimate
     drift_median: Estimate
     drift_largest: Estimate
+    excess: Excess | None
     profile_distance: Estimate
     ranking: Ranking
     repair: Repair
@@ -354,6 +397,7 @@ class Verdict:
         message: why there are none; empty where there are.
         broken: units whose importance has moved beyond the limit on profile distance, with the whole interval that
             holds for all units at once; and units whose change is not finite. By label.
+        untold: why criteria were left out that could not tell anything here.
     """
 
     measurement: Measurement
@@ -361,3 +405,4 @@ class Verdict:
     criteria: tuple[Judgement, ...]
     message: str = ""
     broken: tuple[str, ...] = ()
+    untold: tuple[str, ...] = ()

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from circuitcheck.core.activations import Activations
 from circuitcheck.core.census import Census
 from circuitcheck.core.metric import Metric
+from circuitcheck.core.next_token import NextToken
 from circuitcheck.core.patch import Patch
 from circuitcheck.core.progress import Advance, silent
 from circuitcheck.core.prompts import Prompts
@@ -142,6 +143,14 @@ class Runtime(Protocol):
     def metric(self, prompts: Prompts, *, counterfactual: bool = False) -> NDArray[np.float32]:
         """M of every prompt, `[prompts]`; of counterfactuals with the clean prompt's answer and foil."""
 
+    def next_token(self, prompts: Prompts, tokens: NDArray[np.int32] | None = None) -> NextToken | None:
+        """What comes next after every clean prompt; None of a model that predicts no tokens.
+
+        Args:
+            prompts: the prompts.
+            tokens: whose probabilities are asked for, `[prompts, kept]`; by default those that it finds likeliest.
+        """
+
     def activations(self, prompts: Prompts, kind: str) -> Activations:
         """Values of all units on the clean prompts, all positions."""
 
@@ -179,6 +188,24 @@ class Runtime(Protocol):
         self, prompts: Prompts | None = None, reload: Callable[[], Runtime] | None = None
     ) -> Sequence[Variation]:
         """Ways to compute the same thing: one of each kind or, for a calibration on some prompts, all of them."""
+
+    def roundings(self) -> Sequence[Rounding]:
+        """Ways to round it plainly: what a precision alone does to a model. References only."""
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """One way to round a reference to a precision, by nobody's special care.
+
+    Attributes:
+        precision: whose candidates it stands for, such as `4-bit`.
+        name: how it rounds, within that precision.
+        make: gives the rounded copy, whose `precision` is the same; raises `CircuitcheckError` where it cannot be made.
+    """
+
+    precision: str
+    name: str
+    make: Callable[[], Runtime]
 
 
 @dataclass(frozen=True)

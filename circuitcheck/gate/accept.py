@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from circuitcheck.baseline.baseline import Baseline, baseline_files
-from circuitcheck.baseline.diff import describe_change, describe_new
+from circuitcheck.baseline.diff import describe_change, describe_new, describe_roundings
 from circuitcheck.baseline.encoding import encode
 from circuitcheck.baseline.noise_floor import Change
 from circuitcheck.core.errors import BaselineError, CircuitcheckError
@@ -85,7 +85,8 @@ def accept(
         new = replace(new, noise=_merged(old.noise, new.noise))
     details = describe_new(new)
     if old is not None:
-        details = [*describe_change(old, new), _would_have_been(reference, old, limits or {}, memory)]
+        would_have_been = _would_have_been(reference, old, limits or {}, memory)
+        details = [*describe_change(old, new), would_have_been, *describe_roundings(new)]
     if fault:
         details.insert(0, f"the old baseline could not be read: {fault}")
     new.save(folder)

@@ -6,7 +6,7 @@ import math
 
 from circuitcheck.core.results import Circuit, Measurement, Verdict
 from circuitcheck.stats.estimate import magnitude
-from circuitcheck.verdict.criteria import criteria_for
+from circuitcheck.verdict.criteria import Criterion, criteria_for
 from circuitcheck.verdict.judgement import hold, require_above_noise, worst
 from circuitcheck.verdict.limits import Limits, limits_for
 
@@ -32,14 +32,26 @@ def judge(measurement: Measurement, limits: Limits | None = None) -> Verdict:
     if circuit is None:
         return Verdict(measurement, "INCONCLUSIVE", (), measurement.inconclusive or "nothing was measured")
     require_above_noise(criteria, limits, measurement)
-    measured = [(criterion, criterion.read(circuit)) for criterion in criteria]
-    judgements = tuple(
-        hold(criterion, value, limits[criterion.limit_name], measurement)
-        for criterion, value in measured
-        if value is not None
-    )
+    judgements, untold = [], []
+    for criterion in criteria:
+        value, limit = criterion.read(circuit), limits[criterion.limit_name] * criterion.share_of(circuit)
+        if value is None or _is_known_better(criterion, circuit, limits):
+            continue
+        if why := criterion.cannot_tell(circuit, limit):
+            untold.append(why)
+        else:
+            judgements.append(hold(criterion, value, limit, measurement))
     word = worst(judgement.verdict for judgement in judgements)
-    return Verdict(measurement, word, judgements, broken=_broken(circuit, limits.profile_distance))
+    broken = _broken(circuit, limits.profile_distance)
+    return Verdict(measurement, word, tuple(judgements), broken=broken, untold=tuple(untold))
+
+
+def _is_known_better(criterion: Criterion, circuit: Circuit, limits: Limits) -> bool:
+    """Limits by precision are those of other models: where it is known what rounding does to this one, that counts.
+
+    A limit that somebody named is held in any case.
+    """
+    return criterion.limit is None and circuit.excess is not None and criterion.name not in limits.named
 
 
 def _broken(circuit: Circuit, limit: float) -> tuple[str, ...]:

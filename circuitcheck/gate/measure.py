@@ -62,7 +62,7 @@ def measure(
     if reason is None:
         candidate = candidate.measured_by(baseline.spec.metric).probed(baseline.task.prompts())
         observed = _observe(candidate, baseline, work, curves=curves)
-        circuit = summarize(baseline, observed, _integrated(baseline, observed, reference))
+        circuit = summarize(baseline, observed, candidate.facts.precision, _integrated(baseline, observed, reference))
     return _measurement(candidate, baseline, reason, circuit, work)
 
 
@@ -76,6 +76,8 @@ def _observe(candidate: Runtime, baseline: Recording, work: Work, *, curves: boo
         metric = metric[list(solved.index)]
         _require_finite(candidate, baseline, "logit differences", preferred)
         _require_finite(candidate, baseline, "values of the metric", metric)
+        said = baseline.next_token
+        next_token = None if said is None else candidate.next_token(solved, said.tokens)
         candidate.prove(everything, spec.unit)
         z = candidate.activations(baseline.part, spec.unit)
         z = z if spec.positions == "all" else z.answer_position()
@@ -89,7 +91,7 @@ def _observe(candidate: Runtime, baseline: Recording, work: Work, *, curves: boo
         sets = tuple(written.of_candidate(units) for units in plan.sets)
         repaired = candidate.patched(baseline.part, Patch(spec.unit, sets, written.repair_in_place), work)
         _require_finite(candidate, baseline, "logit differences under repair", repaired)
-    return Observation(metric, preferred, ablated, written, expected, damage, plan, repaired)
+    return Observation(metric, preferred, next_token, ablated, written, expected, damage, plan, repaired)
 
 
 def _integrated(baseline: Recording, observed: Observation, reference: Runtime | None) -> NDArray[np.float64] | None:

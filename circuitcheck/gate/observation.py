@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from circuitcheck.baseline.recording import Recording
 from circuitcheck.core.metric import LOG_PROBABILITY
+from circuitcheck.core.next_token import NextToken
 from circuitcheck.gate.basis import Written
 from circuitcheck.gate.repair_plan import RepairPlan
 from circuitcheck.gate.sample import part_sample
@@ -24,6 +25,8 @@ class Observation:
     Attributes:
         metric: m of every solved prompt, `[solved]`.
         preference: what says whether the candidate solves it, above 0 where it does, `[solved]`.
+        next_token: what it says comes next after every solved prompt, of the tokens that the baseline keeps; None where
+            the reference says nothing.
         ablated: m with each measured unit ablated, `[measured, solved]`.
         written: both sides' units on the prompts and positions that the baseline keeps.
         first_order: what the reference's gradient says of the way from its z to this one.
@@ -34,6 +37,7 @@ class Observation:
 
     metric: NDArray[Any]
     preference: NDArray[Any]
+    next_token: NextToken | None
     ablated: NDArray[Any]
     written: Written
     first_order: FirstOrder

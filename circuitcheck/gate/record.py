@@ -17,11 +17,12 @@ from circuitcheck.core.patch import Patch
 from circuitcheck.core.progress import Advance, silent
 from circuitcheck.core.prompts import Prompts, Task
 from circuitcheck.core.reading import tokens_to_read
-from circuitcheck.core.runtime import Runtime, Variation, Work
+from circuitcheck.core.runtime import Rounding, Runtime, Variation, Work
 from circuitcheck.core.specification import ABLATIONS, Ablation, MeasurementSpec
 from circuitcheck.core.units import Unit
 from circuitcheck.gate.preference import preference
 from circuitcheck.gate.repeat import measured_noise
+from circuitcheck.gate.rounding import with_roundings
 from circuitcheck.gate.screen import screened_metric
 from circuitcheck.stats.ranking import split_half_agreement
 
@@ -36,6 +37,7 @@ def record_reference(
     memory: int | None = None,
     kinds: Sequence[Ablation] = ABLATIONS,
     sources: Sequence[Variation] | None = None,
+    roundings: Sequence[Rounding] | None = None,
 ) -> Baseline:
     """Records the circuit of a float32 reference.
 
@@ -51,6 +53,8 @@ def record_reference(
         memory: budget in bytes for what the sweeps keep beside the model; by default a share of what is free.
         kinds: kinds of ablation, `spec.ablation` among them.
         sources: sources of noise to try; one of each kind by default.
+        roundings: ways to round it, so that the baseline knows what a precision costs this model; by default all that
+            its runtime knows. With none, limits of other models hold.
 
     Returns:
         The baseline, which also says so if the reference does not solve the task.
@@ -85,6 +89,7 @@ def record_reference(
         reading = model.reading(kind, tokens, z.amplitudes())
         _require_finite(model, task, f"writes of {kind}s", *reading.maps)
         _require_finite(model, task, "gradients", *gradient.groups)
+        next_token = model.next_token(solved) if solved.index else None
         effects = metric[list(solved.index)][None].astype(np.float64) - ablated[spec.ablation]
         tried = model.variations() if sources is None else sources
         noise = (
@@ -95,7 +100,7 @@ def record_reference(
     layout = model.layout(kind)
     clusters = [task.pairs[place].cluster for place in solved.index]
     facts = model.facts
-    return Baseline(
+    recorded = Baseline(
         model=facts.name,
         architecture=facts.architecture,
         task=task,
@@ -110,6 +115,7 @@ def record_reference(
         z=z,
         gradient=gradient,
         reading=reading,
+        next_token=next_token,
         # One prompt cannot be halved.
         ceiling=split_half_agreement(effects, clusters, persistence=spec.persistence) if len(solved) > 1 else None,
         noise={facts.environment["instruction_set"]: noise} if noise else {},
@@ -117,6 +123,7 @@ def record_reference(
         reason=reason,
         notes=tuple(work.notes),
     )
+    return with_roundings(recorded, model.roundings() if roundings is None else roundings, Work(memory, advance))
 
 
 def _agreed(model: Runtime, spec: MeasurementSpec) -> tuple[Runtime, MeasurementSpec]:

@@ -15,7 +15,7 @@ from circuitcheck.core.errors import ModelError
 from circuitcheck.core.metric import LOG_PROBABILITY
 from circuitcheck.core.patch import Patch
 from circuitcheck.core.prompts import Prompts, Task
-from circuitcheck.core.reading import Reading
+from circuitcheck.core.reading import Reading, tokens_to_read
 from circuitcheck.core.runtime import Runtime, Variation, Work
 from circuitcheck.core.specification import MeasurementSpec
 from circuitcheck.core.units import Layout, Unit
@@ -51,14 +51,16 @@ def measured_noise(
         work: budget.
 
     Returns:
-        Variation to the largest `drift` of what any unit writes (relative), `ranking_change` (1 - rank-biased overlap),
-        `profile_distance`, and `metric_change` (of the mean over solved prompts, as the criterion has it).
+        Variation to the largest `drift` of what any unit writes, read at either of two draws of tokens (relative),
+        `ranking_change` (1 - rank-biased overlap), `profile_distance`, and `metric_change` (of the mean over solved
+        prompts, as the criterion has it).
 
     Raises:
         ModelError: one of them is undefined, as where no unit matters, so that no limit could be held against it.
     """
     task = solved.task
     importance = effects[:, : len(z.index)].mean(axis=1)
+    readings = (reading, _read_at_others(model, spec, z))
     noise: dict[str, Change] = {}
     for variation in variations:
         again = variation.reload().measured_by(model.quantity) if variation.reload else model
@@ -67,7 +69,7 @@ def measured_noise(
         other = (metric_again[list(z.index)][None].astype(np.float64) - ablated).mean(axis=1)
         means = [float(values[list(solved.index)].mean(dtype=np.float64)) for values in (metric, metric_again)]
         change = {
-            "drift": float(relative_drift(drift_sums(reading.writes(z), reading.writes(z_again))).max()),
+            "drift": max(_largest_drift(read, z, z_again) for read in readings),
             "ranking_change": 1 - rank_biased_overlap(importance, other, persistence=spec.persistence),
             "profile_distance": profile_distance(importance, other),
             "metric_change": _change_of_mean(means[0], means[1], spec.metric),
@@ -75,6 +77,16 @@ def measured_noise(
         _require_defined(change, model, task, importance)
         noise[variation.name] = change
     return noise
+
+
+def _read_at_others(model: Runtime, spec: MeasurementSpec, z: Activations) -> Reading:
+    """At another draw of as many tokens: were they too few, the floor would depend on which they happen to be."""
+    tokens = tokens_to_read(model.layout(spec.unit), model.facts.vocabulary, spec.seed + 1)
+    return model.reading(spec.unit, tokens, z.amplitudes())
+
+
+def _largest_drift(reading: Reading, z: Activations, again: Activations) -> float:
+    return float(relative_drift(drift_sums(reading.writes(z), reading.writes(again))).max())
 
 
 def _change_of_mean(before: float, after: float, metric: str) -> float:

@@ -15,19 +15,22 @@ from circuitcheck.core.units import Unit
 from circuitcheck.diagnostics.association import associate
 from circuitcheck.diagnostics.bound_audit import audit
 from circuitcheck.gate.basis import basis_of, coordinates_drift
+from circuitcheck.gate.excess import excess_of
 from circuitcheck.gate.observation import Observation
 from circuitcheck.gate.repair import mean_change, summarize_repair
 from circuitcheck.gate.sample import Sample, part_sample, solved_sample
 from circuitcheck.stats.bootstrap import mean_estimate, share_estimate, weighted_means
-from circuitcheck.stats.drift import DriftSums, cosine, drift_draws, relative_drift
+from circuitcheck.stats.divergence import kl_divergence
+from circuitcheck.stats.drift import DriftSums, cosine, drift_draws, moves, pooled_sums, relative_drift
 from circuitcheck.stats.estimate import estimate
 from circuitcheck.stats.first_order import fragility
 from circuitcheck.stats.ranking import (
-    indistinct_from_zero,
+    at_the_bottom,
     kendall_tau_b,
     rank_biased_overlap,
     rank_biased_overlap_draws,
     ranks,
+    reversed_overlap,
     top_k_overlap,
 )
 from circuitcheck.stats.simultaneous import largest_magnitude, profile_changes, simultaneous
@@ -65,12 +68,13 @@ class Importances:
     profile: list[Estimate]
 
 
-def summarize(baseline: Recording, observed: Observation, integrated: Array | None = None) -> Circuit:
+def summarize(baseline: Recording, observed: Observation, precision: str, integrated: Array | None = None) -> Circuit:
     """All measures of one candidate, each with an interval from the same clustered, paired bootstrap.
 
     Args:
         baseline: the reference's side.
         observed: the candidate's side.
+        precision: the candidate's.
         integrated: integrated gradients times the way of z, in logits, `[units, part]`, where they are known.
     """
     sample, part = solved_sample(baseline), part_sample(baseline)
@@ -82,12 +86,15 @@ def summarize(baseline: Recording, observed: Observation, integrated: Array | No
     drift, moved = relative_drift(sums), drift_draws(sums, part.weights)
     part_ref, part_cand = baseline.of_part(metric_ref), baseline.of_part(metric_cand)
     return Circuit(
+        **_next_token(baseline, observed, sample),
         behaviour_kept=share_estimate(observed.preference > 0, sample.weights, sample.level),
         metric_change=mean_change(metric_ref, metric_cand, sample, baseline.spec.metric),
         metric_ref=mean_estimate(metric_ref, sample.weights, sample.level),
         metric_cand=mean_estimate(metric_cand, sample.weights, sample.level),
+        drift=_pooled(sums, part),
         drift_median=estimate(float(np.median(drift)), np.median(moved, axis=1), part.level),
         drift_largest=largest_magnitude(simultaneous(drift, moved, part.units)),
+        excess=excess_of(baseline, sums, part, precision),
         profile_distance=largest_magnitude(importances.profile),
         ranking=_ranking(baseline, importances, sample),
         repair=summarize_repair(observed, part_ref, part_cand, part, baseline.spec.metric, baseline.spec.seed),
@@ -96,6 +103,24 @@ def summarize(baseline: Recording, observed: Observation, integrated: Array | No
         basis=basis_of(baseline, observed.written),
         units=_units(baseline, observed, importances, sums, part_cand, sample),
     )
+
+
+def _next_token(baseline: Recording, observed: Observation, sample: Sample) -> dict[str, Estimate | None]:
+    """What everybody else looks at, beside the circuit: no criterion."""
+    ours, theirs = baseline.next_token, observed.next_token
+    if ours is None or theirs is None:
+        return {"kl_divergence": None, "changed_answers": None}
+    divergence = kl_divergence(ours.log_probabilities, theirs.log_probabilities)
+    changed = ours.likeliest != theirs.likeliest
+    return {
+        "kl_divergence": mean_estimate(divergence, sample.weights, sample.level),
+        "changed_answers": share_estimate(changed, sample.weights, sample.level),
+    }
+
+
+def _pooled(sums: DriftSums, part: Sample) -> Estimate:
+    pooled = pooled_sums(sums)
+    return estimate(float(relative_drift(pooled)[0]), drift_draws(pooled, part.weights)[:, 0], part.level)
 
 
 def _importances(baseline: Recording, observed: Observation, sample: Sample) -> Importances:
@@ -112,13 +137,15 @@ def _ranking(baseline: Recording, importances: Importances, sample: Sample) -> R
     reference, candidate = importances.reference, importances.candidate
     options: dict[str, Any] = {
         "persistence": baseline.spec.persistence,
-        "tied_a": indistinct_from_zero(reference, importances.reference_draws, sample.level),
-        "tied_b": indistinct_from_zero(candidate, importances.candidate_draws, sample.level),
+        "tied_a": at_the_bottom(reference, importances.reference_draws, sample.level),
+        "tied_b": at_the_bottom(candidate, importances.candidate_draws, sample.level),
     }
     draws = rank_biased_overlap_draws(importances.reference_draws, importances.candidate_draws, **options)
     return Ranking(
         agreement=estimate(rank_biased_overlap(reference, candidate, **options), draws, sample.level),
         ceiling=float("nan") if baseline.ceiling is None else baseline.ceiling,
+        ranked=int((~options["tied_a"]).sum()),
+        reversed=reversed_overlap(reference, options["tied_a"], baseline.spec.persistence),
         top_5=top_k_overlap(reference, candidate),
         kendall_tau_b=kendall_tau_b(reference, candidate),
     )
@@ -152,7 +179,7 @@ def _units(
     part_cand: Array,
     sample: Sample,
 ) -> tuple[UnitMeasure, ...]:
-    drift, cosines = relative_drift(sums), cosine(sums)
+    drift, cosines, moved = relative_drift(sums), cosine(sums), moves(sums)
     last, coordinates = observed.written.at_answer, coordinates_drift(baseline, observed.written)
     at_answer, cosines_at_answer = relative_drift(last), cosine(last)
     fragilities, layout = fragility(observed.first_order), baseline.layout
@@ -165,6 +192,7 @@ def _units(
             column=layout.column(unit),
             **importance.get(unit, UNMEASURED),
             drift=float(drift[place]),
+            move=float(moved[place]),
             drift_z=float(coordinates[place]),
             drift_answer=float(at_answer[place]),
             cosine=float(cosines[place]),

@@ -28,8 +28,8 @@ class CircuitCase:
         Skips in an accepting run, which compares nothing, and, where the settings allow it, what is inconclusive.
 
         Args:
-            criteria: names as in the report, all where none is given; `recovery` may be missing where the damage is too
-                small.
+            criteria: names as in the report, all where none is given; those that do not apply to every measurement may
+                be missing, but not all of them.
 
         Raises:
             ConfigurationError: there is no criterion of that name.
@@ -87,7 +87,7 @@ def _problems(entry: Entry, names: tuple[str, ...], found: Mapping[str, Entry]) 
         return [], [entry["message"]]
     if entry["message"]:
         return [entry["message"]], []
-    missing = [name for name in names if name not in found and not (name == "recovery" and entry["repair"])]
+    missing = [name for name in names if name not in found and (BY_NAME[name].always or not found)]
     failures = [f"{name} was not measured" for name in missing]
     failures += [criterion["message"] for criterion in found.values() if criterion["verdict"] == "FAIL"]
     undecided = [criterion["message"] for criterion in found.values() if criterion["verdict"] == "INCONCLUSIVE"]

@@ -7,7 +7,7 @@ from typing import Any
 
 from circuitcheck.report.fields import Entry
 from circuitcheck.report.numbers import brief, share
-from circuitcheck.report.rows import LISTED, limit, of_whom
+from circuitcheck.report.rows import LISTED, drift_limit, of_whom
 from circuitcheck.report.words import said_of
 
 UNREAD = 0.25
@@ -70,7 +70,7 @@ def kept_otherwise(runs: Sequence[Entry]) -> list[tuple[str, list[Entry]]]:
 
 def _changed(run: Mapping[str, Any], basis: Mapping[str, Any]) -> str:
     """A change of basis where what is written is as it was, and else how far that has moved."""
-    count, of, most = len(basis["changed"]), len(run["units"]), limit(run, "drift_largest")
+    count, of, most = len(basis["changed"]), len(run["units"]), drift_limit(run)
     is_one = count == 1
     opening = said_of(
         run["unit"],

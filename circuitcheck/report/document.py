@@ -17,6 +17,7 @@ from circuitcheck.core.results import (
     Basis,
     BoundAudit,
     Estimate,
+    Excess,
     Judgement,
     Ranking,
     Repair,
@@ -64,6 +65,10 @@ class ReportRun:
     units: tuple[UnitMeasure, ...] = ()
     repair: Repair | None = None
     ranking: Ranking | None = None
+    drift: Estimate | None = None
+    excess: Excess | None = None
+    kl_divergence: Estimate | None = None
+    changed_answers: Estimate | None = None
     bound: BoundAudit | None = None
     associations: Mapping[str, Association] | None = None
     basis: Basis | None = None
@@ -126,7 +131,8 @@ def run_entry(verdict: Verdict) -> Entry:
     sources = (verdict.measurement, verdict.measurement.circuit, verdict)
     names = [one.name for one in fields(ReportRun)]
     found = {name: getattr(source, name) for source in sources for name in names if hasattr(source, name)}
-    return _plain(ReportRun(**found | {"verdict": verdict.word}))
+    notes = (*verdict.measurement.notes, *verdict.untold)
+    return _plain(ReportRun(**found | {"verdict": verdict.word, "notes": notes}))
 
 
 def failed_entry(model: str, candidate: str, task: str, message: str, unit: str = "head") -> Entry:

@@ -5,12 +5,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 from circuitcheck.report.fields import Entry
 from circuitcheck.report.numbers import number, number_interval, share
 from circuitcheck.report.words import said_of, task_of
 from circuitcheck.verdict.criteria import CRITERIA
+from circuitcheck.verdict.judgement import worst
+
+DRIFT = "drift"
+"""The suite's test whose criteria share a column: which of them apply depends on the baseline."""
+
+IN_COLUMNS = tuple(criterion for criterion in CRITERIA if criterion.test != DRIFT)
 
 LISTED = 8
 """Units named in one line."""
@@ -166,9 +173,10 @@ def criteria_table(runs: Sequence[Entry]) -> Table:
     """Every criterion of every run, the ranking beside its ceiling, and the diagnosis of repair."""
     headings = [
         criterion.label.replace(",", "") + (" (ceiling)" if criterion.name == "ranking_agreement" else "")
-        for criterion in CRITERIA
+        for criterion in IN_COLUMNS
     ]
-    return Table("Criteria", "", (*headings, "diagnosis"), [(run, _criteria(run)) for run in runs])
+    rows = [(run, _criteria(run)) for run in runs]
+    return Table("Criteria", "", (*headings, "drift", "diagnosis", "KL", "changed answers"), rows)
 
 
 def reasons(run: Entry) -> list[str]:
@@ -264,6 +272,16 @@ def of_whom(said: Iterable[tuple[str, Entry]], count: int) -> list[tuple[str, li
     return [(text, [] if len(of) == count else of) for text, of in found.items()]
 
 
+def drift_limit(run: Mapping[str, Any]) -> float | None:
+    """The largest drift that a unit may have; where it is held against rounding, so many times the median unit's."""
+    fixed, times = limit(run, "drift_largest"), limit(run, "excess_unit")
+    if fixed is not None or times is None:
+        return fixed
+    pairs = zip((unit["drift"] for unit in run["units"]), run["excess"]["units"], strict=True)
+    ratios = [drift / excess for drift, excess in pairs if drift is not None and excess]
+    return median(ratios) * times if ratios else None
+
+
 def limit(run: Mapping[str, Any], name: str) -> float | None:
     """The limit of a criterion of a run; None where it has none."""
     return next((row["limit"] for row in run.get("criteria", ()) if row["name"] == name), None)
@@ -277,9 +295,18 @@ def _criteria(run: Entry) -> tuple[Cell, ...]:
         Cell(number(found[name]["value"]["value"]), found[name]["verdict"], asides.get(name, ""))
         if name in found
         else Cell("-")
-        for name in (criterion.name for criterion in CRITERIA)
+        for name in (criterion.name for criterion in IN_COLUMNS)
     ]
-    return (*cells, Cell(run["repair"]["diagnosis"] if run["repair"] else "-"))
+    beside = [Cell(number((run.get(name) or {}).get("value"))) for name in ("kl_divergence", "changed_answers")]
+    return (*cells, _drift(found), Cell(run["repair"]["diagnosis"] if run["repair"] else "-"), *beside)
+
+
+def _drift(found: Mapping[str, Mapping[str, Any]]) -> Cell:
+    """All that is held of drift in one cell, with the worst of their marks."""
+    held = [found[criterion.name] for criterion in CRITERIA if criterion.test == DRIFT and criterion.name in found]
+    times = "x" if any(criterion["name"].startswith("excess") for criterion in held) else ""
+    text = " ".join(number(criterion["value"]["value"]) + times for criterion in held)
+    return Cell(text or "-", worst(criterion["verdict"] for criterion in held))
 
 
 def _broken_in_words(units: Sequence[Mapping[str, Any]]) -> str:
@@ -306,6 +333,11 @@ def _moved(unit: Mapping[str, Any]) -> float:
 
 def _has_drifted(run: Entry, unit: Mapping[str, Any]) -> bool:
     """Whether the unit's drift is beyond the limit on the largest drift; a drift that is undefined is."""
+    times = limit(run, "excess_unit")
+    if times is not None:
+        place = next(place for place, one in enumerate(run["units"]) if one["unit"] == unit["unit"])
+        excess = run["excess"]["units"][place]
+        return excess is None or excess > times
     most = limit(run, "drift_largest")
     return most is not None and (unit["drift"] is None or unit["drift"] > most)
 

@@ -48,12 +48,15 @@ MARKS = {"FAIL": "!", "INCONCLUSIVE": "?", "PASS": ""}
 
 LEGEND = (
     "! beyond its limit, ? its interval contains the limit, - undefined. Ranking is rank-biased overlap, beside it the "
-    "reference's own split-half agreement. Importance is the logit difference lost by ablation, with its 95 % "
-    "interval; drift is how far what a unit writes has moved, read in logits, beside it that of z, its coordinates; "
-    "fragility is mean |gradient x drift|, repair what giving this unit the reference's write gives back, in logits. "
-    "A unit marked ! broke: its importance has moved beyond the limit on profile distance, with the whole interval "
-    "that holds for all units at once. A drift marked ! is beyond the limit on the largest drift; its cause may lie in "
-    "an earlier layer. A unit without a rank was not swept."
+    "reference's own split-half agreement. Drift is how far what units write has moved, read in logits: of all "
+    "together, of the worst layer and of the worst unit, in times what plain rounding to the same precision does to "
+    "this model (x), or, where the baseline does not know that, the median and the largest, relative. KL and changed "
+    "answers are no criteria: the divergence of the next token, in nats, and how often the likeliest one is another. "
+    "Importance is the logit difference lost by ablation, with its 95 % interval; fragility is mean |gradient x "
+    "drift|, repair what giving this unit the reference's write gives back, in logits; the drift of z, a unit's "
+    "coordinates, stands beside that of what it writes. A unit marked ! broke: its importance has moved beyond the "
+    "limit on profile distance, with the whole interval that holds for all units at once. A drift marked ! is beyond "
+    "the limit for single units; its cause may lie in an earlier layer. A unit without a rank was not swept."
 )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -30,7 +30,7 @@ class DriftSums:
 
 def joined_sums(parts: Sequence[DriftSums]) -> DriftSums:
     """The sums of several groups, one behind the other."""
-    names = ("difference", "reference", "candidate", "dot")
+    names = [field.name for field in fields(DriftSums)]
     return DriftSums(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
 
@@ -56,6 +56,16 @@ def relative_drift(sums: DriftSums) -> np.ndarray:
     A unit whose reference is all zeros has drift 0 if the candidate is too, and infinity if not.
     """
     return _root_ratio(sums.difference.sum(-1), sums.reference.sum(-1))
+
+
+def pooled_sums(sums: DriftSums) -> DriftSums:
+    """The sums of all units together, as if they were one."""
+    return DriftSums(*(getattr(sums, field.name).sum(0, keepdims=True) for field in fields(sums)))
+
+
+def moves(sums: DriftSums) -> np.ndarray:
+    """Root mean square over prompts of `norm(w_ref - w_cand)`, in the unit of the values, `[units]`."""
+    return np.asarray(np.sqrt(sums.difference.mean(-1)))
 
 
 def cosine(sums: DriftSums) -> np.ndarray:

@@ -136,7 +136,7 @@ def split_half_agreement(
 ) -> float:
     """Mean rank-biased overlap between the importances of random halves of the prompts.
 
-    Heads that cannot be told from zero on all prompts are ties, as in the agreement that this stands beside.
+    Heads that do not stand out on all prompts are ties, as in the agreement that this stands beside.
 
     The ceiling of any ranking agreement: another model cannot agree better with a ranking than the ranking with
     itself on other prompts. Halves have half of the prompts of every cluster, so that they are of the same kinds.
@@ -163,9 +163,44 @@ def split_half_agreement(
     halves = _halves(clusters, splits, seed)
     first, second = ((half @ effects.T) / half.sum(1, keepdims=True) for half in (halves, 1 - halves))
     weights = cluster_weights(clusters, seed=seed)
-    tied = indistinct_from_zero(effects.mean(1), weighted_means(weights, effects), percentile_level(clusters))
+    tied = at_the_bottom(effects.mean(1), weighted_means(weights, effects), percentile_level(clusters))
     overlap = rank_biased_overlap_draws(first, second, persistence=persistence, tied_a=tied, tied_b=tied)
     return float(overlap.mean())
+
+
+NEGLIGIBLE = 0.05
+"""Heads below this share of the largest importance do not stand out, however well they can be told from zero."""
+
+
+def at_the_bottom(importance: np.ndarray, draws: np.ndarray, level: float = LEVEL) -> np.ndarray:
+    """Heads that do not stand out: their interval contains zero, or they are negligible beside the largest.
+
+    Args:
+        importance: `[heads]`.
+        draws: `[draws, heads]`.
+        level: of the percentiles, as `percentile_level` gives it.
+
+    Returns:
+        bool, `[heads]`: ties at the bottom of a ranking.
+    """
+    size = np.abs(importance)
+    return np.asarray(indistinct_from_zero(importance, draws, level) | (size < NEGLIGIBLE * size.max()))
+
+
+def reversed_overlap(importance: np.ndarray, tied: np.ndarray, persistence: float = 0.9) -> float:
+    """Rank-biased overlap of a ranking with itself in reversed order: what even the wrong order agrees by.
+
+    Args:
+        importance: `[heads]`.
+        tied: bool, `[heads]`: heads that are ties at the bottom, in either order.
+        persistence: as in `rank_biased_overlap`.
+
+    Returns:
+        Between 0 and 1; 1 where fewer than two heads stand out.
+    """
+    size = np.abs(np.asarray(importance, np.float64))
+    turned = np.where(size > 0, 1 / np.where(size > 0, size, 1.0), 0.0)
+    return rank_biased_overlap(size, turned, persistence=persistence, tied_a=tied, tied_b=tied)
 
 
 def indistinct_from_zero(importance: np.ndarray, draws: np.ndarray, level: float = LEVEL) -> np.ndarray:

@@ -5,11 +5,12 @@ The verdict, the suite's tests, limits, JSON, terminal, Markdown, HTML, the mode
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-from circuitcheck.core.results import Circuit, Estimate, Relation
+from circuitcheck.core.results import Circuit, Estimate, Excess, Relation
 
 MATERIAL = 0.1
 """Share of the reference's metric beyond which damage must be recoverable by repairing its units."""
@@ -22,6 +23,9 @@ Noise = Literal["drift", "ranking_change", "profile_distance", "metric_change"]
 
 SuiteTest = Literal["behaviour", "drift", "importance_ranking", "repair_recovery"]
 """Tests of the suite, without their `test_`."""
+
+Question = Literal["same", "explained"]
+"""Is it the same circuit within what matters, and is the difference explained by the precision that it claims?"""
 
 
 @dataclass(frozen=True)
@@ -38,8 +42,12 @@ class Criterion:
         label: what people call it.
         phrase: the same inside a sentence.
         explanation: one line on what it is.
+        question: which of the two questions it belongs to.
         noise: what of the reference against itself the limit must exceed (or, for `>=`, leave room for below 1).
         of_part: whether it is measured on the part of the solved prompts that baselines keep z of.
+        always: whether it applies to everything that was measured.
+        share_of: what the limit is a share of; 1 where it is what it says.
+        cannot_tell: why nothing would miss the limit on these measures; empty where something would.
     """
 
     name: str
@@ -51,8 +59,12 @@ class Criterion:
     label: str
     phrase: str
     explanation: str
+    question: Question = "same"
     noise: Noise | None = None
     of_part: bool = False
+    always: bool = True
+    share_of: Callable[[Circuit], float] = lambda _: 1.0
+    cannot_tell: Callable[[Circuit, float], str] = lambda *_: ""
 
     def __post_init__(self) -> None:
         """Refuses a criterion that no test holds, because it would decide nothing where only tests do."""
@@ -77,7 +89,52 @@ def _recovery(circuit: Circuit, material: float) -> Estimate | None:
     return circuit.repair.recovery if least > material else None
 
 
+def _ceiling(circuit: Circuit) -> float:
+    return circuit.ranking.ceiling if math.isfinite(circuit.ranking.ceiling) else 1.0
+
+
+def _any_order_agrees(circuit: Circuit, limit: float) -> str:
+    ranking = circuit.ranking
+    if ranking.reversed < limit:
+        return ""
+    return (
+        f"ranking is no criterion here: {ranking.ranked} units stand out from the others, and their reversed order "
+        f"would still agree by {ranking.reversed:.3g}."
+    )
+
+
+def _where_known(read: Callable[[Excess], Estimate]) -> Callable[[Circuit], Estimate | None]:
+    return lambda circuit: None if circuit.excess is None else read(circuit.excess)
+
+
 CRITERIA: tuple[Criterion, ...] = (
+    Criterion(
+        name="profile_distance",
+        test="importance_ranking",
+        read=lambda circuit: circuit.profile_distance,
+        relation="<=",
+        limit=0.3,
+        unit="of the largest importance",
+        label="profile distance",
+        phrase="the profile distance",
+        explanation="largest change of a unit's importance, relative to the largest importance",
+        noise="profile_distance",
+    ),
+    Criterion(
+        name="ranking_agreement",
+        test="importance_ranking",
+        read=lambda circuit: circuit.ranking.agreement,
+        relation=">=",
+        limit=0.8,
+        unit="rank-biased overlap",
+        label="ranking",
+        phrase="the agreement of the ranking",
+        explanation="rank-biased overlap of the units that stand out; its limit is a share of the ceiling",
+        noise="ranking_change",
+        always=False,
+        share_of=_ceiling,
+        cannot_tell=_any_order_agrees,
+    ),
     Criterion(
         name="behaviour_kept",
         test="behaviour",
@@ -100,56 +157,6 @@ CRITERIA: tuple[Criterion, ...] = (
         phrase="the change of the metric",
         explanation="relative change of the mean logit difference between answer and foil",
         noise="metric_change",
-    ),
-    Criterion(
-        name="drift_median",
-        test="drift",
-        read=lambda circuit: circuit.drift_median,
-        relation="<=",
-        limit=None,
-        unit="relative norm",
-        label="drift, median",
-        phrase="the median drift",
-        explanation="how far what the median unit writes has moved, read in logits, relative to its norm",
-        noise="drift",
-        of_part=True,
-    ),
-    Criterion(
-        name="drift_largest",
-        test="drift",
-        read=lambda circuit: circuit.drift_largest,
-        relation="<=",
-        limit=None,
-        unit="relative norm",
-        label="drift, largest",
-        phrase="the largest drift",
-        explanation="how far what the most moved unit writes has moved, read in logits, relative to its norm",
-        noise="drift",
-        of_part=True,
-    ),
-    Criterion(
-        name="ranking_agreement",
-        test="importance_ranking",
-        read=lambda circuit: circuit.ranking.agreement,
-        relation=">=",
-        limit=0.8,
-        unit="rank-biased overlap",
-        label="ranking",
-        phrase="the agreement of the ranking",
-        explanation="rank-biased overlap of the units by importance; 1 is the same order",
-        noise="ranking_change",
-    ),
-    Criterion(
-        name="profile_distance",
-        test="importance_ranking",
-        read=lambda circuit: circuit.profile_distance,
-        relation="<=",
-        limit=0.3,
-        unit="of the largest importance",
-        label="profile distance",
-        phrase="the profile distance",
-        explanation="largest change of a unit's importance, relative to the largest importance",
-        noise="profile_distance",
     ),
     Criterion(
         name="unrepaired",
@@ -175,6 +182,79 @@ CRITERIA: tuple[Criterion, ...] = (
         phrase="recovery by repair",
         explanation="share of the damage that giving every unit the reference's write undoes",
         of_part=True,
+        always=False,
+    ),
+    Criterion(
+        name="excess",
+        test="drift",
+        read=_where_known(lambda excess: excess.pooled),
+        relation="<=",
+        limit=1.25,
+        unit="times rounding's drift",
+        label="drift beside rounding",
+        phrase="the drift beside plain rounding",
+        explanation="how far what all units write has moved, in times what plain rounding to as many bits does here",
+        question="explained",
+        of_part=True,
+        always=False,
+    ),
+    Criterion(
+        name="excess_layer",
+        test="drift",
+        read=_where_known(lambda excess: excess.layer),
+        relation="<=",
+        limit=1.5,
+        unit="times rounding's drift",
+        label="worst layer",
+        phrase="the worst layer's drift beside plain rounding",
+        explanation="the same of the layer where it is largest",
+        question="explained",
+        of_part=True,
+        always=False,
+    ),
+    Criterion(
+        name="excess_unit",
+        test="drift",
+        read=_where_known(lambda excess: excess.unit),
+        relation="<=",
+        limit=2.0,
+        unit="times rounding's drift",
+        label="worst unit",
+        phrase="the worst unit's drift beside plain rounding",
+        explanation="the same of the unit where it is largest",
+        question="explained",
+        of_part=True,
+        always=False,
+    ),
+    Criterion(
+        name="drift_median",
+        test="drift",
+        read=lambda circuit: circuit.drift_median,
+        relation="<=",
+        limit=None,
+        unit="relative norm",
+        label="drift, median",
+        phrase="the median drift",
+        explanation="how far what the median unit writes has moved, read in logits, relative to its norm",
+        question="explained",
+        noise="drift",
+        of_part=True,
+        always=False,
+    ),
+    Criterion(
+        name="drift_largest",
+        test="drift",
+        read=lambda circuit: circuit.drift_largest,
+        relation="<=",
+        limit=None,
+        unit="relative norm",
+        label="drift, largest",
+        phrase="the largest drift",
+        explanation="how far what the most moved unit writes has moved, read in logits, relative to its norm",
+        question="explained",
+        noise="drift",
+        of_part=True,
+        always=False,
     ),
 )
 

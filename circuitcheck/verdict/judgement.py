@@ -10,6 +10,9 @@ from circuitcheck.core.results import Estimate, Judgement, Measurement, Relation
 from circuitcheck.verdict.criteria import Criterion
 from circuitcheck.verdict.limits import Limits
 
+WHERE = {"excess": "over all units", "excess_layer": "in layer {layer}", "excess_unit": "in {unit}"}
+"""Criterion to where a candidate drifts further than rounding explains."""
+
 
 def hold(criterion: Criterion, value: Estimate, limit: float, measurement: Measurement) -> Judgement:
     """One criterion's value held against its limit.
@@ -48,11 +51,11 @@ def _message(criterion: Criterion, value: Estimate, limit: float, word: Word, me
     if not _is_finite(value):
         return f"{name} could not be measured: it is not finite"
     shown = f"{name} is {value.value:.4g} [{value.low:.4g}, {value.high:.4g}], must be {criterion.relation} {limit:g}"
-    if name == "ranking_agreement" and circuit is not None and circuit.ranking.ceiling < limit:
-        shown += (
-            f" (the reference's own halves agree by {circuit.ranking.ceiling:.4g} only: a limit above that asks for "
-            "more than its prompts can tell)"
-        )
+    if name == "ranking_agreement" and circuit is not None and circuit.ranking.ceiling < 1:
+        shown += f" (a share of {circuit.ranking.ceiling:.4g}, by which the reference's own halves agree)"
+    if word == "FAIL" and circuit is not None and circuit.excess is not None and name in WHERE:
+        where = WHERE[name].format(layer=circuit.excess.worst_layer, unit=circuit.excess.worst_unit)
+        shown += f"; not explained by {circuit.excess.precision} rounding: {value.value:.2g} times its drift {where}"
     if word == "FAIL":
         return shown
     settling = _what_would_settle_it(value, limit, measurement, of_part=criterion.of_part)

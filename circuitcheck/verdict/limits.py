@@ -67,6 +67,9 @@ class Limits(Mapping[str, float]):
     There is one for every criterion of `circuitcheck.verdict.criteria`, and, ending in `_nats`, for those that are
     judged in nats where a log-probability is measured.
 
+    Attributes:
+        named: those that somebody gave; all others are defaults.
+
     Args:
         **limits: what is to hold instead of the defaults; limits on drift have none, because they depend on the
             precision. `circuitcheck.verdict.limits.limits_for` knows them.
@@ -75,11 +78,12 @@ class Limits(Mapping[str, float]):
         ConfigurationError: a name is unknown, or a limit without a default is not given.
     """
 
-    __slots__ = ("_limits",)
+    __slots__ = ("_limits", "named")
 
     def __init__(self, **limits: float) -> None:
         """Checks names only: a limit that is infinite, so that nothing is held against it, has to be given here."""
         _require_known(limits, "limits")
+        self.named = frozenset(limits)
         self._limits = {name: limit for name, limit in (DEFAULTS | limits).items() if limit is not None}
         missing = [name for name in NAMES if name not in self._limits]
         if missing:
@@ -127,9 +131,12 @@ def limits_for(precision: str, task: str, overrides: Mapping[str, Any] | None = 
     drift = DRIFT_LIMITS[shared]
     limits = {"drift_median": drift.median, "drift_largest": drift.largest}
     for_precision = everywhere.get(precision, everywhere.get(shared, {}))
+    named: dict[str, float] = {}
     for table in (everywhere, for_precision, for_precision.get(task, {})):
-        limits |= {name: value for name, value in table.items() if name in NAMES}
-    return Limits(**limits)
+        named |= {name: value for name, value in table.items() if name in NAMES}
+    found = Limits(**limits | named)
+    found.named = frozenset(named)
+    return found
 
 
 def check_overrides(overrides: Mapping[str, Any], where: str = "limits", depth: int = 0) -> None:

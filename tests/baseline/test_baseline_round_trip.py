@@ -6,7 +6,8 @@ import json
 import os
 import re
 import stat
-from dataclasses import fields, replace
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,50 +15,39 @@ import synthetic
 import tiny_circuits
 import tiny_models
 from hypothesis import given, settings
+from quick_recording import record
 
 from circuitcheck.baseline.baseline import Baseline, baseline_files
 from circuitcheck.baseline.encoding import decode, encode
-from circuitcheck.baseline.recording import Recording
 from circuitcheck.core.activations import Activations
-from circuitcheck.core.reading import Reading
+from circuitcheck.core.prompts import Task
 from circuitcheck.core.specification import MeasurementSpec
-from circuitcheck.gate.record import record_reference
+from circuitcheck.core.units import Layout
 
 
-def assert_same(one: Recording, other: Recording) -> None:
-    """Every field, arrays to the bit (so that NaN, -0.0 and the type count); `ceiling` and noise to six digits."""
-    for field in fields(Recording):
-        ours, theirs = getattr(one, field.name), getattr(other, field.name)
-        if field.name == "ceiling" and ours is not None:
-            assert theirs == pytest.approx(ours, rel=1e-5)  # recorded in six significant digits
-        elif field.name == "noise":
-            assert list(theirs) == sorted(ours)
-            for instruction_set, sources in ours.items():
-                assert theirs[instruction_set].keys() == sources.keys()
-                for source, change in sources.items():
-                    assert theirs[instruction_set][source] == pytest.approx(change, rel=1e-5)  # likewise
-        elif isinstance(ours, Activations):
-            assert (ours.index, ours.lengths) == (theirs.index, theirs.lengths)
-            assert len(ours.groups) == len(theirs.groups)
-            for mine, yours in zip(ours.groups, theirs.groups, strict=True):
-                assert_same_bits(mine, yours)
-        elif isinstance(ours, Reading):
-            assert (ours.source, ours.tokens) == (theirs.source, theirs.tokens)
-            for mine, yours in zip(ours.maps, theirs.maps, strict=True):
-                assert_same_bits(mine, yours)
-        elif isinstance(ours, np.ndarray):
-            assert_same_bits(ours, theirs)
-        elif field.name == "ablated":
-            assert ours.keys() == theirs.keys()
-            for kind, values in ours.items():
-                assert_same_bits(values, theirs[kind])
-        else:
-            assert ours == theirs
-
-
-def assert_same_bits(ours: np.ndarray, theirs: np.ndarray) -> None:
-    assert (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype)
-    assert ours.tobytes() == theirs.tobytes()
+def assert_same(one: Any, other: Any) -> None:
+    """Arrays to the bit (so that NaN, -0.0 and the type count); numbers of the JSON to six significant digits."""
+    if isinstance(one, np.ndarray):
+        assert (one.shape, one.dtype) == (other.shape, other.dtype)
+        assert one.tobytes() == other.tobytes()
+    elif isinstance(one, float):
+        assert other == pytest.approx(one, rel=1e-5)
+    elif isinstance(one, MeasurementSpec | Task | Layout):  # to the last digit: they are fingerprinted
+        assert one == other
+    elif is_dataclass(one):
+        assert type(one) is type(other)
+        for field in fields(one):
+            assert_same(getattr(one, field.name), getattr(other, field.name))
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key, value in one.items():
+            assert_same(value, other[key])
+    elif isinstance(one, tuple):
+        assert len(one) == len(other)
+        for ours, theirs in zip(one, other, strict=True):
+            assert_same(ours, theirs)
+    else:
+        assert one == other
 
 
 @settings(deadline=None, max_examples=60)
@@ -80,7 +70,7 @@ def test_spec_of_more_than_six_digits_stays_what_was_fingerprinted():
 @pytest.fixture(scope="module")
 def recorded():
     model = tiny_models.tiny_model()
-    return record_reference(model, tiny_circuits.solvable_task(model), reason="the first")
+    return record(model, tiny_circuits.solvable_task(model), reason="the first")
 
 
 def test_recorded_baseline_round_trips_through_files(recorded, tmp_path):
@@ -95,7 +85,7 @@ def test_recorded_baseline_round_trips_through_files(recorded, tmp_path):
 def test_units_of_another_kind_have_files_of_their_own(recorded, tmp_path):
     recorded.save(tmp_path)
     model = tiny_models.tiny_model()
-    blocks = record_reference(model, tiny_circuits.solvable_task(model), MeasurementSpec(unit="block"))
+    blocks = record(model, tiny_circuits.solvable_task(model), MeasurementSpec(unit="block"))
     written = blocks.save(tmp_path)
     assert [file.name for file in written] == ["tiny.block.json", "tiny.block.safetensors"]
     assert_same(blocks, Baseline.load(written[0]))
@@ -130,6 +120,7 @@ def test_json_is_for_reviewers(recorded):
         "notes",
         "reading",
         "reason",
+        "roundings",
         "schema",
         "spec",
         "summary",
@@ -165,7 +156,7 @@ def test_same_input_gives_the_same_bytes_on_whatever_host_and_at_whatever_time(r
     monkeypatch.setattr("socket.gethostname", lambda: "unmistakable")
     monkeypatch.setattr("platform.node", lambda: "unmistakable")
     model = tiny_models.tiny_model()
-    again = encode(record_reference(model, tiny_circuits.solvable_task(model), reason="the first"))
+    again = encode(record(model, tiny_circuits.solvable_task(model), reason="the first"))
     assert again == encode(recorded)
     assert not re.search(rb"unmistakable|\d{4}-\d\d-\d\d|\d\d:\d\d|/home/|/tmp/", again[0])
 

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from quick_recording import record
 from single_thread import one_thread
 
-from circuitcheck import HookedModel, MeasurementSpec, load_model, load_task, record_reference
+from circuitcheck import HookedModel, MeasurementSpec, load_model, load_task
 from circuitcheck.baseline.recording import Recording
 
 __all__ = ["one_thread"]
@@ -24,8 +25,7 @@ def baselines(reference: HookedModel) -> Mapping[str, Recording]:
     """Few draws: what is asserted is far from every limit."""
     spec = MeasurementSpec(draws=200)
     return {
-        name: record_reference(reference, load_task(name, reference.tokenizer, prompts=40), spec)
-        for name in ("ioi", "facts")
+        name: record(reference, load_task(name, reference.tokenizer, prompts=40), spec) for name in ("ioi", "facts")
     }
 
 

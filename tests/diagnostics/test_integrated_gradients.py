@@ -10,12 +10,12 @@ import pytest
 import tiny_circuits
 import tiny_models
 import torch
+from quick_recording import record
 
 from circuitcheck.core.patch import Patch
 from circuitcheck.core.specification import MeasurementSpec
 from circuitcheck.diagnostics.integrated_gradients import integrated_damage
 from circuitcheck.gate.measure import measure
-from circuitcheck.gate.record import record_reference
 from circuitcheck.stats.first_order import first_order
 
 SPEC = MeasurementSpec(draws=100)
@@ -103,7 +103,7 @@ def test_no_steps_are_refused(reference, task):
 
 @pytest.mark.parametrize("batch_size", [None, 1])
 def test_audit_has_a_second_opinion_where_the_reference_is_at_hand(reference, task, batch_size):
-    baseline = record_reference(reference, task, SPEC)
+    baseline = record(reference, task, SPEC)
     candidate = coarse(reference, 1.2)
     assert measure(candidate, baseline).circuit.bound.integrated is None
     at_hand = tiny_circuits.copy_of(reference)

@@ -10,6 +10,7 @@ import pytest
 import tiny_circuits
 import tiny_models
 import torch
+from quick_recording import record
 from torch import nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TorchAoConfig
 
@@ -20,7 +21,6 @@ from circuitcheck.core.specification import MeasurementSpec
 from circuitcheck.diagnostics.keep_list import KeepList, find_keep_list
 from circuitcheck.gate.judge import judge
 from circuitcheck.gate.measure import measure
-from circuitcheck.gate.record import record_reference
 from circuitcheck.runtimes.pytorch.loading.fingerprint import fingerprint_module
 from circuitcheck.runtimes.pytorch.quantizers.rtn import quantize_rtn
 from circuitcheck.runtimes.pytorch.quiet import quiet_quantizers
@@ -197,7 +197,7 @@ def test_gpt2_whose_linear_maps_are_no_linear_modules():
 
 def test_planted_fault_is_found_by_measuring(reference):
     task = tiny_circuits.solvable_task(reference)
-    baseline = record_reference(reference, task, MeasurementSpec(draws=100))
+    baseline = record(reference, task, MeasurementSpec(draws=100))
     faulty = tiny_circuits.scale_head(tiny_circuits.scale_head(reference, 1, 2, -4.0), 1, 1, 5.0)
     quantized = replace(faulty, precision="int8-rtn")
     quantize_rtn(quantized.module, quantized.structure, 8)

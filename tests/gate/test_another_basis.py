@@ -14,13 +14,13 @@ from detection.anatomy import head_maps
 from detection.bases import KINDS, change_basis
 from detection.lookalikes import plant, targets
 from detection.rounding import round_to
+from quick_recording import record
 
 from circuitcheck.baseline.baseline import Baseline
 from circuitcheck.core.results import Verdict
 from circuitcheck.core.specification import MeasurementSpec
 from circuitcheck.gate.judge import judge
 from circuitcheck.gate.measure import measure
-from circuitcheck.gate.record import record_reference
 from circuitcheck.runtimes.pytorch.hooked import HookedModel
 from circuitcheck.runtimes.pytorch.loading.load import hook_module, load_model
 from circuitcheck.tasks.named import load_task
@@ -44,7 +44,7 @@ def reference(name: str) -> tuple[HookedModel, Baseline]:
         if name == "embedded"
         else tiny_circuits.solvable_task(model, prompts=PROMPTS)
     )
-    return model, record_reference(model, task, MeasurementSpec(draws=200))
+    return model, record(model, task, MeasurementSpec(draws=200))
 
 
 def gated(name: str, precision: str, *edits: Edit) -> Verdict:

@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 import tiny_circuits
 import tiny_models
+from quick_recording import record
 
 from circuitcheck.baseline.baseline import Baseline
 from circuitcheck.baseline.noise_floor import MEASURES, floor_of, largest, listed
 from circuitcheck.core.activations import Activations, join
+from circuitcheck.core.reading import Reading
 from circuitcheck.core.runtime import Variation, Work
 from circuitcheck.core.specification import MeasurementSpec
 from circuitcheck.gate.calibrate import calibrate
-from circuitcheck.gate.record import record_reference
 from circuitcheck.gate.repeat import measured_noise
 from circuitcheck.runtimes.pytorch.environment import environment
 from circuitcheck.runtimes.pytorch.hooked import HookedModel
@@ -32,7 +33,7 @@ def model() -> HookedModel:
 
 @pytest.fixture(scope="module")
 def baseline(model):
-    return record_reference(model, tiny_circuits.solvable_task(model, 9), MeasurementSpec(part=4))
+    return record(model, tiny_circuits.solvable_task(model, 9), MeasurementSpec(part=4))
 
 
 def test_every_source_is_tried_and_stored_with_its_instruction_set(model, baseline, monkeypatch):
@@ -85,13 +86,13 @@ def test_a_reference_that_is_not_the_recorded_one_shows(model, baseline):
 def test_rearranged_prompts_come_back_in_order(model, baseline):
     moved = Variation("moved", order=(4, 5, 0, 8, 2, 1, 3, 7, 6))
 
-    def noise(z: Activations) -> dict[str, float]:
+    def noise(z: Activations, reading: Reading = baseline.reading) -> dict[str, float]:
         return measured_noise(
             model,
             baseline.spec,
             baseline.measured,
             z,
-            baseline.reading,
+            reading,
             baseline.metric,
             baseline.solved_prompts,
             baseline.effects("resample"),
@@ -106,6 +107,8 @@ def test_rearranged_prompts_come_back_in_order(model, baseline):
     first, second, third, fourth = ([group[0] for group in baseline.z.rows([place])] for place in baseline.z.index)
     exchanged = join(dict(zip(baseline.z.index, (third, second, first, fourth), strict=True)), baseline.layout)
     assert noise(exchanged)["drift"] > 0.1, "values of two prompts in each other's place show"
+    blind = replace(baseline.reading, maps=tuple(np.zeros_like(read) for read in baseline.reading.maps))
+    assert noise(exchanged, blind)["drift"] > 0.1, "also where the tokens at hand happen not to show them"
 
 
 def test_metric_change_is_of_the_mean_over_solved_prompts(model, baseline):
@@ -141,7 +144,7 @@ def without_first(baseline: Baseline) -> dict[str, Any]:
 
 
 def test_a_task_that_is_not_solved_has_no_noise(model):
-    unsolved = record_reference(model, tiny_circuits.unsolvable_task(model, 4))
+    unsolved = record(model, tiny_circuits.unsolvable_task(model, 4))
     assert calibrate(model, unsolved) is unsolved
     assert unsolved.noise_floor == {}
 

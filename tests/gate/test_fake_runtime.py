@@ -13,6 +13,7 @@ import pytest
 from fake_runtime import FakeRuntime, fake_task, off
 
 from circuitcheck.baseline.baseline import Baseline
+from circuitcheck.baseline.diff import describe_roundings
 from circuitcheck.core.errors import CandidateError, ModelChangedError
 from circuitcheck.core.results import Circuit, Verdict
 from circuitcheck.core.runtime import Runtime
@@ -115,19 +116,39 @@ def test_repair_by_hand(baseline):
 
 def test_verdicts_by_hand(baseline):
     half = judge(measure(off(0.5), baseline))
-    # 4 bits may drift by 0.4 and 0.9; 0.19 of the metric is within 0.2, and 0.25 of the largest importance within 0.3.
+    # As rounding to 4 bits does; 0.19 of the metric is within 0.2, and 0.25 of the largest importance within 0.3.
     assert words(half) == dict.fromkeys(words(half), "PASS")
+    excess = half.measurement.circuit.excess
+    assert (excess.precision, excess.worst_unit, excess.worst_layer) == ("4-bit", "0.1", 0)
+    # The one unit is all that rounding moves, so that the mean of both is half of its square.
+    assert (excess.pooled.value, *excess.units) == pytest.approx((1, 0, 1), rel=1e-6)  # kept in float32
     assert "recovery" in words(half)
     gone = judge(measure(off(0.0), baseline))
     assert gone.word == "FAIL"
     assert gone.broken == ("0.1",)  # moved by 2, with a limit of 0.3 * 4
     values = {criterion.name: criterion.value.value for criterion in gone.criteria}
     assert values["metric_change"] == pytest.approx(5.5 / 14.5, rel=ROUNDING)
-    assert (values["drift_median"], values["drift_largest"], values["profile_distance"]) == (0.5, 1, 0.5)
+    assert (values["excess"], values["excess_layer"], values["excess_unit"]) == pytest.approx((2, 2, 2), rel=1e-6)
+    assert values["profile_distance"] == 0.5
+    assert "drift_largest" not in values, "limits of other models"
     assert values["behaviour_kept"] == 1
     assert (values["unrepaired"], values["recovery"]) == pytest.approx((0, 1), abs=SOLVED)
-    failing = ("metric_change", "drift_median", "drift_largest", "profile_distance")
-    assert {name for name, word in words(gone).items() if word == "FAIL"} == set(failing)
+    failing = ("metric_change", "excess", "excess_layer", "profile_distance")
+    assert {name for name, word in words(gone).items() if word == "FAIL"} - {"excess_unit"} == set(failing)
+    (untold,) = half.untold
+    assert untold.startswith("ranking is no criterion here: 2 units stand out")
+
+
+def test_what_rounding_does_is_recorded(baseline):
+    coarse, fine = baseline.roundings
+    assert (coarse.precision, coarse.name, fine.name) == ("4-bit", "coarse", "fine")
+    assert coarse.measures["metric_change"] == pytest.approx(2.75 / 14.5, rel=ROUNDING)
+    assert coarse.measures["behaviour_kept"] == 1
+    assert coarse.moves.tolist() == pytest.approx([0, 2 * fine.moves[1]], rel=1e-6)
+    # Heads write (6, 6) and (3, 4), and (10, 10, 10) and (5, 6, 7): the root of 0.25 * 135 / 507 is 0.26. An answer of 9
+    # logits in place of 11 diverges by exp(-9) - 3 exp(-11), 7.3e-5 nats, and of half of the prompts.
+    rows = describe_roundings(baseline)
+    assert rows[-1].split() == ["4-bit", "2", "0.26", "0.25", "1", "0", "0.19", "3.7e-05"]
 
 
 def test_integrated_gradients_of_the_fake_are_the_first_order(baseline):
@@ -212,6 +233,7 @@ from dataclasses import replace
 from pathlib import Path
 from fake_runtime import FakeRuntime, fake_task, off
 from circuitcheck.baseline.baseline import Baseline
+from circuitcheck.baseline.diff import describe_roundings
 from circuitcheck.core.specification import MeasurementSpec
 from circuitcheck.gate.accept import accept
 from circuitcheck.gate.judge import judge

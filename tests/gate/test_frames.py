@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import tiny_circuits
 import tiny_models
+from quick_recording import record
 
 import circuitcheck
 from circuitcheck.core.specification import MeasurementSpec
 from circuitcheck.gate.measure import measure
-from circuitcheck.gate.record import record_reference
 from circuitcheck.runtimes.pytorch.hooked import HookedModel
 from circuitcheck.runtimes.pytorch.loading.load import hook_module
 
@@ -57,7 +57,7 @@ def test_measure_reaches_a_forward_pass_in_few_frames(unit, engine, monkeypatch)
     model = tiny_models.tiny_model()
     metric = "logit_difference" if engine == "replay" else "metric_functions:last_difference"
     spec = MeasurementSpec(draws=100, unit=unit, metric=metric)
-    baseline = record_reference(model, tiny_circuits.solvable_task(model), spec)
+    baseline = record(model, tiny_circuits.solvable_task(model), spec)
     candidate = hook_module(tiny_circuits.scale_head(model, 0, 1, -3.0).module, precision="int8-rtn", metric=metric)
     seen = watch(monkeypatch, candidate)
     measured = measure(candidate, baseline)

@@ -9,6 +9,7 @@ import pytest
 import tiny_circuits
 import tiny_models
 import torch
+from quick_recording import record
 from scipy.stats import spearmanr
 
 from circuitcheck.baseline.baseline import Baseline
@@ -17,7 +18,6 @@ from circuitcheck.core.results import Measurement
 from circuitcheck.core.specification import MeasurementSpec
 from circuitcheck.gate.judge import judge
 from circuitcheck.gate.measure import measure
-from circuitcheck.gate.record import record_reference
 from circuitcheck.runtimes.pytorch.hooked import HookedModel
 from circuitcheck.runtimes.pytorch.loading.fingerprint import fingerprint_module
 
@@ -33,7 +33,7 @@ def reference() -> HookedModel:
 
 @pytest.fixture(scope="module")
 def baseline(reference) -> Baseline:
-    return record_reference(reference, tiny_circuits.solvable_task(reference), SPEC)
+    return record(reference, tiny_circuits.solvable_task(reference), SPEC)
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +156,7 @@ def test_fault_in_the_first_layer_drifts_in_the_layers_behind_it_alone(reference
 @pytest.mark.parametrize(("name", "layer"), [("gpt2", "transformer.h.0.attn.c_attn"), ("llama", None)])
 def test_other_architectures_are_measured_alike(name, layer):
     model = tiny_models.tiny_model(name)
-    recorded = record_reference(model, tiny_circuits.solvable_task(model), SPEC)
+    recorded = record(model, tiny_circuits.solvable_task(model), SPEC)
     measured = measure(model, recorded)
     assert measured.circuit.profile_distance.value == measured.circuit.drift_largest.value == 0
     faulty = tiny_circuits.copy_of(model)
@@ -211,7 +211,7 @@ def test_bf16_moves_a_little_everywhere(reference, baseline):
 
 
 def test_answer_position_alone_says_what_is_left_out(reference, baseline):
-    kept = record_reference(reference, baseline.task, replace(SPEC, positions="answer"))
+    kept = record(reference, baseline.task, replace(SPEC, positions="answer"))
     measured = measure(tiny_circuits.scale_head(reference, 0, 2, 0.0), kept)
     assert measured.notes == (
         "The baseline keeps the answer position only: drift, gradients and repair say nothing about earlier positions.",
@@ -226,7 +226,7 @@ def test_answer_position_alone_says_what_is_left_out(reference, baseline):
 
 
 def test_part_of_the_prompts_says_what_is_left_out(reference, baseline):
-    kept = record_reference(reference, baseline.task, replace(SPEC, part=5))
+    kept = record(reference, baseline.task, replace(SPEC, part=5))
     measured = measure(reference, kept)
     assert (measured.solved, measured.part) == (8, 5)
     assert measured.notes == ("Drift, gradients and repair use the first 5 of 8 solved prompts.",)
@@ -237,7 +237,7 @@ def test_part_of_the_prompts_says_what_is_left_out(reference, baseline):
 
 
 def test_unsolved_task_is_inconclusive_and_the_candidate_is_never_run(reference):
-    kept = record_reference(reference, tiny_circuits.unsolvable_task(reference), SPEC)
+    kept = record(reference, tiny_circuits.unsolvable_task(reference), SPEC)
     candidate = tiny_circuits.copy_of(reference)
     candidate.module.forward = None  # any run would raise
     measured = measure(candidate, kept)

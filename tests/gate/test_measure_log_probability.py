@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import pytest
+from quick_recording import record
 
-from circuitcheck import MeasurementSpec, judge, load_model, load_task, measure, record_reference
+from circuitcheck import MeasurementSpec, judge, load_model, load_task, measure
 
 
 def test_what_int8_sim_changes_is_judged_in_nats() -> None:
     """Relative to -0.017 nats it was a change of up to 0.31, which is no pass."""
     reference = load_model("embedded")
     task = load_task("ioi", reference.tokenizer)
-    baseline = record_reference(reference, task, MeasurementSpec(metric="log_probability"))
+    baseline = record(reference, task, MeasurementSpec(metric="log_probability"))
     measurement = measure(load_model("embedded", "int8-sim"), baseline, curves=False)
     circuit = measurement.circuit
     assert circuit is not None

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import tiny_circuits
 import tiny_models
+from quick_recording import record
 
 from circuitcheck.core.specification import MeasurementSpec
 from circuitcheck.gate.measure import measure
-from circuitcheck.gate.record import record_reference
 from circuitcheck.runtimes.pytorch import hooked
 
 
@@ -29,11 +29,11 @@ def proofs(monkeypatch) -> list[tuple[str, int]]:
 def test_one_module_is_proven_once_for_all_tasks_and_a_copy_of_it_for_itself(proofs):
     model = tiny_models.tiny_model()
     task = tiny_circuits.solvable_task(model)
-    baseline = record_reference(model, task, MeasurementSpec(draws=100))
+    baseline = record(model, task, MeasurementSpec(draws=100))
     for _ in range(2):
         measure(model, baseline)
     assert proofs == [("head", id(model.module))]
-    measure(model, record_reference(model, task, MeasurementSpec(draws=100, unit="block")))
+    measure(model, record(model, task, MeasurementSpec(draws=100, unit="block")))
     assert proofs == [("head", id(model.module)), ("block", id(model.module))]
     copy = tiny_circuits.copy_of(model)  # shares everything but the module
     measure(copy, baseline)

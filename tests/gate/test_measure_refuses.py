@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 import tiny_circuits
 import tiny_models
+from quick_recording import record
 
 from circuitcheck.core.errors import CandidateError, CircuitcheckError, SiteError
 from circuitcheck.core.specification import MeasurementSpec
 from circuitcheck.gate.measure import measure, require_comparable
-from circuitcheck.gate.record import record_reference
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def reference():
 
 @pytest.fixture(scope="module")
 def baseline(reference):
-    return record_reference(reference, tiny_circuits.solvable_task(reference), MeasurementSpec(draws=100))
+    return record(reference, tiny_circuits.solvable_task(reference), MeasurementSpec(draws=100))
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_other_shape_is_refused_naming_every_difference(baseline, name, settings
 
 
 def test_other_shape_is_refused_for_an_unsolved_task_too(reference):
-    unsolved = record_reference(reference, tiny_circuits.unsolvable_task(reference))
+    unsolved = record(reference, tiny_circuits.unsolvable_task(reference))
     with pytest.raises(CandidateError, match="n_layers is 1"):
         measure(tiny_models.tiny_model(num_hidden_layers=1), unsolved)
 

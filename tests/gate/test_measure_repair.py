@@ -8,11 +8,11 @@ import pytest
 import tiny_circuits
 import tiny_models
 import torch
+from quick_recording import record
 
 from circuitcheck.core.prompts import PromptPair, Task
 from circuitcheck.core.specification import MeasurementSpec
 from circuitcheck.gate.measure import measure
-from circuitcheck.gate.record import record_reference
 from circuitcheck.runtimes.pytorch.forward import last_logits
 from circuitcheck.runtimes.pytorch.hooked import HookedModel
 
@@ -47,7 +47,7 @@ def reference() -> HookedModel:
 
 @pytest.fixture(scope="module")
 def baseline(reference):
-    recorded = record_reference(reference, solved_task(reference), SPEC)
+    recorded = record(reference, solved_task(reference), SPEC)
     assert recorded.incompetence is None
     return recorded
 
@@ -93,7 +93,7 @@ def test_head_that_alone_is_damaged_gives_everything_back(reference, baseline):
 def test_damage_outside_the_heads_is_not_given_back():
     """The last MLP: no head reads it, and what heads write is the same."""
     model = tiny_models.tiny_model()
-    recorded = record_reference(model, tiny_circuits.solvable_task(model, 24), SPEC)
+    recorded = record(model, tiny_circuits.solvable_task(model, 24), SPEC)
     candidate = tiny_circuits.copy_of(model)
     candidate.module.gpt_neox.layers[1].mlp.dense_4h_to_h.weight.data.mul_(-1)
     circuit = measure(candidate, recorded).circuit

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import tiny_circuits
 import tiny_models
+from quick_recording import record
 
 from circuitcheck.core.specification import MeasurementSpec
 from circuitcheck.gate.judge import judge
 from circuitcheck.gate.measure import measure
-from circuitcheck.gate.record import record_reference
 from circuitcheck.report.text import render
 
 
@@ -24,7 +24,7 @@ def model():
 @pytest.fixture(scope="module")
 def baselines(model):
     task = tiny_circuits.solvable_task(model)
-    return {sweep: record_reference(model, task, MeasurementSpec(sweep=sweep)) for sweep in ("exact", "screened")}
+    return {sweep: record(model, task, MeasurementSpec(sweep=sweep)) for sweep in ("exact", "screened")}
 
 
 def test_only_some_heads_are_measured_and_exactly(baselines):

@@ -8,11 +8,11 @@ import pytest
 import tiny_circuits
 import tiny_models
 import torch
+from quick_recording import record
 from torch import Tensor, nn
 
 from circuitcheck.core.specification import MeasurementSpec
 from circuitcheck.gate.measure import measure
-from circuitcheck.gate.record import record_reference
 from circuitcheck.runtimes.pytorch.hooked import HookedModel
 
 
@@ -48,10 +48,10 @@ def test_a_candidate_is_measured_without_a_backward_pass(
 ) -> None:
     reference = tiny_models.tiny_model()
     task = tiny_circuits.solvable_task(reference)
-    baseline = record_reference(reference, task, MeasurementSpec(draws=200, sweep=sweep, metric=metric))
+    baseline = record(reference, task, MeasurementSpec(draws=200, sweep=sweep, metric=metric))
     candidate = without_backward(reference)
     with pytest.raises(BackwardRanError):
-        record_reference(candidate, task)  # the kernel above is at work
+        record(candidate, task)  # the kernel above is at work
 
     def refuse(*_: Any, **__: Any) -> Any:
         raise BackwardRanError

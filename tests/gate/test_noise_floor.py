@@ -9,10 +9,10 @@ import pytest
 import tiny_circuits
 import tiny_models
 import torch
+from quick_recording import record
 
 from circuitcheck.core.prompts import PromptPair, Task
 from circuitcheck.core.specification import MeasurementSpec
-from circuitcheck.gate.record import record_reference
 from circuitcheck.runtimes.pytorch.hooked import HookedModel
 from circuitcheck.runtimes.pytorch.threads import computing_threads, share_of_threads
 from circuitcheck.runtimes.pytorch.variations import other_attention
@@ -40,7 +40,7 @@ def test_floor_is_small_and_settings_are_restored(three_threads, name):
     # Transformers switches attention only where the class's module is loaded; pytester's in-process runs unload some.
     importlib.import_module(type(model.module).__module__)
     before = attention_of(model)
-    baseline = record_reference(model, tiny_circuits.solvable_task(model, 8), MeasurementSpec(part=4))
+    baseline = record(model, tiny_circuits.solvable_task(model, 8), MeasurementSpec(part=4))
     assert sorted(baseline.noise_floor) == KEYS
     assert all(value >= 0 for value in baseline.noise_floor.values())
     # Roundings of float32 under another kernel, amplified by two layers: far below any limit, and not nothing.
@@ -70,7 +70,7 @@ def test_every_source_of_noise_is_tried(three_threads, monkeypatch):
             handle.remove()
 
     monkeypatch.setattr(HookedModel, "metric", watched)
-    record_reference(model, task)
+    record(model, task)
     # Six prompts of two lengths are two batches of three; as the reference is recorded, and under each variation.
     assert seen == {(3, "eager", 3), (1, "eager", 3), (3, "eager", 1), (3, "sdpa", 3)}
 
@@ -96,7 +96,7 @@ def test_settings_are_restored_after_an_error(three_threads, setting):
 def test_model_without_attention_implementations_has_a_floor_too():
     """Small binary fractions: the micro model computes exactly under every setting."""
     pairs = [PromptPair((2, token), (1, token), 0, 3, f"c{token}") for token in range(4)]
-    baseline = record_reference(micro_model.two_layers(), Task("micro", tuple(pairs)))
+    baseline = record(micro_model.two_layers(), Task("micro", tuple(pairs)))
     assert len(baseline.solved) > 1
     assert baseline.noise_floor == dict.fromkeys(KEYS, 0.0)
 

@@ -13,6 +13,7 @@ import tiny_circuits
 import tiny_models
 import torch
 from metric_functions import MASK
+from quick_recording import record
 from torch import Tensor
 
 from circuitcheck.baseline.baseline import Baseline
@@ -22,7 +23,6 @@ from circuitcheck.core.prompts import PromptPair, Task
 from circuitcheck.core.specification import MeasurementSpec
 from circuitcheck.gate.judge import judge
 from circuitcheck.gate.measure import measure
-from circuitcheck.gate.record import record_reference
 from circuitcheck.runtimes.pytorch.hooked import HookedModel
 from circuitcheck.runtimes.pytorch.loading.load import hook_module
 
@@ -67,7 +67,7 @@ def task(reference: HookedModel) -> Task:
 
 @pytest.fixture(scope="module")
 def baseline(reference: HookedModel, task: Task) -> Baseline:
-    return record_reference(reference, task, SPEC)
+    return record(reference, task, SPEC)
 
 
 def by_hand(reference: HookedModel, task: Task, kind: str) -> np.ndarray:
@@ -184,7 +184,7 @@ def test_a_local_function_is_passed_with_the_candidate(task: Task, reference: Ho
     def local(output: Any, ids: Tensor, answer: Tensor, foil: Tensor) -> Tensor:
         return own(output, ids, answer, foil)
 
-    recorded = record_reference(hook_module(reference.module, name=reference.name, metric=local), task, SPEC)
+    recorded = record(hook_module(reference.module, name=reference.name, metric=local), task, SPEC)
     assert recorded.spec.metric.endswith(":test_a_local_function_is_passed_with_the_candidate.<locals>.local")
     assert measure(hook_module(reference.module, metric=local), recorded).circuit is not None
     with pytest.raises(ConfigurationError, match=r"what a file names is never imported.*hook_module\(model, metric="):
@@ -193,22 +193,22 @@ def test_a_local_function_is_passed_with_the_candidate(task: Task, reference: Ho
 
 def test_two_metrics_are_one_too_many(task: Task, reference: HookedModel) -> None:
     with pytest.raises(ConfigurationError, match=r"was hooked with the metric metric_functions:.*; leave out one"):
-        record_reference(reference, task, replace(SPEC, metric="log_probability"))
+        record(reference, task, replace(SPEC, metric="log_probability"))
     named = replace(SPEC, metric=reference.quantity.name)
-    assert record_reference(reference, task, named).spec == named
+    assert record(reference, task, named).spec == named
 
 
 def test_an_encoder_without_a_function_is_told_to_bring_one() -> None:
     model = tiny_models.tiny_model("bert-classifier")
     with pytest.raises(ConfigurationError, match=r"no unembedding.*give a metric of your own"):
-        record_reference(model, encoder_task(model.module), SPEC)
+        record(model, encoder_task(model.module), SPEC)
 
 
 def test_a_function_without_gradient_is_refused() -> None:
     model = tiny_models.tiny_model()
     task = tiny_circuits.solvable_task(model)
     with pytest.raises(ConfigurationError, match="without_gradient gives values without a gradient"):
-        record_reference(model, task, MeasurementSpec(metric="metric_functions:without_gradient"))
+        record(model, task, MeasurementSpec(metric="metric_functions:without_gradient"))
 
 
 # --- the same through a decoder: a function, the difference that has a name, and the log-probability ---
@@ -217,8 +217,8 @@ def test_a_function_without_gradient_is_refused() -> None:
 def test_a_function_of_a_decoder_measures_what_the_name_does() -> None:
     model = tiny_models.tiny_model("gemma2")
     task = tiny_circuits.solvable_task(model)
-    named = record_reference(model, task, MeasurementSpec(draws=200))
-    own = record_reference(model, task, MeasurementSpec(draws=200, metric="metric_functions:last_difference"))
+    named = record(model, task, MeasurementSpec(draws=200))
+    own = record(model, task, MeasurementSpec(draws=200, metric="metric_functions:last_difference"))
     for kind in ("resample", "mean", "zero"):
         np.testing.assert_allclose(own.ablated[kind], named.ablated[kind], atol=ROUNDING, rtol=0)
     for ours, theirs in zip(own.gradient.groups, named.gradient.groups, strict=True):
@@ -232,7 +232,7 @@ def test_log_probability_is_solved_by_preference() -> None:
     solvable, unsolvable = tiny_circuits.solvable_task(model), tiny_circuits.unsolvable_task(model)
     task = Task("half", (*solvable.pairs[:6], *unsolvable.pairs[6:]))
     spec = MeasurementSpec(draws=200, metric="log_probability")
-    baseline = record_reference(model, task, spec)
+    baseline = record(model, task, spec)
     assert (baseline.metric < 0).all()
     assert baseline.solved == tuple(range(6))
     logits = [model.module(torch.tensor([pair.clean])).logits[0, -1].detach() for pair in task.pairs]

@@ -10,6 +10,7 @@ import pytest
 import tiny_circuits
 import tiny_models
 import torch
+from quick_recording import record
 from torch import nn
 
 from circuitcheck.baseline.baseline import Baseline
@@ -17,7 +18,6 @@ from circuitcheck.core.errors import ModelError
 from circuitcheck.core.prompts import PromptPair, Task
 from circuitcheck.core.specification import MeasurementSpec
 from circuitcheck.gate.measure import measure
-from circuitcheck.gate.record import record_reference
 from circuitcheck.runtimes.pytorch.hooked import HookedModel
 from circuitcheck.runtimes.pytorch.loading.fingerprint import fingerprint_module
 
@@ -34,7 +34,7 @@ def task(model) -> Task:
 
 @pytest.fixture(scope="module")
 def recorded(model, task) -> Baseline:
-    return record_reference(model, task, reason="a test")
+    return record(model, task, reason="a test")
 
 
 # --- a second computation: one prompt at a time, one plain hook, indices instead of reshapes ---
@@ -159,13 +159,13 @@ def test_what_is_recorded_about_the_rest(recorded, model, task):
 
 
 def test_only_the_part_of_the_prompts_keeps_z(model, task):
-    baseline = record_reference(model, task, MeasurementSpec(part=5))
+    baseline = record(model, task, MeasurementSpec(part=5))
     assert baseline.z.index == baseline.gradient.index == (0, 1, 2, 3, 4)
     assert baseline.ablated["zero"].shape == (8, 8)
 
 
 def test_answer_position_alone_can_be_kept(model, task, recorded):
-    baseline = record_reference(model, task, MeasurementSpec(positions="answer"))
+    baseline = record(model, task, MeasurementSpec(positions="answer"))
     assert baseline.z.lengths == baseline.gradient.lengths == (1,) * 8
     assert baseline.z.groups[0].shape == (8, 4, 8)
     for place in range(8):
@@ -174,7 +174,7 @@ def test_answer_position_alone_can_be_kept(model, task, recorded):
 
 def test_prompts_within_the_margin_are_set_aside(model, task, recorded):
     margin = float(np.sort(recorded.metric)[2])
-    baseline = record_reference(model, task, MeasurementSpec(margin=margin))
+    baseline = record(model, task, MeasurementSpec(margin=margin))
     assert len(baseline.solved) == 5  # all but the three smallest: the margin itself is not beyond the margin
     assert all(baseline.metric[place] > margin for place in baseline.solved)
     assert baseline.z.index == baseline.solved
@@ -184,7 +184,7 @@ def test_prompts_within_the_margin_are_set_aside(model, task, recorded):
 
 
 def test_unsolved_task_is_recorded_as_such_and_nothing_of_it_is_measured(model, tmp_path):
-    baseline = record_reference(model, tiny_circuits.unsolvable_task(model))
+    baseline = record(model, tiny_circuits.unsolvable_task(model))
     assert baseline.solved == ()
     assert baseline.incompetence.startswith("the reference solves 0 of 8 prompts (logit difference above 0.5)")
     assert {kind: values.shape for kind, values in baseline.ablated.items()} == dict.fromkeys(
@@ -198,7 +198,7 @@ def test_unsolved_task_is_recorded_as_such_and_nothing_of_it_is_measured(model, 
 def test_task_that_is_solved_in_small_part_can_be_recorded_and_saved(model, task, solved, tmp_path):
     unsolved = tiny_circuits.unsolvable_task(model)
     mixed = Task("mixed", (*task.pairs[:solved], *unsolved.pairs[solved:]))
-    baseline = record_reference(model, mixed)
+    baseline = record(model, mixed)
     assert len(baseline.solved) == solved
     assert f"solves {solved} of 8" in baseline.incompetence
     assert (baseline.ceiling is None) == (solved == 1)  # one prompt cannot be halved
@@ -207,7 +207,7 @@ def test_task_that_is_solved_in_small_part_can_be_recorded_and_saved(model, task
 
 def test_too_few_clusters_are_not_competent(model, task):
     alike = Task("alike", tuple(replace(pair, cluster=f"c{number % 4}") for number, pair in enumerate(task.pairs)))
-    baseline = record_reference(model, alike)
+    baseline = record(model, alike)
     assert baseline.incompetence == "the solved prompts come from 4 template cluster(s); intervals need at least 5"
     assert measure(model, baseline).circuit is None
 
@@ -220,7 +220,7 @@ def test_nan_in_the_weights_is_refused():
     task = tiny_circuits.solvable_task(model)
     model.module.gpt_neox.layers[0].mlp.dense_h_to_4h.weight.data[0, 0] = float("nan")
     with pytest.raises(ModelError, match="reference gpt_neox: its logits on task 'tiny' are not finite"):
-        record_reference(model, task)
+        record(model, task)
 
 
 def test_nan_that_only_some_prompts_reach_is_refused():
@@ -231,7 +231,7 @@ def test_nan_that_only_some_prompts_reach_is_refused():
     word = next(token for pair in task.pairs for token in pair.clean if token not in probed)
     model.module.gpt_neox.embed_in.weight.data[word] = float("nan")
     with pytest.raises(ModelError, match="reference gpt_neox: its logits on task 'tiny' are not finite"):
-        record_reference(model, task)
+        record(model, task)
 
 
 class DividesByItsHeads(nn.Module):
@@ -254,7 +254,7 @@ def test_nan_under_ablation_is_refused(monkeypatch):
     monkeypatch.setattr(HookedModel, "prove", lambda *_: None)
     pairs = tuple(PromptPair((2, token), (1, token), 0, 3, f"c{token}") for token in range(4))
     with pytest.raises(ModelError, match="reference micro: its logits under zero ablation on task"):
-        record_reference(model, Task("micro", pairs), MeasurementSpec(margin=0))
+        record(model, Task("micro", pairs), MeasurementSpec(margin=0))
 
 
 def test_task_in_which_no_head_matters_is_refused():
@@ -263,7 +263,7 @@ def test_task_in_which_no_head_matters_is_refused():
     task = tiny_circuits.solvable_task(model)
     same = Task("same", tuple(replace(pair, counterfactual=pair.clean) for pair in task.pairs))
     with pytest.raises(ModelError, match=r"profile_distance of the reference against itself is not finite.* 0 logits"):
-        record_reference(model, same)
+        record(model, same)
 
 
 # --- the model is left alone ---
@@ -276,7 +276,7 @@ def test_model_is_left_as_it_was(training):
     model.module.train(training)
     before = fingerprint_module(model.module)
     rows = []
-    record_reference(model, task, advance=rows.append)
+    record(model, task, advance=rows.append)
     assert (
         sum(rows) == 3 * 8 * 8
     )  # ablation kinds, heads, prompts: progress counts every row, and the noise floor's not

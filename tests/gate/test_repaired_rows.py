@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tiny_circuits
 import tiny_models
+from quick_recording import record
 
 from circuitcheck.baseline.baseline import Baseline
 from circuitcheck.core.activations import Activations
@@ -15,7 +16,6 @@ from circuitcheck.core.results import Circuit
 from circuitcheck.core.specification import MeasurementSpec
 from circuitcheck.core.units import Unit
 from circuitcheck.gate.measure import measure
-from circuitcheck.gate.record import record_reference
 from circuitcheck.runtimes.pytorch.hooked import HookedModel
 
 PROMPTS, PART = 8, 5
@@ -45,7 +45,7 @@ def model() -> HookedModel:
 
 @pytest.fixture(scope="module")
 def baseline(model) -> Baseline:
-    return record_reference(model, tiny_circuits.solvable_task(model, PROMPTS), MeasurementSpec(draws=100, part=PART))
+    return record(model, tiny_circuits.solvable_task(model, PROMPTS), MeasurementSpec(draws=100, part=PART))
 
 
 def measured(candidate: HookedModel, baseline: Baseline, **options: bool) -> tuple[Circuit, int]:

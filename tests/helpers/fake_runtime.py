@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 from circuitcheck.core.activations import Activations, join
 from circuitcheck.core.errors import ConfigurationError, ModelChangedError, SiteError
 from circuitcheck.core.metric import LOGIT_DIFFERENCE, Metric
+from circuitcheck.core.next_token import NextToken
 from circuitcheck.core.patch import Patch
 from circuitcheck.core.prompts import Batch, PromptPair, Prompts, Task
 from circuitcheck.core.reading import Reading
-from circuitcheck.core.runtime import Facts, Runtime, Variation, Work
+from circuitcheck.core.runtime import Facts, Rounding, Runtime, Variation, Work
 from circuitcheck.core.units import Group, Layout
 
 Values = list[NDArray[np.float32]]
@@ -109,6 +110,16 @@ class FakeRuntime:
             result[_columns(prompts, batch)] = self._read("head", self._values("head", ids), batch, ids)
         return result
 
+    def next_token(self, prompts: Prompts, tokens: NDArray[np.int32] | None = None) -> NextToken:
+        """Token 1 or token 0, whose logits differ by the same as answer and foil do."""
+        said = self._read_all(prompts)
+        both = np.stack([np.zeros_like(said), said], -1)
+        log_probabilities = (both - np.logaddexp(0, said)[:, None]).astype(np.float32)
+        chosen = np.tile(np.array([0, 1], np.int32), (len(said), 1)) if tokens is None else tokens
+        return NextToken(
+            chosen, np.take_along_axis(log_probabilities, chosen.astype(np.int64), 1), (said > 0).astype(np.int32)
+        )
+
     def activations(self, prompts: Prompts, kind: str) -> Activations:
         return self._joined(((batch, self._values(kind, batch.clean)) for batch in prompts.batches()), kind)
 
@@ -162,6 +173,21 @@ class FakeRuntime:
             Variation("prompt order: reversed", order=tuple(reversed(range(len(prompts))))),
             *([Variation("loaded again", reload=reload)] if reload else []),
         ]
+
+    def roundings(self) -> Sequence[Rounding]:
+        """Head 1 of half its size, or of three quarters: what 4 bits do to pencil and paper."""
+        return [
+            Rounding("4-bit", name, lambda gain=gain: replace(self, gains=[1.0, gain], precision="4-bit"))  # type: ignore[misc]
+            for name, gain in (("coarse", 0.5), ("fine", 0.75))
+        ]
+
+    def _read_all(self, prompts: Prompts) -> NDArray[np.float64]:
+        """M of every clean prompt whose answer is 1 and whose foil is 0."""
+        result = np.empty(len(prompts))
+        for batch in prompts.batches():
+            unit = replace(batch, answer=np.ones_like(batch.answer), foil=np.zeros_like(batch.foil))
+            result[_columns(prompts, batch)] = self._read("head", self._values("head", batch.clean), unit, batch.clean)
+        return result
 
     def _values(self, kind: str, ids: NDArray[np.int64]) -> Values:
         first, sums = np.broadcast_to(ids[:, :1], ids.shape), ids.cumsum(1)

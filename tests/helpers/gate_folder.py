@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from quick_recording import record
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-from circuitcheck import load_model, load_task, record_reference
+from circuitcheck import load_model, load_task
 
 VOCABULARY = 50
 PROMPTS, CLUSTERS = 40, 8
@@ -96,4 +97,4 @@ def build(folder: Path) -> None:
     reference = load_model(folder / "model")
     for task in TASKS:
         prompts = load_task(str(folder / f"{task}.jsonl"), vocabulary=VOCABULARY)
-        record_reference(reference, prompts, reason="first recording").save(folder / "baselines" / "model")
+        record(reference, prompts, reason="first recording").save(folder / "baselines" / "model")

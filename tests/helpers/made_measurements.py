@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from synthetic_results import exactly, make_circuit, make_head, make_measurement
+from synthetic_results import exactly, make_circuit, make_excess, make_head, make_measurement
 
 from circuitcheck.core.results import UNKNOWN, Circuit, Estimate, Measurement, UnitMeasure
 
 __all__ = ["circuit_with", "exactly", "left_out", "made_circuit", "made_measurement", "made_unit"]
+
+EXCESS = {"excess": "pooled", "excess_layer": "layer", "excess_unit": "unit"}
+"""Criterion to the field of `Excess` that it reads."""
 
 made_unit, made_circuit = make_head, make_circuit
 
@@ -27,6 +30,8 @@ def circuit_with(name: str, value: Estimate) -> Circuit:
         return replace(circuit, ranking=replace(circuit.ranking, agreement=value))
     if name == "recovery":
         return replace(circuit, repair=replace(circuit.repair, recovery=value, damage=exactly(2.0)))
+    if name in EXCESS:
+        return replace(circuit, excess=make_excess(**{EXCESS[name]: value}))
     if name == "unrepaired":
         return replace(circuit, repair=replace(circuit.repair, unrepaired=value))
     return replace(circuit, **{name: value})

@@ -12,6 +12,7 @@ from circuitcheck.core.results import (
     BoundAudit,
     Circuit,
     Estimate,
+    Excess,
     Measurement,
     PerPrompt,
     Ranking,
@@ -48,6 +49,7 @@ def make_head(
         rank_ref=1,
         rank_cand=1,
         drift=0.01,
+        move=0.02,
         drift_z=0.01,
         drift_answer=0.01,
         cosine=1.0,
@@ -75,17 +77,35 @@ def make_basis(**changes: Any) -> Basis:
     return replace(known, **changes)
 
 
+def make_excess(**changes: Any) -> Excess:
+    """That of a candidate which drifts as plain rounding to 8 bits does."""
+    known = Excess(
+        precision="8-bit",
+        pooled=Estimate(0.8, 0.7, 0.9),
+        layer=Estimate(0.9, 0.8, 1.0),
+        unit=Estimate(1.1, 0.9, 1.3),
+        layers=(0.9,),
+        units=(0.7, 1.1),
+        worst_unit="0.1",
+    )
+    return replace(known, **changes)
+
+
 def make_circuit(**changes: Any) -> Circuit:
     """A circuit that passes every default limit of an unknown precision, with room."""
     known = Circuit(
+        kl_divergence=Estimate(0.001, 0.0005, 0.002),
+        changed_answers=Estimate(0.0, 0.0, 0.05),
         behaviour_kept=Estimate(1.0, 0.95, 1.0),
         metric_change=Estimate(0.01, 0.0, 0.02),
         metric_ref=exactly(4.0),
         metric_cand=exactly(4.0),
+        drift=Estimate(0.01, 0.005, 0.015),
         drift_median=Estimate(0.01, 0.005, 0.015),
         drift_largest=Estimate(0.02, 0.01, 0.03),
+        excess=None,
         profile_distance=Estimate(0.01, 0.0, 0.02),
-        ranking=Ranking(Estimate(0.99, 0.98, 1.0), ceiling=0.97, top_5=1.0, kendall_tau_b=0.9),
+        ranking=Ranking(Estimate(0.99, 0.98, 1.0), ceiling=1.0, ranked=9, reversed=0.2, top_5=1.0, kendall_tau_b=0.9),
         repair=Repair(
             damage=exactly(0.0),
             unrepaired=Estimate(0.01, 0.0, 0.02),

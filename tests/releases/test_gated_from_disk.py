@@ -10,9 +10,10 @@ import pytest
 import tiny_circuits
 import tiny_models
 import torch
+from quick_recording import record
 from releases import save_release
 
-from circuitcheck import Baseline, judge, load_model, measure, record_reference
+from circuitcheck import Baseline, judge, load_model, measure
 from circuitcheck.verdict.limits import limits_for
 
 WIDTHS = {"hidden_size": 64, "intermediate_size": 128}
@@ -71,7 +72,7 @@ def references(tmp_path_factory):
             module.save_pretrained(root / "reference")
             model = load_model(root / "reference")
             task = tiny_circuits.solvable_task(model, PROMPTS)
-            record_reference(model, task).save(root / "baselines")
+            record(model, task).save(root / "baselines")
             made[name] = root / "reference", root / "baselines" / f"{task.name}.json"
         return made[name]
 

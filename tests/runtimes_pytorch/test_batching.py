@@ -8,11 +8,11 @@ import pytest
 import tiny_circuits
 import tiny_models
 import torch
+from quick_recording import record
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from circuitcheck.gate.measure import measure
-from circuitcheck.gate.record import record_reference
 from circuitcheck.runtimes.pytorch.batching import needs_probe, with_batching
 from circuitcheck.runtimes.pytorch.hooked import HookedModel
 from circuitcheck.runtimes.pytorch.loading.load import hook_module
@@ -117,7 +117,7 @@ def test_a_quantized_module_is_probed_whatever_it_is_called(model, change):
     candidate = hook_module(change(tiny_models.tiny_module("llama")), name="llama")
     assert candidate.precision == "f32"
     assert needs_probe(candidate)
-    measured = measure(candidate, record_reference(model, task))
+    measured = measure(candidate, record(model, task))
     assert measured.batch_size == 1
     assert "depend on the other prompts of its batch" in " ".join(measured.notes)
 

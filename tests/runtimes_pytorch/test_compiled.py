@@ -6,10 +6,10 @@ import pytest
 import tiny_circuits
 import tiny_models
 import torch
+from quick_recording import record
 
 from circuitcheck.core.specification import MeasurementSpec
 from circuitcheck.gate.measure import measure
-from circuitcheck.gate.record import record_reference
 from circuitcheck.runtimes.pytorch.compiled import is_compiled, uncompiled
 from circuitcheck.runtimes.pytorch.loading.load import hook_module
 from circuitcheck.runtimes.pytorch.unchanged import unchanged
@@ -20,7 +20,7 @@ IDS = tiny_models.token_ids(2, 5)
 @pytest.fixture(scope="module")
 def baseline():
     reference = tiny_models.tiny_model("llama")
-    return record_reference(reference, tiny_circuits.solvable_task(reference), MeasurementSpec(draws=100))
+    return record(reference, tiny_circuits.solvable_task(reference), MeasurementSpec(draws=100))
 
 
 def logits(module):

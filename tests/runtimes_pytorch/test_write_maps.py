@@ -11,12 +11,12 @@ import pytest
 import tiny_circuits
 import tiny_models
 import torch
+from quick_recording import record
 from torch import Tensor, nn
 
 from circuitcheck.core.specification import MeasurementSpec
 from circuitcheck.gate.judge import judge
 from circuitcheck.gate.measure import measure
-from circuitcheck.gate.record import record_reference
 from circuitcheck.runtimes.pytorch.hooked import HookedModel
 from circuitcheck.runtimes.pytorch.loading.load import hook_module
 from circuitcheck.runtimes.pytorch.quantizers.recipes import RECIPES
@@ -157,9 +157,7 @@ def test_a_projection_with_a_transform_of_its_own_is_read_in_front_of_it_and_pas
     candidate = turned(reference)
     for found, expected in zip(maps_of(candidate), maps_of(reference), strict=True):
         assert apart(found, expected) < FLOAT32
-    baseline = record_reference(
-        reference, tiny_circuits.solvable_task(reference, prompts=40), MeasurementSpec(draws=200)
-    )
+    baseline = record(reference, tiny_circuits.solvable_task(reference, prompts=40), MeasurementSpec(draws=200))
     verdict = judge(measure(candidate, baseline), limits_for("f32", "tiny"))
     circuit = verdict.measurement.circuit
     assert verdict.word == "PASS", [judgement.message for judgement in verdict.criteria]
@@ -175,7 +173,7 @@ def test_a_projection_with_a_transform_of_its_own_is_read_in_front_of_it_and_pas
 def test_a_pruned_head_fails_whatever_is_kept_of_it(positions, ablation):
     reference = tiny_models.tiny_model("gpt_neox")
     spec = MeasurementSpec(draws=200, positions=positions, ablation=ablation, sweep="screened")
-    baseline = record_reference(reference, tiny_circuits.solvable_task(reference, prompts=40), spec)
+    baseline = record(reference, tiny_circuits.solvable_task(reference, prompts=40), spec)
     verdict = judge(measure(tiny_circuits.scale_head(reference, 1, 2, 0.0), baseline, curves=False))
     assert verdict.word == "FAIL"
     (largest,) = (judgement for judgement in verdict.criteria if judgement.name == "drift_largest")

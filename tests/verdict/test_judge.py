@@ -9,13 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from made_measurements import circuit_with, exactly, left_out, made_circuit, made_measurement, made_unit
+from synthetic_results import make_excess
 
 from circuitcheck.core.errors import ConfigurationError
 from circuitcheck.core.results import Estimate, Judgement, Verdict
 from circuitcheck.gate.judge import judge
 from circuitcheck.verdict.limits import Limits, limits_for
 
-UPPER = ("metric_change", "drift_median", "drift_largest", "profile_distance", "unrepaired")
+DRIFT, EXCESS = ("drift_median", "drift_largest"), ("excess", "excess_layer", "excess_unit")
+UPPER = ("metric_change", *DRIFT, *EXCESS, "profile_distance", "unrepaired")
 LOWER = ("behaviour_kept", "ranking_agreement", "recovery")
 LIMIT = 0.5
 """Held against every criterion; all numbers below are binary fractions, so that touching means equal."""
@@ -131,19 +133,44 @@ def test_part_that_is_all_that_was_solved_takes_more_prompts():
 @pytest.mark.parametrize("name", [*UPPER, *LOWER])
 def test_prompts_are_those_that_the_criterion_was_measured_on(name):
     _, criterion = verdict_on(name, Estimate(0.5, 0.25, 0.75))
-    part = name in ("drift_median", "drift_largest", "unrepaired", "recovery")
+    part = name in (*DRIFT, *EXCESS, "unrepaired", "recovery")
     assert f"With {32 if part else 64} prompts" in criterion.message
     assert criterion.message.endswith("the value lies on the limit, so more prompts would hardly settle it.")
 
 
-@pytest.mark.parametrize(("ceiling", "is_said"), [(0.4375, True), (0.5, False), (nan, False)])
-def test_limit_above_the_ceiling_of_the_ranking_is_said(ceiling, is_said):
-    for value in (Estimate(0.375, 0.25, 0.4375), Estimate(0.375, 0.25, 0.75)):
-        known = circuit_with("ranking_agreement", value)
+@pytest.mark.parametrize(("ceiling", "limit"), [(0.5, 0.25), (1.0, 0.5), (nan, 0.5)])
+def test_ranking_is_held_to_a_share_of_its_ceiling(ceiling, limit):
+    """Another model cannot agree better with a ranking than the ranking with itself on other prompts."""
+    for value, word in ((limit, "PASS"), (limit - 0.01, "FAIL")):
+        known = circuit_with("ranking_agreement", exactly(value))
         circuit = replace(known, ranking=replace(known.ranking, ceiling=ceiling))
         verdict = judge(made_measurement(circuit), with_limits(ranking_agreement=LIMIT))
         (criterion,) = (criterion for criterion in verdict.criteria if criterion.name == "ranking_agreement")
-        assert ("(the reference's own halves agree by 0.4375 only" in criterion.message) == is_said
+        assert (criterion.limit, criterion.verdict) == (limit, word)
+        said = "(a share of 0.5, by which the reference's own halves agree)" in criterion.message
+        assert said == (word == "FAIL" and ceiling == 0.5)
+
+
+def test_ranking_that_even_the_reversed_order_would_pass_is_no_criterion_and_that_is_said():
+    known = circuit_with("ranking_agreement", exactly(0.9))
+    circuit = replace(known, ranking=replace(known.ranking, ranked=2, reversed=0.9))
+    verdict = judge(made_measurement(circuit))
+    assert "ranking_agreement" not in [criterion.name for criterion in verdict.criteria]
+    assert verdict.untold == (
+        "ranking is no criterion here: 2 units stand out from the others, and their reversed order would still agree "
+        "by 0.9.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "times"),
+    [("excess", "over all units"), ("excess_layer", "in layer 0"), ("excess_unit", "in 0.1")],
+)
+def test_drift_that_rounding_does_not_explain_is_said_in_those_words(name, times):
+    _, criterion = verdict_on(name, Estimate(3.125, 3.0, 3.25))
+    assert criterion.message == (
+        f"{name} is 3.125 [3, 3.25], must be <= 0.5; not explained by 8-bit rounding: 3.1 times its drift {times}"
+    )
 
 
 def test_unit_is_broken_where_its_whole_interval_lies_beyond_the_limit():
@@ -165,10 +192,26 @@ def test_worst_criterion_decides():
 
 def test_every_limit_is_held_and_recovery_only_where_there_is_damage():
     names = [criterion.name for criterion in judge(made_measurement()).criteria]
-    assert sorted(names) == sorted(set(UPPER + LOWER) - {"recovery"})
+    assert sorted(names) == sorted({*UPPER, *LOWER} - {"recovery", *EXCESS})
     damaged = judge(made_measurement(circuit_with("recovery", exactly(0.9))))
-    assert sorted(criterion.name for criterion in damaged.criteria) == sorted(UPPER + LOWER)
+    assert sorted(criterion.name for criterion in damaged.criteria) == sorted({*UPPER, *LOWER} - {*EXCESS})
     assert all(criterion.unit for criterion in damaged.criteria)
+
+
+def test_limits_of_other_models_hold_only_where_it_is_not_known_what_rounding_does_to_this_one():
+    """Of another model's 4 bits: the same drift is much for the one and little for the other."""
+    drifted = made_circuit(drift_median=exactly(0.5), drift_largest=exactly(0.9))
+    assert judge(made_measurement(drifted)).word == "FAIL"
+    known = judge(made_measurement(replace(drifted, excess=make_excess())))
+    assert known.word == "PASS"
+    assert sorted(criterion.name for criterion in known.criteria) == sorted({*UPPER, *LOWER} - {"recovery", *DRIFT})
+
+
+def test_limit_on_drift_that_somebody_named_is_held_in_any_case():
+    drifted = made_circuit(drift_median=exactly(0.01), drift_largest=exactly(0.05), excess=make_excess())
+    verdict = judge(made_measurement(drifted), limits_for("8-bit", "synthetic", {"8-bit": {"drift_largest": 0.04}}))
+    found = {criterion.name: criterion.verdict for criterion in verdict.criteria}
+    assert (found["drift_largest"], "drift_median" in found, verdict.word) == ("FAIL", False, "FAIL")
 
 
 @pytest.mark.parametrize(

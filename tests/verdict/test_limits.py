@@ -50,17 +50,19 @@ def test_limits_are_read_by_name_and_cannot_be_changed():
     assert (limits.drift_median, limits["drift_largest"], limits.recovery) == (0.1, math.inf, 0.25)
     assert (limits.profile_distance, limits.metric_change_nats) == (0.3, 0.2)
     assert list(limits) == list(NAMES)
-    assert repr(limits).startswith("Limits(behaviour_kept=0.9, metric_change=0.2, drift_median=0.1, ")
+    assert repr(limits).startswith("Limits(profile_distance=0.3, ranking_agreement=0.8, behaviour_kept=0.9, ")
     with pytest.raises(AttributeError):
         limits.recovery = 0.0
-    with pytest.raises(AttributeError, match="there is no limit 'profile_distanc'; known are behaviour_kept, "):
+    with pytest.raises(AttributeError, match="there is no limit 'profile_distanc'; known are profile_distance, "):
         _ = limits.profile_distanc
     assert limits == Limits(**limits) == copy.deepcopy(limits) == pickle.loads(pickle.dumps(limits))
     assert limits != Limits(**dict(limits) | {"recovery": 0.5})
 
 
 def test_limits_that_cannot_be_made():
-    with pytest.raises(ConfigurationError, match=r"limits\.drift: there is no such limit; known are behaviour_kept, "):
+    with pytest.raises(
+        ConfigurationError, match=r"limits\.drift: there is no such limit; known are profile_distance, "
+    ):
         Limits(drift=0.1)
     with pytest.raises(ConfigurationError, match="limits drift_median, drift_largest depend on the precision"):
         Limits(recovery=0.1)
@@ -99,7 +101,7 @@ def test_every_default_is_a_limit_that_something_can_pass_and_something_can_miss
         check_overrides({name: value})
         assert math.isfinite(value)
         # A drift of 1 is as far as a write is long; rounding to 3 and 2 bits goes further.
-        assert 0 < value < (6 if name.startswith("drift") else 1), name
+        assert 0 < value < (6 if name.startswith(("drift", "excess")) else 1), name
 
 
 @pytest.mark.parametrize("task", BUILT_IN)
@@ -146,7 +148,7 @@ def test_the_most_special_override_wins(everywhere, for_precision, for_task):
 
 
 BAD = [
-    ({"profile_distanc": 0.1}, r"limits\.profile_distanc: there is no such limit; known are behaviour_kept, "),
+    ({"profile_distanc": 0.1}, r"limits\.profile_distanc: there is no such limit; known are profile_distance, "),
     ({"f16": {"drift": 0.1}}, r"limits\.f16\.drift: there is no such limit"),
     ({"f16": {"ioi": {"drift": 0.1}}}, r"limits\.f16\.ioi\.drift: there is no such limit"),
     ({"recovery": "0.5"}, r"limits\.recovery is '0\.5', but must be a number from 0 up"),

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from circuitcheck.report.rows import limit, unit_rows
+from circuitcheck.report.rows import drift_limit, limit, unit_rows
 from circuitcheck.report.words import said_of
 
 DIGITS = 4
@@ -60,7 +60,7 @@ def _scales(run: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, float
     metric = (run.get("metric_ref") or {}).get("value") or 0.0
     return {
         "importance": _largest([*table["importance_ref"], *table["importance_cand"]]) or 1.0,
-        "drift": max(_largest(table["drift"]), limit(run, "drift_largest") or 0.0) or 1.0,
+        "drift": max(_largest(table["drift"]), drift_limit(run) or 0.0) or 1.0,
         "fragility": _rounded(max(_largest(table["fragility"]), abs(metric) * (limit(run, "metric_change") or 0.0)))
         or 1.0,
     }

@@ -5,22 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from circuitcheck.core.activations import Activations
 from circuitcheck.core.metric import Metric, as_metric
+from circuitcheck.core.next_token import NextToken
 from circuitcheck.core.patch import Patch
 from circuitcheck.core.prompts import Prompts
 from circuitcheck.core.reading import Reading
-from circuitcheck.core.runtime import Facts, Replaceable, Runtime, Variation, Work
+from circuitcheck.core.runtime import Facts, Replaceable, Rounding, Runtime, Variation, Work
 from circuitcheck.core.units import Layout
 from circuitcheck.runtimes.pytorch.batching import needs_probe, with_batching
 from circuitcheck.runtimes.pytorch.engine.passes import (
     clean_activations,
     clean_metric,
     collect,
+    next_token,
     rows_of,
     unit_gradient,
 )
@@ -29,6 +32,7 @@ from circuitcheck.runtimes.pytorch.environment import environment
 from circuitcheck.runtimes.pytorch.ports.ports import layout_of
 from circuitcheck.runtimes.pytorch.ports.proofs import PROBE_PROMPTS, prove
 from circuitcheck.runtimes.pytorch.ports.room import require_room
+from circuitcheck.runtimes.pytorch.roundings import WAYS, rounded
 from circuitcheck.runtimes.pytorch.torch_model import TorchModel
 from circuitcheck.runtimes.pytorch.transplant import kept_modules, replaceable_modules
 from circuitcheck.runtimes.pytorch.unchanged import unchanged
@@ -122,6 +126,10 @@ class HookedModel(TorchModel):
         require_room(self, prompts.task.longest)
         return clean_metric(self, prompts, counterfactual=counterfactual)
 
+    def next_token(self, prompts: Prompts, tokens: NDArray[np.int32] | None = None) -> NextToken | None:
+        """What comes next after every clean prompt; see `Runtime.next_token`."""
+        return next_token(self, prompts, tokens)
+
     def activations(self, prompts: Prompts, kind: str) -> Activations:
         """Values of all units on the clean prompts, all positions."""
         return clean_activations(self, prompts, self.ports(kind))
@@ -176,6 +184,10 @@ class HookedModel(TorchModel):
     ) -> Sequence[Variation]:
         """Ways to compute the same thing: one of each kind or, for a calibration on some prompts, all of them."""
         return usual_variations(self) if prompts is None else all_variations(self, len(prompts), reload)
+
+    def roundings(self) -> Sequence[Rounding]:
+        """Ways to round it plainly, by precision; each makes a copy of the module in memory."""
+        return [Rounding(way.precision, way.name, partial(rounded, self, way)) for way in WAYS]
 
     def replaceable(self, reference: TorchModel) -> Replaceable:
         """Linear maps inside its layers that differ from the reference's, for a keep list.

@@ -12,12 +12,12 @@ import tiny_circuits
 import tiny_models
 import torch
 from patches import ablated_metric, edited, read, units_of
+from quick_recording import record
 
 from circuitcheck.core.prompts import Task
 from circuitcheck.core.runtime import Work
 from circuitcheck.core.specification import ABLATIONS, Ablation, MeasurementSpec, Positions
 from circuitcheck.gate.measure import measure
-from circuitcheck.gate.record import record_reference
 from circuitcheck.gate.screen import Estimates, estimate_importance
 from circuitcheck.runtimes.pytorch.forward import metric_of
 from circuitcheck.runtimes.pytorch.hooked import HookedModel
@@ -100,7 +100,7 @@ def test_estimates_follow_only_the_answer_position(model: HookedModel, task: Tas
 
 def test_the_spec_is_honoured_on_both_sides(model: HookedModel, task: Task) -> None:
     spec = MeasurementSpec(draws=200, ablate_at="answer")
-    baseline = record_reference(model, task, spec)
+    baseline = record(model, task, spec)
     for kind in ABLATIONS:
         expected = ablated_by_hand(model, task, kind)
         np.testing.assert_allclose(baseline.ablated[kind], expected, atol=ROUNDING, rtol=0)
@@ -108,7 +108,7 @@ def test_the_spec_is_honoured_on_both_sides(model: HookedModel, task: Task) -> N
     assert measured.circuit is not None
     found = [unit.importance_cand.value for unit in measured.circuit.units]
     np.testing.assert_allclose(found, baseline.importance("resample"), atol=ROUNDING, rtol=0)
-    screened = record_reference(model, task, replace(spec, sweep="screened"))
+    screened = record(model, task, replace(spec, sweep="screened"))
     for place, unit in enumerate(screened.measured):
         expected = ablated_by_hand(model, task, "resample")[units_of(model).index(unit)]
         np.testing.assert_allclose(screened.ablated["resample"][place], expected, atol=ROUNDING, rtol=0)

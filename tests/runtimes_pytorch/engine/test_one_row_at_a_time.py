@@ -13,6 +13,7 @@ import tiny_circuits
 import tiny_models
 import torch
 from patches import ablated_metric, edited, patched_rows, read, repaired_metric, units_of, zeros
+from quick_recording import record
 from torch import Tensor, nn
 
 from circuitcheck.core.prompts import PromptPair, Task
@@ -20,7 +21,6 @@ from circuitcheck.core.runtime import Work
 from circuitcheck.core.specification import MeasurementSpec
 from circuitcheck.core.units import Unit
 from circuitcheck.gate.measure import measure
-from circuitcheck.gate.record import record_reference
 from circuitcheck.gate.screen import estimate_importance
 from circuitcheck.runtimes.pytorch.engine.clean_pass import record_clean_pass
 from circuitcheck.runtimes.pytorch.engine.replay_proof import NO_SAVINGS, prove_replay
@@ -193,7 +193,7 @@ def test_a_whole_recording_and_measurement_run_one_row_at_a_time() -> None:
     model = entangled()
     task = tiny_circuits.solvable_task(model, 8)
     with counted_rows(model) as rows:
-        baseline = record_reference(model, task, MeasurementSpec(draws=200))
+        baseline = record(model, task, MeasurementSpec(draws=200))
         measured = measure(model, baseline)
     assert set(rows) == {1}
     circuit = measured.circuit

@@ -13,6 +13,7 @@ import pytest
 import tiny_models
 import torch
 from patches import alone, patched_rows, read, units_of
+from quick_recording import record
 from tiny_sites import EXPECTED
 from torch import Tensor, nn
 
@@ -23,7 +24,6 @@ from circuitcheck.core.runtime import Work
 from circuitcheck.core.specification import ABLATIONS, POSITIONS, Ablation, MeasurementSpec, Positions
 from circuitcheck.core.units import Group, Layout
 from circuitcheck.gate.measure import measure
-from circuitcheck.gate.record import record_reference
 from circuitcheck.runtimes.pytorch.hooked import HookedModel
 
 BATCH, SEQ = 5, 9
@@ -291,7 +291,7 @@ def test_a_model_that_runs_one_row_at_a_time_is_replayed_bit_for_bit(name: str) 
 def test_blocks_are_gated_from_end_to_end() -> None:
     model = tiny_models.tiny_model("llama")
     spec = MeasurementSpec(unit="block", draws=100, margin=0.0, minimum_solved=0.1, minimum_clusters=1)
-    baseline = record_reference(model, random_task(), spec)
+    baseline = record(model, random_task(), spec)
     same, other = measure(model, baseline), measure(tiny_models.tiny_model("llama", seed=1), baseline)
     assert same.circuit is not None
     assert other.circuit is not None

@@ -9,6 +9,7 @@ import pytest
 import tiny_circuits
 import tiny_models
 import torch
+from quick_recording import record
 from torch import Tensor
 
 from circuitcheck.core.errors import SiteError
@@ -16,7 +17,6 @@ from circuitcheck.core.metric import as_metric
 from circuitcheck.core.prompts import PromptPair, Prompts, Task
 from circuitcheck.core.specification import MeasurementSpec
 from circuitcheck.gate.measure import measure
-from circuitcheck.gate.record import record_reference
 from circuitcheck.runtimes.pytorch import hooked
 from circuitcheck.runtimes.pytorch.hooked import HookedModel
 from circuitcheck.runtimes.pytorch.loading.load import hook_module
@@ -131,7 +131,7 @@ def test_the_gate_proves_a_model_once_for_all_of_its_tasks(proven: list[tuple[st
     reference, candidate = tiny_models.tiny_model("llama"), tiny_models.tiny_model("llama", seed=1)
     spec = MeasurementSpec(draws=100)
     tasks = [tiny_circuits.solvable_task(reference, name=name) for name in ("one", "two")]
-    baselines = [record_reference(reference, task, spec) for task in tasks]
+    baselines = [record(reference, task, spec) for task in tasks]
     assert proven == [("head", 5)]
     for baseline in baselines:
         measure(candidate, baseline)

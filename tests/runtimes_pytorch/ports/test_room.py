@@ -7,11 +7,11 @@ import pytest
 import tiny_circuits
 import tiny_models
 import torch
+from quick_recording import record
 
 from circuitcheck.core.errors import ModelError
 from circuitcheck.core.specification import MeasurementSpec
 from circuitcheck.gate.measure import measure
-from circuitcheck.gate.record import record_reference
 from circuitcheck.runtimes.pytorch.ports.room import require_room, room_of
 
 POSITIONS = 24
@@ -69,7 +69,7 @@ def test_recording_and_measuring_say_so_before_they_run_anything(name: str) -> N
     short = tiny_models.tiny_model(name, **{LIMITED[name][0]: 5})
     refused = rf"{name} has 5 positions, and the task has a prompt of 6 tokens"
     with pytest.raises(ModelError, match=refused):
-        record_reference(short, task)
-    baseline = record_reference(long, task, MeasurementSpec(draws=100))
+        record(short, task)
+    baseline = record(long, task, MeasurementSpec(draws=100))
     with pytest.raises(ModelError, match=refused):
         measure(short, baseline)

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from circuitcheck.core.activations import Activations, join
 from circuitcheck.core.errors import ConfigurationError
+from circuitcheck.core.next_token import KEPT, NextToken
 from circuitcheck.core.prompts import Batch, Prompts
 from circuitcheck.runtimes.pytorch.engine.packing import backward_prompts
-from circuitcheck.runtimes.pytorch.forward import metric_of, run_model
+from circuitcheck.runtimes.pytorch.forward import last_logits, metric_of, run_model
 from circuitcheck.runtimes.pytorch.ports.ports import Edit, Port, editing, layout_of, reading
 from circuitcheck.runtimes.pytorch.torch_model import TorchModel
 
@@ -58,6 +59,32 @@ def clean_metric(model: TorchModel, prompts: Prompts, *, counterfactual: bool = 
             found = metric_of(model, rows.ids, rows.answer, rows.foil)
             metric[[prompts.columns[place] for place in batch.index]] = found.cpu().numpy()
     return metric
+
+
+def next_token(model: TorchModel, prompts: Prompts, tokens: NDArray[np.int32] | None = None) -> NextToken | None:
+    """What comes next after every clean prompt; of given tokens `[prompts, kept]`, or of those that are likeliest.
+
+    The model's own logits, after all that it does to them; None of a model without an unembedding.
+    """
+    if model.structure.output_layer is None:
+        return None
+    found: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+    with torch.no_grad():
+        for batch in prompts.batches(model.at_most(None)):
+            logits = last_logits(model, rows_of(model, batch).ids).float().log_softmax(-1).cpu()
+            columns = [prompts.columns[place] for place in batch.index]
+            chosen = (
+                logits.topk(min(KEPT, logits.shape[-1])).indices
+                if tokens is None
+                else torch.from_numpy(tokens[columns].astype(np.int64))
+            )
+            found |= dict(
+                zip(columns, zip(chosen, logits.gather(-1, chosen), logits.argmax(-1), strict=True), strict=True)
+            )
+    chosen, values, likeliest = (torch.stack(part) for part in zip(*(found[key] for key in sorted(found)), strict=True))
+    return NextToken(
+        chosen.numpy().astype(np.int32), values.numpy().astype(np.float32), likeliest.numpy().astype(np.int32)
+    )
 
 
 def clean_activations(model: TorchModel, prompts: Prompts, ports: Sequence[Port]) -> Activations:

@@ -1,0 +1,63 @@
+"""Is a candidate's drift explained by the precision that it claims?"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from circuitcheck.baseline.recording import Recording
+from circuitcheck.baseline.rounded import moves_of
+from circuitcheck.core.results import Estimate, Excess
+from circuitcheck.gate.sample import Sample
+from circuitcheck.stats.bootstrap import weighted_means
+from circuitcheck.stats.drift import DriftSums
+from circuitcheck.stats.simultaneous import largest_magnitude, simultaneous
+from circuitcheck.verdict.limits import SAME_BITS
+
+
+def excess_of(baseline: Recording, sums: DriftSums, part: Sample, precision: str) -> Excess | None:
+    """How far units have moved, in times what plain rounding to the precision moves the reference's.
+
+    What moves is counted in logits, and a layer or a unit that hardly writes is held against what all do in the mean:
+    its own rounding is a ratio of nothing to nothing.
+
+    Args:
+        baseline: the reference's side.
+        sums: of what the units of both sides write.
+        part: the prompts that they are of.
+        precision: that the candidate claims.
+
+    Returns:
+        None where the baseline does not know what rounding to this precision does.
+    """
+    shared = SAME_BITS.get(precision, precision)
+    rounding = moves_of(baseline.roundings, shared)
+    if rounding is None or not rounding.any():
+        return None
+    layers = np.array([baseline.layout.layer(unit) for unit in baseline.layout.units])
+    inside = (layers[None] == np.unique(layers)[:, None]).astype(np.float64)
+    everything = np.ones((1, len(layers)))
+    pooled, by_layer, by_unit = (
+        _times(members, sums, rounding, part) for members in (everything, inside, np.eye(len(layers)))
+    )
+    largest = max(range(len(by_unit)), key=lambda place: by_unit[place].value)
+    return Excess(
+        precision=shared,
+        pooled=pooled[0],
+        layer=largest_magnitude(by_layer),
+        unit=largest_magnitude(by_unit),
+        layers=tuple(one.value for one in by_layer),
+        units=tuple(one.value for one in by_unit),
+        worst_unit=baseline.layout.label(baseline.layout.units[largest]),
+    )
+
+
+def _times(
+    members: NDArray[np.float64], sums: DriftSums, rounding: NDArray[np.float64], part: Sample
+) -> list[Estimate]:
+    """Of each set of units, `[sets, units]`, how far it has moved in times what rounding moves it."""
+    difference, expected = members @ sums.difference, members @ np.square(rounding)
+    scale = np.sqrt(np.maximum(expected, expected.mean()))
+    values = np.sqrt(difference.mean(-1)) / scale
+    draws = np.sqrt(weighted_means(part.weights, difference)) / scale
+    return simultaneous(values, draws, part.units)

@@ -1,0 +1,123 @@
+"""Plain roundings of a reference: what a precision alone does to a model, by nobody's special care."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from circuitcheck.core.errors import ModelError
+from circuitcheck.runtimes.pytorch.ports.structure import Structure
+from circuitcheck.runtimes.pytorch.quantizers.int8_sim import fake_quantize, simulate_int8
+from circuitcheck.runtimes.pytorch.quantizers.rtn import GROUP, linear_weights, quantize_rtn
+from circuitcheck.runtimes.pytorch.torch_model import TorchModel
+
+Model = TypeVar("Model", bound=TorchModel)
+SEEDS = (0, 1)
+"""Of stochastic roundings; rounding to the nearest is one draw of many, too, but has no more than one."""
+
+FLOAT8 = torch.float8_e4m3fn
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to round a module in place.
+
+    Attributes:
+        precision: whose candidates it stands for.
+        name: how it rounds, within that precision.
+        apply: to a freshly copied module.
+    """
+
+    precision: str
+    name: str
+    apply: Callable[[nn.Module, Structure], object]
+
+
+def rounded(model: Model, way: Way) -> Model:
+    """A rounded copy of a model; its own module is left alone.
+
+    Raises:
+        ModelError: it holds nothing that could be rounded this way.
+    """
+    module = deepcopy(model.module)
+    way.apply(module, model.structure)
+    return replace(model, module=module, precision=way.precision, census=None, notes=())
+
+
+def _integers(module: nn.Module, structure: Structure, *, bits: int, group: int | None, seed: int | None) -> None:
+    # A group of more inputs than a row has is the whole row.
+    quantize_rtn(module, structure, bits, group_size=group or 2**31, stochastic_seed=seed)
+
+
+def _weights(bits: int) -> list[Way]:
+    return [
+        Way(
+            f"{bits}-bit",
+            f"weights {'per channel' if group is None else f'in groups of {group}'}, "
+            f"{'to nearest' if seed is None else f'stochastic {seed}'}",
+            partial(_integers, bits=bits, group=group, seed=seed),
+        )
+        for group in (None, GROUP)
+        for seed in (None, *SEEDS)
+    ]
+
+
+def _with_activations(module: nn.Module, structure: Structure, round_input: Callable[[Tensor], Tensor]) -> None:
+    """Weights to 8 bits per channel, and what every linear map reads as well."""
+    inputs = {id(part.module): part.module for part in linear_weights(module, structure)}
+    quantize_rtn(module, structure, 8)
+    _round_inputs(inputs.values(), round_input)
+
+
+def _round_inputs(modules: Any, round_input: Callable[[Tensor], Tensor]) -> None:
+    for part in modules:
+        part.register_forward_pre_hook(lambda _, arguments: (round_input(arguments[0]), *arguments[1:]))
+
+
+def _per_token(x: Tensor) -> Tensor:
+    return fake_quantize(x.reshape(-1, x.shape[-1])).reshape(x.shape)
+
+
+def _float8(module: nn.Module, structure: Structure, *, per_tensor: bool = False, activations: bool = False) -> None:
+    found = list(linear_weights(module, structure))
+    if not found:
+        raise ModelError(f"{type(module).__name__}: its layers hold no linear map that is known.")
+    for part in found:
+        weight = part.weight
+        weight.data = _to_float8(weight.data, None if per_tensor else (-2 if part.transposed else -1))
+    if activations:
+        _round_inputs({id(part.module): part.module for part in found}.values(), partial(_to_float8, axis=-1))
+
+
+def _to_float8(x: Tensor, axis: int | None) -> Tensor:
+    """To the nearest float of 8 bits, with one scale for each row along an axis, or one for all."""
+    largest = x.abs().max() if axis is None else x.abs().amax(axis, keepdim=True)
+    scale = torch.where(largest > 0, largest / torch.finfo(FLOAT8).max, 1.0)
+    return (x / scale).to(FLOAT8).to(x.dtype) * scale
+
+
+def _half(module: nn.Module, _: Structure, dtype: torch.dtype) -> None:
+    module.to(dtype)
+
+
+WAYS: tuple[Way, ...] = (
+    Way("f16", "everything", partial(_half, dtype=torch.float16)),
+    Way("bf16", "everything", partial(_half, dtype=torch.bfloat16)),
+    *_weights(8),
+    Way("8-bit", "weights per channel, activations per token", partial(_with_activations, round_input=_per_token)),
+    Way("8-bit", "weights per channel, activations per prompt", partial(_with_activations, round_input=fake_quantize)),
+    Way("int8-sim", "activations per prompt", simulate_int8),
+    Way("float8", "weights per channel", _float8),
+    Way("float8", "weights per tensor", partial(_float8, per_tensor=True)),
+    Way("float8", "weights per channel, activations per token", partial(_float8, activations=True)),
+    *_weights(4),
+    *_weights(3),
+    *_weights(2),
+)
+"""Every way that is tried. Scales of a group are its largest weight's; none is searched, learned or clipped."""
