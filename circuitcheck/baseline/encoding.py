@@ -1,64 +1,123 @@
 """Golden baselines as bytes: a JSON for reviewers, and safetensors for what a candidate is compared with.
 
-Both are canonical: the same baseline gives the same bytes, and any other bytes are refused. The JSON carries a checksum
-of itself and the SHA-256 of the arrays.
+Both are canonical: the same baseline gives the same bytes. The JSON names the arrays by their SHA-256 and carries a
+checksum of itself; both only find accidents. What is read is validated as if a stranger had written it, and what
+the JSON says of the arrays is computed from them again, and compared.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from typing import Any
 
+import msgspec
 import numpy as np
-import safetensors.numpy
-from numpy.typing import NDArray
 from safetensors import SafetensorError
 
+from circuitcheck.baseline.arrays import (
+    NEXT_TOKEN,
+    UNDEFINED,
+    Arrays,
+    arrays_of,
+    distinct_maps,
+    packed,
+    shapes_of,
+    unpacked,
+)
+from circuitcheck.baseline.consistency import require_consistent
 from circuitcheck.baseline.recording import Recording
 from circuitcheck.baseline.reviewer_summary import summary
-from circuitcheck.baseline.rounded import Rounded
+from circuitcheck.baseline.rounded import MEASURES, Rounded
+from circuitcheck.baseline.schema import MOST_UNITS, SCHEMA, Document
 from circuitcheck.core.activations import Activations
 from circuitcheck.core.errors import BaselineError, CircuitcheckError, StaleBaselineError
 from circuitcheck.core.next_token import NextToken
+from circuitcheck.core.phrases import first_lines
 from circuitcheck.core.prompts import PromptPair, Task
 from circuitcheck.core.reading import Reading
-from circuitcheck.core.specification import MeasurementSpec
 from circuitcheck.core.units import Group, Layout
 
-SCHEMA = 5
-Arrays = dict[str, NDArray[Any]]
+LAST_DIGIT, NOTHING = 2e-6, 1e-9
+"""Numbers that a reviewer reads may differ by so much of themselves, or of the largest: another machine sums in another
+order, and the sixth digit, or what is left where everything cancels, may turn out differently."""
 
 
 def encode(baseline: Recording) -> tuple[bytes, bytes]:
-    """The JSON file's and the safetensors file's content."""
-    # One metadata key: with several, the writer's order is not fixed.
-    arrays = safetensors.numpy.save(_arrays(baseline), metadata={"circuitcheck": json.dumps({"schema": SCHEMA})})
+    """The JSON file's and the safetensors file's content.
+
+    Raises:
+        BaselineError: a text of it cannot be written as UTF-8.
+    """
+    arrays = packed(arrays_of(baseline))
+    content = content_of(baseline, arrays)
+    try:
+        return _canonical({**content, "checksum": _checksum(content)}), arrays
+    except (UnicodeEncodeError, ValueError) as error:
+        raise BaselineError(
+            f"the golden baseline of {baseline.task.name!r} cannot be written: {first_lines(error)}"
+        ) from error
+
+
+def content_of(baseline: Recording, arrays: bytes) -> dict[str, Any]:
+    """The JSON, but for its checksum."""
     content = {
         "schema": SCHEMA,
-        "model": {"name": baseline.model, **baseline.architecture},
+        "model": {"name": baseline.model, "architecture": baseline.architecture},
         "task": {"name": baseline.task.name, "clusters": baseline.task.clusters},
         "layout": {"kind": baseline.layout.kind, "groups": [asdict(group) for group in baseline.layout.groups]},
-        "reading": {"source": baseline.reading.source, "tokens": len(baseline.reading.tokens)},
-        "spec": baseline.spec.to_json(),
+        "reading": {
+            "source": baseline.reading.source,
+            "tokens": len(baseline.reading.tokens),
+            "maps": len(distinct_maps(baseline)),
+        },
         "fingerprints": baseline.all_fingerprints,
         "ablations": list(baseline.ablated),
         "noise": baseline.noise,
-        "roundings": [
-            {"precision": one.precision, "name": one.name, "measures": one.measures} for one in baseline.roundings
-        ],
+        "next_token": baseline.next_token is not None,
+        "roundings": [{"precision": one.precision, "name": one.name} for one in baseline.roundings],
         "ceiling": baseline.ceiling,
         "environment": baseline.environment,
         "reason": baseline.reason,
         "notes": list(baseline.notes),
-        "arrays": {"sha256": hashlib.sha256(arrays).hexdigest()},
+        "arrays": {"sha256": hashlib.sha256(arrays).hexdigest(), "bytes": len(arrays)},
         "summary": summary(baseline),
     }
     # The spec stays as it is: a rounded one would be another spec than the one that was fingerprinted.
-    content = {**_rounded(content), "spec": baseline.spec.to_json()}
-    return _canonical({**content, "checksum": _checksum(content)}), arrays
+    return {**_rounded(content), "spec": baseline.spec.to_json()}
+
+
+def parse(json_bytes: bytes, name: str) -> Document:
+    """The JSON file, valid in itself.
+
+    Args:
+        json_bytes: its content.
+        name: what messages call it.
+
+    Raises:
+        BaselineError: corrupt, truncated, edited by hand, or no baseline.
+        StaleBaselineError: written under another schema.
+    """
+    schema = _schema(json_bytes, name)
+    if schema != SCHEMA:
+        raise StaleBaselineError(
+            f"golden baseline {name} has schema {schema}, and this version of circuitcheck writes schema {SCHEMA}. "
+            "Record it anew: pytest --circuit-accept=changed --circuit-reason 'new schema'."
+        )
+    if not _is_intact(json_bytes):
+        raise BaselineError(
+            f"golden baseline {name} was changed after it was recorded: by hand, by a merge, or by a line-ending "
+            "conversion (mark the folder '-text' in .gitattributes). Restore it from version control, or accept it "
+            "anew."
+        )
+    try:
+        document = msgspec.json.decode(json_bytes, type=Document)
+    except (ValueError, RecursionError, CircuitcheckError) as error:  # msgspec's errors are values'
+        raise _unreadable(name, error) from error
+    if sum(group.count for group in document.layout.groups) > MOST_UNITS:
+        raise _unreadable(name, ValueError(f"it has more than {MOST_UNITS} units"))
+    return document
 
 
 def decode(json_bytes: bytes, arrays: bytes, name: str) -> dict[str, Any]:
@@ -73,141 +132,166 @@ def decode(json_bytes: bytes, arrays: bytes, name: str) -> dict[str, Any]:
         BaselineError: corrupt, truncated or edited by hand.
         StaleBaselineError: written under another schema.
     """
-    content = _checked_content(json_bytes, name)
-    if hashlib.sha256(arrays).hexdigest() != content["arrays"]["sha256"]:
-        raise BaselineError(
-            f"golden baseline {name}: the safetensors file beside it is corrupt, or belongs to another recording. "
-            "Restore both files from version control, or accept the baseline anew."
-        )
+    document = parse(json_bytes, name)
+    if hashlib.sha256(arrays).hexdigest() != document.arrays.sha256:
+        raise other_arrays(name)
     try:
-        return _fields(content, safetensors.numpy.load(arrays))
-    except (KeyError, ValueError, TypeError, SafetensorError, CircuitcheckError) as error:
-        raise BaselineError(f"golden baseline {name} cannot be read: {type(error).__name__}: {error}") from error
+        fields = recording_of(document, arrays)
+        recording = Recording(**fields)
+        require_consistent(recording)
+        _require_same(json.loads(json_bytes), recording, arrays)
+    except (ValueError, SafetensorError, CircuitcheckError) as error:
+        raise _unreadable(name, error) from error
+    return fields
 
 
-def _checked_content(json_bytes: bytes, name: str) -> dict[str, Any]:
-    try:
-        content = json.loads(json_bytes)
-        schema = content["schema"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise BaselineError(
-            f"golden baseline {name} is truncated or corrupt. Restore it from version control, or accept it anew."
-        ) from error
-    if isinstance(schema, int) and schema != SCHEMA:
-        raise StaleBaselineError(
-            f"golden baseline {name} has schema {schema}, and this version of circuitcheck writes schema {SCHEMA}. "
-            "Record it anew: pytest --circuit-accept=changed --circuit-reason 'new schema'."
-        )
-    body = {key: value for key, value in content.items() if key != "checksum"}
-    if not _is_intact(content, body, json_bytes):
-        raise BaselineError(
-            f"golden baseline {name} was changed after it was recorded: by hand, by a merge, or by a line-ending "
-            "conversion (mark the folder '-text' in .gitattributes). Restore it from version control, or accept it "
-            "anew."
-        )
-    return body
+def other_arrays(name: str) -> BaselineError:
+    """What is said of arrays that are not those that the JSON names."""
+    return BaselineError(
+        f"golden baseline {name}: the safetensors file beside it is corrupt, or belongs to another recording. Restore "
+        "both files from version control, or accept the baseline anew."
+    )
 
 
-def _is_intact(content: dict[str, Any], body: dict[str, Any], json_bytes: bytes) -> bool:
-    try:
-        return bool(content.get("checksum") == _checksum(body) and _canonical(content) == json_bytes)
-    except ValueError:  # NaN, infinity or half a surrogate pair: this module never writes them
-        return False
+def recording_of(document: Document, content: bytes) -> dict[str, Any]:
+    """The fields of the recording that a JSON and its arrays hold; types and ranges are checked."""
+    layout = Layout(document.layout.kind, tuple(Group(**_plain(group)) for group in document.layout.groups))
+    alike = len({(group.count, group.width) for group in layout.groups}) == 1
+    if document.reading.maps != len(layout.groups) and not (document.reading.maps == 1 and alike):
+        raise ValueError("reading.maps is neither the number of groups nor one that all can share")
+    has = (document.next_token, bool(document.roundings))
+    arrays = unpacked(content, *shapes_of(layout, document.ablations, document.reading.maps, *has))
+    index, lengths = _integers(arrays["part.index"]), _integers(arrays["part.lengths"])
 
+    def groups(name: str, count: int = len(layout.groups)) -> tuple[Any, ...]:
+        return tuple(arrays[f"{name}.{place:04d}"] for place in range(count))
 
-def _arrays(baseline: Recording) -> Arrays:
-    pairs = baseline.task.pairs
-    arrays: Arrays = {
-        "prompts.lengths": np.array([len(pair.clean) for pair in pairs], np.int32),
-        "prompts.clean": np.array([token for pair in pairs for token in pair.clean], np.int32),
-        "prompts.counterfactual": np.array([token for pair in pairs for token in pair.counterfactual], np.int32),
-        "prompts.answer": np.array([pair.answer for pair in pairs], np.int32),
-        "prompts.foil": np.array([pair.foil for pair in pairs], np.int32),
-        "measured": np.array(baseline.measured, np.int32).reshape(-1, 2),
-        "metric.clean": baseline.metric,
-        "metric.counterfactual": baseline.counterfactual,
-        "solved": np.array(baseline.solved, np.int32),
-        "part.index": np.array(baseline.z.index, np.int32),
-        "part.lengths": np.array(baseline.z.lengths, np.int32),
-    }
-    arrays |= {f"metric.{kind}": values for kind, values in baseline.ablated.items()}
-    arrays |= {"reading.tokens": np.array(baseline.reading.tokens, np.int32)}
-    # All blocks of a model are read by one map, which is kept once.
-    arrays |= {f"reading.map.{place:04d}": read for place, read in enumerate(_distinct(baseline.reading.maps))}
-    arrays |= {f"rounding.{place:04d}": one.moves for place, one in enumerate(baseline.roundings)}
-    if baseline.next_token is not None:
-        arrays |= {f"next_token.{field.name}": getattr(baseline.next_token, field.name) for field in fields(NextToken)}
-    for name, values in (("z", baseline.z), ("gradient", baseline.gradient)):
-        arrays |= {f"{name}.{place:04d}": group for place, group in enumerate(values.groups)}
-    return {name: np.ascontiguousarray(values) for name, values in sorted(arrays.items())}
-
-
-def _fields(content: dict[str, Any], arrays: Arrays) -> dict[str, Any]:
-    model = dict(content["model"])
-    name = model.pop("name")
-    index, lengths = (tuple(int(value) for value in arrays[f"part.{key}"]) for key in ("index", "lengths"))
-
-    def activations(name: str) -> Activations:
-        keys = sorted(key for key in arrays if key.startswith(f"{name}."))
-        return Activations(index, lengths, tuple(arrays[key] for key in keys))
-
+    maps = groups("reading.map", document.reading.maps)
     return {
-        "model": name,
-        "architecture": model,
-        "task": _task(content["task"], arrays),
-        "spec": MeasurementSpec(**content["spec"]),
-        "fingerprints": {key: content["fingerprints"][key] for key in ("weights", "tokenizer")},
-        "layout": Layout(content["layout"]["kind"], tuple(Group(**group) for group in content["layout"]["groups"])),
+        "model": document.model.name,
+        "architecture": document.model.architecture,
+        "task": _task(document, arrays),
+        "spec": document.spec,
+        "fingerprints": {"weights": document.fingerprints.weights, "tokenizer": document.fingerprints.tokenizer},
+        "layout": layout,
         "measured": tuple((int(place), int(unit)) for place, unit in arrays["measured"]),
         "metric": arrays["metric.clean"],
         "counterfactual": arrays["metric.counterfactual"],
-        "solved": tuple(int(place) for place in arrays["solved"]),
-        "ablated": {kind: arrays[f"metric.{kind}"] for kind in content["ablations"]},
-        "z": activations("z"),
-        "gradient": activations("gradient"),
-        "reading": _reading(content, arrays),
-        "ceiling": content["ceiling"],
-        "noise": content["noise"],
-        "next_token": _next_token(arrays),
-        "roundings": tuple(
-            Rounded(**one, moves=arrays[f"rounding.{place:04d}"]) for place, one in enumerate(content["roundings"])
+        "solved": _integers(arrays["solved"]),
+        "ablated": {kind: arrays[f"metric.{kind}"] for kind in document.ablations},
+        "z": Activations(index, lengths, groups("z")),
+        "gradient": Activations(index, lengths, groups("gradient")),
+        "reading": Reading(
+            document.reading.source,
+            _integers(arrays["reading.tokens"]),
+            maps * (len(layout.groups) if len(maps) == 1 else 1),
         ),
-        "environment": content["environment"],
-        "reason": content["reason"],
-        "notes": tuple(content["notes"]),
+        "ceiling": document.ceiling,
+        "noise": document.noise,
+        "next_token": NextToken(*(arrays[name] for name in NEXT_TOKEN)) if document.next_token else None,
+        "roundings": _roundings(document, arrays),
+        "environment": _plain(document.environment),
+        "reason": document.reason,
+        "notes": tuple(document.notes),
     }
 
 
-def _distinct(maps: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
-    """The maps, or the one that all groups share."""
-    return [maps[0]] if all(read is maps[0] for read in maps) else list(maps)
-
-
-def _next_token(arrays: Arrays) -> NextToken | None:
-    if not any(key.startswith("next_token.") for key in arrays):
-        return None
-    return NextToken(**{field.name: arrays[f"next_token.{field.name}"] for field in fields(NextToken)})
-
-
-def _reading(content: dict[str, Any], arrays: Arrays) -> Reading:
-    maps = tuple(arrays[key] for key in sorted(arrays) if key.startswith("reading.map."))
-    groups = len(content["layout"]["groups"])
-    tokens = tuple(int(token) for token in arrays["reading.tokens"])
-    return Reading(content["reading"]["source"], tokens, maps * groups if len(maps) == 1 else maps)
-
-
-def _task(content: dict[str, Any], arrays: Arrays) -> Task:
-    ends = np.cumsum(arrays["prompts.lengths"])[:-1]
-    clean = np.split(arrays["prompts.clean"], ends)
-    counterfactual = np.split(arrays["prompts.counterfactual"], ends)
-    columns = zip(
-        clean, counterfactual, arrays["prompts.answer"], arrays["prompts.foil"], content["clusters"], strict=True
+def _roundings(document: Document, arrays: Arrays) -> tuple[Rounded, ...]:
+    if not document.roundings:
+        return ()
+    rows = zip(document.roundings, arrays["roundings.measures"], arrays["roundings.moves"], strict=True)
+    return tuple(
+        Rounded(
+            one.precision,
+            one.name,
+            {name: float(value) for name, value in zip(MEASURES, values, strict=True) if value != UNDEFINED},
+            moves,
+        )
+        for one, values, moves in rows
     )
+
+
+def _task(document: Document, arrays: Arrays) -> Task:
+    lengths, clusters = arrays["prompts.lengths"], document.task.clusters
+    if (
+        len(clusters) != len(lengths)
+        or not lengths.all()
+        or lengths.sum(dtype=np.int64) != len(arrays["prompts.clean"])
+    ):
+        raise ValueError("lengths of prompts, their tokens and their clusters do not fit together")
+    ends = np.cumsum(lengths, dtype=np.int64)[:-1]
+    clean, counterfactual = (np.split(arrays[f"prompts.{side}"], ends) for side in ("clean", "counterfactual"))
+    columns = zip(clean, counterfactual, arrays["prompts.answer"], arrays["prompts.foil"], clusters, strict=True)
     pairs = tuple(
-        PromptPair(tuple(map(int, before)), tuple(map(int, after)), int(answer), int(foil), cluster)
+        PromptPair(_integers(before), _integers(after), int(answer), int(foil), cluster)
         for before, after, answer, foil, cluster in columns
     )
-    return Task(content["name"], pairs)
+    return Task(document.task.name, pairs)
+
+
+def _require_same(content: dict[str, Any], recording: Recording, arrays: bytes) -> None:
+    """What a reviewer reads is what the arrays give, and no byte of them says anything else."""
+    if packed(arrays_of(recording)) != arrays:
+        raise ValueError("the arrays are not in the form that they are written in")
+    expected = content_of(recording, arrays)
+    scale = max((abs(number) for number in _numbers(expected["summary"])), default=0.0)
+    for key, value in expected.items():
+        if not (_is_near(content[key], value, scale) if key == "summary" else content[key] == value):
+            raise ValueError(f"what it says under {key!r} does not follow from its arrays")
+
+
+def _is_near(one: Any, other: Any, scale: float) -> bool:
+    """Whether two parts of a summary are the same, but for the last digit of numbers."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_is_near(one[key], other[key], scale) for key in one)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(_is_near, one, other, [scale] * len(one)))
+    if isinstance(one, float):
+        return bool(abs(one - other) <= LAST_DIGIT * abs(other) + NOTHING * scale)
+    return bool(one == other)
+
+
+def _numbers(value: Any) -> list[float]:
+    if isinstance(value, dict | list):
+        return [number for item in (value.values() if isinstance(value, dict) else value) for number in _numbers(item)]
+    return [value] if isinstance(value, float) else []
+
+
+def _schema(json_bytes: bytes, name: str) -> int:
+    class Versioned(msgspec.Struct):
+        schema: int
+
+    try:
+        return msgspec.json.decode(json_bytes, type=Versioned).schema
+    except (ValueError, RecursionError) as error:
+        raise BaselineError(
+            f"golden baseline {name} is truncated or corrupt. Restore it from version control, or accept it anew."
+        ) from error
+
+
+def _is_intact(json_bytes: bytes) -> bool:
+    """Whether it is spelled as this module spells it, which no key that stands twice is, and has its own checksum."""
+    try:
+        content = json.loads(json_bytes)
+        body = {key: value for key, value in content.items() if key != "checksum"}
+        return bool(content.get("checksum") == _checksum(body) and _canonical(content) == json_bytes)
+    except (ValueError, RecursionError):  # NaN, infinity or half a surrogate pair: this module never writes them
+        return False
+
+
+def _unreadable(name: str, error: BaseException) -> BaselineError:
+    return BaselineError(f"golden baseline {name} cannot be read: {first_lines(error)}")
+
+
+def _plain(form: msgspec.Struct) -> dict[str, Any]:
+    plain: dict[str, Any] = msgspec.to_builtins(form)
+    return plain
+
+
+def _integers(array: Any) -> tuple[int, ...]:
+    return tuple(array.tolist())
 
 
 def _rounded(value: Any) -> Any:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,6 +111,23 @@ class Recording:
                 f"{self.spec.minimum_clusters}"
             )
         return None
+
+    def first(self, prompts: int) -> Self:
+        """The same of the first so many prompts of the task, which cover as many clusters as they can.
+
+        What is recorded of the whole task stays: the ceiling, the noise, what rounding does, and the task itself, over
+        all of which a mean is taken.
+        """
+        solved = tuple(place for place in self.solved if place < prompts)
+        count, said = len(solved), self.next_token
+        return replace(
+            self,
+            solved=solved,
+            ablated={kind: metric[:, :count] for kind, metric in self.ablated.items()},
+            z=self.z.first(count),
+            gradient=self.gradient.first(count),
+            next_token=None if said is None else said.first(count),
+        )
 
     def importance(self, kind: str) -> NDArray[np.float64]:
         """Mean over solved prompts of m(clean) - m(unit ablated), in logits, `[measured]`."""

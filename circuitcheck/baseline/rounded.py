@@ -8,6 +8,18 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+MEASURES = (
+    "drift",
+    "profile_distance",
+    "ranking_agreement",
+    "behaviour_kept",
+    "metric_change",
+    "unrepaired",
+    "kl_divergence",
+    "changed_answers",
+)
+"""What is kept of each rounding, in the units of the measures."""
+
 
 @dataclass(frozen=True)
 class Rounded:
@@ -16,7 +28,7 @@ class Rounded:
     Attributes:
         precision: whose candidates it stands for, such as `4-bit`.
         name: how it rounds.
-        measures: measure to its value; what is undefined is left out.
+        measures: those of `MEASURES` that are defined, and their values.
         moves: root mean square over prompts of how far each unit's write moved, in logits, float32 `[units]`.
     """
 
@@ -26,10 +38,11 @@ class Rounded:
     moves: NDArray[np.float32]
 
 
-def moves_of(roundings: Sequence[Rounded], precision: str) -> NDArray[np.float64] | None:
-    """How far roundings to a precision moved each unit, the furthest of them all, in logits, `[units]`.
+def moves_of(roundings: Sequence[Rounded], precision: str) -> NDArray[np.float64]:
+    """How far roundings to a precision moved each unit, the furthest of them all, in logits.
 
-    The ways differ in size and not in shape, so the one with the largest move of all units together speaks for all.
+    Returns:
+        `[units]`; empty where the reference was not rounded to it.
     """
     known = [one.moves.astype(np.float64) for one in roundings if one.precision == precision]
-    return np.max(known, axis=0) if known else None
+    return np.max(known, axis=0) if known else np.empty(0)

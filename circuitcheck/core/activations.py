@@ -39,6 +39,11 @@ class Activations:
         """The same of one group alone."""
         return Activations(self.index, self.lengths, (self.groups[place],))
 
+    def first(self, prompts: int) -> Activations:
+        """The same of the first so many prompts."""
+        kept = sum(self.lengths[:prompts])
+        return Activations(self.index[:prompts], self.lengths[:prompts], tuple(group[:kept] for group in self.groups))
+
     def answer_position(self) -> Activations:
         """The same prompts with only their last position kept."""
         last = np.cumsum(self.lengths, dtype=np.int64) - 1

@@ -24,3 +24,7 @@ class NextToken:
     tokens: NDArray[np.int32]
     log_probabilities: NDArray[np.float32]
     likeliest: NDArray[np.int32]
+
+    def first(self, prompts: int) -> NextToken:
+        """The same after the first so many prompts."""
+        return NextToken(self.tokens[:prompts], self.log_probabilities[:prompts], self.likeliest[:prompts])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
@@ -17,6 +16,9 @@ Sweep = Literal["exact", "screened"]
 ABLATIONS: tuple[Ablation, ...] = get_args(Ablation)
 POSITIONS: tuple[Positions, ...] = get_args(Positions)
 SWEEPS: tuple[Sweep, ...] = get_args(Sweep)
+MOST, MOST_DRAWS, MOST_LETTERS = 10**6, 10**4, 300
+"""What a specification may ask for at the most: prompts, clusters and logits; bootstrap draws; letters of a name."""
+
 METRICS = ("logit_difference", "log_probability")
 """Metrics that have a name; others are Python functions, `package.module:function`."""
 
@@ -89,12 +91,20 @@ class MeasurementSpec:
                 f"metric {self.metric} is a function of the whole output, so that the answer position is not known to "
                 "be the last one; measure it with positions and ablate_at all."
             )
-        if self.part < 1 or self.draws < 100:
-            raise ConfigurationError("part must be at least 1 prompt, and draws at least 100.")
-        if not 0 < self.minimum_solved <= 1 or self.minimum_clusters < 1:
-            raise ConfigurationError("minimum_solved must be above 0 and at most 1, and minimum_clusters at least 1.")
-        if not 0 < self.persistence < 1 or not (math.isfinite(self.margin) and self.margin >= 0):
-            raise ConfigurationError("persistence must lie between 0 and 1, and margin must be a number from 0 up.")
+        if not 1 <= self.part <= MOST or not 100 <= self.draws <= MOST_DRAWS:
+            raise ConfigurationError(f"part must be from 1 to {MOST} prompts, and draws from 100 to {MOST_DRAWS}.")
+        if not 0 < self.minimum_solved <= 1 or not 1 <= self.minimum_clusters <= MOST:
+            raise ConfigurationError(
+                f"minimum_solved must be above 0 and at most 1, and minimum_clusters from 1 to {MOST}."
+            )
+        if not 0 < self.persistence < 1 or not 0 <= self.margin <= MOST:
+            raise ConfigurationError(f"persistence must lie between 0 and 1, and margin must be from 0 to {MOST}.")
+        if not 0 <= self.seed < 2**63 or max(len(self.unit), len(self.metric), len(self.attention)) > MOST_LETTERS:
+            raise ConfigurationError(
+                f"seed must be from 0 to 2**63 - 1, and names have at most {MOST_LETTERS} letters."
+            )
+        for name in ("margin", "minimum_solved", "persistence"):  # a whole number is the same choice
+            object.__setattr__(self, name, float(getattr(self, name)))
 
     @property
     def fingerprint(self) -> str:

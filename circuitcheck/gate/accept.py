@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from circuitcheck.baseline.baseline import Baseline, baseline_files
+from circuitcheck.baseline.baseline import Baseline, baseline_file, save_all
 from circuitcheck.baseline.diff import describe_change, describe_new, describe_roundings
 from circuitcheck.baseline.encoding import encode
 from circuitcheck.baseline.noise_floor import Change
@@ -33,11 +33,24 @@ class Acceptance:
         task: its name.
         outcome: one line: accepted, unchanged, or left alone.
         details: what changed, line by line.
+        baseline: what `write` is to write; None where nothing is.
     """
 
     task: str
     outcome: str
     details: tuple[str, ...] = ()
+    baseline: Baseline | None = None
+
+
+def write(acceptances: Iterable[Acceptance], folder: Path) -> None:
+    """Writes what was accepted of one reference, all of it or nothing.
+
+    Raises:
+        BaselineError: it cannot be written; the baselines are as they were.
+    """
+    baselines = [acceptance.baseline for acceptance in acceptances if acceptance.baseline is not None]
+    if baselines:
+        save_all(baselines, folder)
 
 
 def accept(
@@ -52,7 +65,7 @@ def accept(
     advance: Advance = silent,
     memory: int | None = None,
 ) -> Acceptance:
-    """Records one task, if the request covers it, and writes its baseline only after everything succeeded.
+    """Records one task, if the request covers it; its baseline is then to be written, with all others, by `write`.
 
     Noise that was calibrated stays, of a reference that did not change; a baseline that differs in nothing else is left
     as it is.
@@ -69,19 +82,19 @@ def accept(
         memory: budget in bytes for what the sweeps keep beside the model.
 
     Raises:
-        CircuitcheckError: the reference cannot be recorded; nothing was written.
+        CircuitcheckError: the reference cannot be recorded.
     """
-    files = baseline_files(folder, task.name, spec.unit)
-    exists = any(file.exists() for file in files)
+    file = baseline_file(folder, task.name, spec.unit)
+    exists = file.exists()
     if request == "new" and exists:
-        return Acceptance(task.name, f"left alone: {files[0]} exists (use --circuit-accept=changed to replace it)")
+        return Acceptance(task.name, f"left alone: {file} exists (use --circuit-accept=changed to replace it)")
     if request == "changed" and not exists:
-        return Acceptance(task.name, f"left alone: {files[0]} does not exist (use --circuit-accept=new to record it)")
-    old, fault = _load(files[0]) if exists else (None, "")
+        return Acceptance(task.name, f"left alone: {file} does not exist (use --circuit-accept=new to record it)")
+    old, fault = _load(file) if exists else (None, "")
     new = record_reference(reference, task, spec, reason=reason, advance=advance, memory=memory)
     if old is not None and old.all_fingerprints == new.all_fingerprints:
         if _same_but_for_noise(old, new):
-            return Acceptance(task.name, f"unchanged: {files[0]}")
+            return Acceptance(task.name, f"unchanged: {file}")
         new = replace(new, noise=_merged(old.noise, new.noise))
     details = describe_new(new)
     if old is not None:
@@ -89,8 +102,7 @@ def accept(
         details = [*describe_change(old, new), would_have_been, *describe_roundings(new)]
     if fault:
         details.insert(0, f"the old baseline could not be read: {fault}")
-    new.save(folder)
-    return Acceptance(task.name, f"accepted: {files[0]} ({reason})", tuple(details))
+    return Acceptance(task.name, f"accepted: {file} ({reason})", tuple(details), new)
 
 
 def accept_calibration(
@@ -101,19 +113,19 @@ def accept_calibration(
     *,
     memory: int | None = None,
 ) -> Acceptance:
-    """Measures the noise floor of a recorded reference on this machine, and stores it in its baseline.
+    """Measures the noise floor of a recorded reference on this machine; its baseline is then to be written by `write`.
 
     Raises:
-        CircuitcheckError: it cannot be measured or written; the baseline is as it was.
+        CircuitcheckError: it cannot be measured.
     """
     if not baseline.solved:
         return Acceptance(baseline.task.name, "left alone: the reference solves none of its prompts")
     calibrated = calibrate(reference, baseline, reload=reload, memory=memory)
     where = reference.facts.environment["instruction_set"]
-    file = calibrated.save(folder)[0]
+    file = baseline_file(folder, baseline.task.name, baseline.spec.unit)
     lines = [f"{source}: {_change(change)}" for source, change in calibrated.noise[where].items()]
     floor = f"noise floor over all sources: {_change(calibrated.noise_floor)}"
-    return Acceptance(baseline.task.name, f"calibrated on {where}: {file}", (*lines, floor))
+    return Acceptance(baseline.task.name, f"calibrated on {where}: {file}", (*lines, floor), calibrated)
 
 
 def _same_but_for_noise(old: Baseline, new: Baseline) -> bool:

@@ -32,7 +32,7 @@ def excess_of(baseline: Recording, sums: DriftSums, part: Sample, precision: str
     """
     shared = SAME_BITS.get(precision, precision)
     rounding = moves_of(baseline.roundings, shared)
-    if rounding is None or not rounding.any():
+    if not rounding.any():
         return None
     layers = np.array([baseline.layout.layer(unit) for unit in baseline.layout.units])
     inside = (layers[None] == np.unique(layers)[:, None]).astype(np.float64)
@@ -60,4 +60,4 @@ def _times(
     scale = np.sqrt(np.maximum(expected, expected.mean()))
     values = np.sqrt(difference.mean(-1)) / scale
     draws = np.sqrt(weighted_means(part.weights, difference)) / scale
-    return simultaneous(values, draws, part.units)
+    return simultaneous(values, draws, part.units, part.nominal)

@@ -20,6 +20,7 @@ from circuitcheck.gate.preference import preference
 from circuitcheck.gate.repair_plan import plan_repair
 from circuitcheck.gate.summarize import summarize
 from circuitcheck.stats.drift import relative_drift
+from circuitcheck.stats.estimate import LEVEL
 from circuitcheck.stats.first_order import first_order, fragility
 
 
@@ -31,11 +32,13 @@ def measure(
     memory: int | None = None,
     reference: Runtime | None = None,
     curves: bool = True,
+    prompts: int | None = None,
+    level: float = LEVEL,
 ) -> Measurement:
     """Measures a candidate on a baseline's prompts.
 
     Repair is activation patching (Meng et al. 2022, arXiv:2202.05262) with the reference's write; agreement of rankings
-    is rank-biased overlap (Webber, Moffat and Zobel 2010, doi 10.1145/1852102.1852106). Intervals are at 95 %.
+    is rank-biased overlap (Webber, Moffat and Zobel 2010, doi 10.1145/1852102.1852106).
 
     Args:
         candidate: the model that is about to be released; it is left as it was found.
@@ -45,6 +48,8 @@ def measure(
         reference: the reference itself, where it is at hand, for integrated gradients; nothing else needs it.
         curves: False leaves out the repair curves, which take most of the time with a damaged candidate and on which
             no criterion depends; the diagnosis then says `damage`, and not where.
+        prompts: how many prompts of the task are looked at, the first ones; all by default.
+        level: how often each interval is to hold the truth.
 
     Returns:
         The measures, or why nothing can be said: a task that the reference does not solve is never measured.
@@ -59,21 +64,22 @@ def measure(
     """
     require_comparable(candidate, baseline)
     reason, circuit, work = baseline.incompetence, None, Work(memory, advance)
+    looked_at = len(baseline.task.pairs) if prompts is None else prompts
+    baseline = baseline.first(looked_at)
     if reason is None:
         candidate = candidate.measured_by(baseline.spec.metric).probed(baseline.task.prompts())
-        observed = _observe(candidate, baseline, work, curves=curves)
+        observed = _observe(candidate, baseline, work, curves=curves, level=level)
         circuit = summarize(baseline, observed, candidate.facts.precision, _integrated(baseline, observed, reference))
-    return _measurement(candidate, baseline, reason, circuit, work)
+    return _measurement(candidate, baseline, looked_at, reason, circuit, work)
 
 
-def _observe(candidate: Runtime, baseline: Recording, work: Work, *, curves: bool) -> Observation:
+def _observe(candidate: Runtime, baseline: Recording, work: Work, *, curves: bool, level: float) -> Observation:
     """Everything about the candidate that needs a forward pass: clean passes, ablations and repairs."""
     everything, solved, spec = baseline.task.prompts(), baseline.solved_prompts, baseline.spec
     with candidate.unchanged():
         # First, because a proof by numbers that are not finite blames the hooks.
-        metric = candidate.metric(everything)
-        preferred = preference(candidate, everything, metric)[list(solved.index)]
-        metric = metric[list(solved.index)]
+        metric = candidate.metric(solved)
+        preferred = preference(candidate, solved, metric)
         _require_finite(candidate, baseline, "logit differences", preferred)
         _require_finite(candidate, baseline, "values of the metric", metric)
         said = baseline.next_token
@@ -91,7 +97,7 @@ def _observe(candidate: Runtime, baseline: Recording, work: Work, *, curves: boo
         sets = tuple(written.of_candidate(units) for units in plan.sets)
         repaired = candidate.patched(baseline.part, Patch(spec.unit, sets, written.repair_in_place), work)
         _require_finite(candidate, baseline, "logit differences under repair", repaired)
-    return Observation(metric, preferred, next_token, ablated, written, expected, damage, plan, repaired)
+    return Observation(metric, preferred, next_token, ablated, written, expected, damage, plan, repaired, level)
 
 
 def _integrated(baseline: Recording, observed: Observation, reference: Runtime | None) -> NDArray[np.float64] | None:
@@ -102,7 +108,7 @@ def _integrated(baseline: Recording, observed: Observation, reference: Runtime |
 
 
 def _measurement(
-    candidate: Runtime, baseline: Recording, reason: str | None, circuit: Circuit | None, work: Work
+    candidate: Runtime, baseline: Recording, prompts: int, reason: str | None, circuit: Circuit | None, work: Work
 ) -> Measurement:
     facts = candidate.facts
     return Measurement(
@@ -112,7 +118,7 @@ def _measurement(
         task=baseline.task.name,
         unit=baseline.spec.unit,
         metric=baseline.spec.metric,
-        prompts=len(baseline.task.pairs),
+        prompts=prompts,
         solved=len(baseline.solved),
         part=len(baseline.z.index),
         clusters=len(set(baseline.solved_clusters)),

@@ -33,6 +33,7 @@ class Observation:
         damage: whether there is anything to repair.
         plan: which sets of units were repaired.
         repaired: m under each set, `[sets, part]`.
+        level: how often intervals are to hold.
     """
 
     metric: NDArray[Any]
@@ -44,6 +45,7 @@ class Observation:
     damage: Damage
     plan: RepairPlan
     repaired: NDArray[Any]
+    level: float
 
 
 def part_damage(baseline: Recording, metric: NDArray[Any]) -> Damage:

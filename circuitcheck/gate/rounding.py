@@ -5,23 +5,25 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from circuitcheck.baseline.baseline import Baseline
-from circuitcheck.baseline.rounded import Rounded
+from circuitcheck.baseline.rounded import MEASURES, Rounded
 from circuitcheck.core.errors import CircuitcheckError
 from circuitcheck.core.results import Circuit
 from circuitcheck.core.runtime import Rounding, Work
+from circuitcheck.gate.decide import looks
 from circuitcheck.gate.measure import measure
-from circuitcheck.verdict.criteria import criteria_for
 
 
 def with_roundings(baseline: Baseline, roundings: Iterable[Rounding], work: Work) -> Baseline:
     """The baseline with what each rounding did to its reference.
 
-    A copy of the model is made for each and let go again. A rounding that cannot be made of this model, or whose
-    numbers overflow, is named in the notes: limits of other models hold for its precision then.
+    A copy of the model is made for each and let go again, and measured on as many prompts as a gate looks at first. A
+    rounding that cannot be made of this model, or whose numbers overflow, is named in the notes: limits of other models
+    hold for its precision then.
 
     Args:
         baseline: what was recorded of the reference.
@@ -30,25 +32,24 @@ def with_roundings(baseline: Baseline, roundings: Iterable[Rounding], work: Work
     """
     if baseline.incompetence is not None:
         return baseline
-    known, notes = [], []
+    known, notes, prompts = [], [], looks(len(baseline.task.pairs))[0]
+    options: dict[str, Any] = {"advance": work.advance, "memory": work.memory}
     for one in roundings:
         try:
-            measurement = measure(one.make(), baseline, advance=work.advance, memory=work.memory, curves=False)
+            measurement = measure(one.make(), baseline, prompts=prompts, curves=False, **options)
         except CircuitcheckError as error:
             notes.append(f"Not known is what {one.precision} does to this model ({one.name}): {error}")
             continue
         assert measurement.circuit is not None
         moves = np.array([unit.move for unit in measurement.circuit.units], np.float32)
-        known.append(Rounded(one.precision, one.name, _measures(measurement.circuit, baseline), moves))
+        known.append(Rounded(one.precision, one.name, _measures(measurement.circuit), moves))
     return replace(baseline, roundings=tuple(known), notes=(*baseline.notes, *notes))
 
 
-def _measures(circuit: Circuit, baseline: Baseline) -> dict[str, float]:
-    criteria = criteria_for(baseline.spec.metric)
-    beside = {
-        "kl_divergence": circuit.kl_divergence,
-        "changed_answers": circuit.changed_answers,
-        "drift": circuit.drift,
+def _measures(circuit: Circuit) -> dict[str, float]:
+    found = {
+        **{name: getattr(circuit, name, None) for name in MEASURES},
+        "ranking_agreement": circuit.ranking.agreement,
+        "unrepaired": circuit.repair.unrepaired,
     }
-    read = {criterion.name: criterion.read(circuit) for criterion in criteria} | beside
-    return {name: one.value for name, one in read.items() if one is not None and math.isfinite(one.value)}
+    return {name: one.value for name, one in found.items() if one is not None and math.isfinite(one.value)}

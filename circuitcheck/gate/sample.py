@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from circuitcheck.baseline.recording import Recording
 from circuitcheck.stats.bootstrap import cluster_weights, drawn_units, percentile_level
+from circuitcheck.stats.estimate import LEVEL
 
 
 @dataclass(frozen=True)
@@ -20,23 +21,25 @@ class Sample:
         weights: how often each prompt counts in each draw, `[draws, prompts]`.
         level: at which percentiles of the draws cover as often as an interval should.
         units: how many clusters are drawn from.
+        nominal: how often an interval should.
     """
 
     weights: NDArray[Any]
     level: float
     units: int
+    nominal: float
 
 
-def solved_sample(baseline: Recording) -> Sample:
+def solved_sample(baseline: Recording, level: float = LEVEL) -> Sample:
     """All prompts that the reference solves."""
-    return _sample(baseline.solved_clusters, baseline)
+    return _sample(baseline.solved_clusters, baseline, level)
 
 
-def part_sample(baseline: Recording) -> Sample:
+def part_sample(baseline: Recording, level: float = LEVEL) -> Sample:
     """Those of them that values of units are kept of."""
-    return _sample([baseline.task.pairs[place].cluster for place in baseline.z.index], baseline)
+    return _sample([baseline.task.pairs[place].cluster for place in baseline.z.index], baseline, level)
 
 
-def _sample(clusters: Sequence[str], baseline: Recording) -> Sample:
+def _sample(clusters: Sequence[str], baseline: Recording, level: float) -> Sample:
     weights = cluster_weights(clusters, baseline.spec.draws, baseline.spec.seed)
-    return Sample(weights, percentile_level(clusters), drawn_units(clusters))
+    return Sample(weights, percentile_level(clusters, level), drawn_units(clusters), level)

@@ -77,7 +77,7 @@ def summarize(baseline: Recording, observed: Observation, precision: str, integr
         precision: the candidate's.
         integrated: integrated gradients times the way of z, in logits, `[units, part]`, where they are known.
     """
-    sample, part = solved_sample(baseline), part_sample(baseline)
+    sample, part = solved_sample(baseline, observed.level), part_sample(baseline, observed.level)
     # Means of float32 are float32: without this a candidate that equals the reference would differ from it.
     metric_ref = baseline.metric[list(baseline.solved)].astype(np.float64)
     metric_cand = observed.metric.astype(np.float64)
@@ -87,13 +87,13 @@ def summarize(baseline: Recording, observed: Observation, precision: str, integr
     part_ref, part_cand = baseline.of_part(metric_ref), baseline.of_part(metric_cand)
     return Circuit(
         **_next_token(baseline, observed, sample),
-        behaviour_kept=share_estimate(observed.preference > 0, sample.weights, sample.level),
+        behaviour_kept=share_estimate(observed.preference > 0, sample.weights, sample.level, sample.nominal),
         metric_change=mean_change(metric_ref, metric_cand, sample, baseline.spec.metric),
         metric_ref=mean_estimate(metric_ref, sample.weights, sample.level),
         metric_cand=mean_estimate(metric_cand, sample.weights, sample.level),
         drift=_pooled(sums, part),
         drift_median=estimate(float(np.median(drift)), np.median(moved, axis=1), part.level),
-        drift_largest=largest_magnitude(simultaneous(drift, moved, part.units)),
+        drift_largest=largest_magnitude(simultaneous(drift, moved, part.units, part.nominal)),
         excess=excess_of(baseline, sums, part, precision),
         profile_distance=largest_magnitude(importances.profile),
         ranking=_ranking(baseline, importances, sample),
@@ -114,7 +114,7 @@ def _next_token(baseline: Recording, observed: Observation, sample: Sample) -> d
     changed = ours.likeliest != theirs.likeliest
     return {
         "kl_divergence": mean_estimate(divergence, sample.weights, sample.level),
-        "changed_answers": share_estimate(changed, sample.weights, sample.level),
+        "changed_answers": share_estimate(changed, sample.weights, sample.level, sample.nominal),
     }
 
 
@@ -128,8 +128,8 @@ def _importances(baseline: Recording, observed: Observation, sample: Sample) -> 
     candidate = observed.metric[None].astype(np.float64) - observed.ablated
     ours, theirs = (weighted_means(sample.weights, effects) for effects in (reference, candidate))
     before, after = reference.mean(axis=1), candidate.mean(axis=1)
-    change = simultaneous(after - before, theirs - ours, sample.units)
-    profile = profile_changes(after - before, before, theirs - ours, ours, sample.units)
+    change = simultaneous(after - before, theirs - ours, sample.units, sample.nominal)
+    profile = profile_changes(after - before, before, theirs - ours, ours, sample.units, sample.nominal)
     return Importances(before, after, ours, theirs, change, profile)
 
 

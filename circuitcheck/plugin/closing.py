@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from circuitcheck.core.errors import CircuitcheckError, ConfigurationError
+from circuitcheck.core.phrases import first_lines
 from circuitcheck.plugin.session import GateSession
 from circuitcheck.report.fields import Entry
 
@@ -28,19 +29,25 @@ NOT_SELECTED = (
 )
 
 
-def finish(session: GateSession, code: int | pytest.ExitCode) -> int | pytest.ExitCode:
-    """Writes the report where that was asked for, and decides the exit code.
+def finish(session: GateSession, code: int | pytest.ExitCode, *, was_cut: bool = False) -> int | pytest.ExitCode:
+    """Writes what was accepted, or the report where that was asked for, and decides the exit code.
 
     Args:
         session: the run's.
         code: what pytest would exit with.
+        was_cut: whether the run ended before every test of it did, by -x say.
 
     Returns:
         Exit codes of pytest's own, but never 0 when the report is not green or cannot be written.
     """
     settings = session.settings
     if settings.writes_baselines:
-        return pytest.ExitCode.NO_TESTS_COLLECTED if code == pytest.ExitCode.OK and not session.accepted else code
+        is_written = session.write_accepted(was_stopped=was_cut or code in STOPPED)
+        if code != pytest.ExitCode.OK:
+            return code
+        if not is_written:
+            return pytest.ExitCode.TESTS_FAILED
+        return code if session.accepted else pytest.ExitCode.NO_TESTS_COLLECTED
     if not settings.is_reported:
         return code
     entries = session.entries()
@@ -68,7 +75,9 @@ def _show_accepted(session: GateSession, terminal: pytest.TerminalReporter) -> N
         terminal.write_line(f"Nothing was {done}: {NOT_SELECTED}", red=True)
     for circuit, acceptance in session.accepted.items():
         if isinstance(acceptance, CircuitcheckError):
-            terminal.write_line(f"{circuit}: could not be {done}, nothing was written", red=True)
+            terminal.write_line(
+                f"{circuit}: could not be {done}, nothing was written: {first_lines(acceptance)}", red=True
+            )
             continue
         terminal.write_line(f"{circuit}: {acceptance.outcome}", bold=True)
         for line in acceptance.details:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from circuitcheck.core.results import Measurement, Verdict
     from circuitcheck.core.runtime import Runtime
     from circuitcheck.core.specification import MeasurementSpec
+    from circuitcheck.verdict.limits import Limits
 
 
 @dataclass(frozen=True)
@@ -49,13 +50,23 @@ class Judge:
             CircuitcheckError: the baseline is stale, or the candidate cannot be loaded or measured.
         """
         from circuitcheck.baseline.freshness import environment_notes
+        from circuitcheck.gate.decide import decide
 
         candidate = self.models.candidate(case.candidate)
         self.references.require_fresh(case, baseline, candidate)
         reference = self.models.reference() if self.settings.against_base else None
-        measurement = self._measure(str(case), candidate, baseline, reference=reference)
-        notes = environment_notes(baseline, measurement.environment)
-        return self._judged(replace(measurement, candidate=case.candidate_name, notes=(*measurement.notes, *notes)))
+        with self.progress(str(case)) as advance:
+            verdict = decide(
+                candidate,
+                baseline,
+                lambda precision: self._limits(precision, baseline.task.name),
+                advance=advance,
+                memory=self.settings.memory,
+                reference=reference,
+            )
+        measurement = verdict.measurement
+        notes = (*measurement.notes, *environment_notes(baseline, measurement.environment))
+        return replace(verdict, measurement=replace(measurement, candidate=case.candidate_name, notes=notes))
 
     def additions(self, case: Case, baseline: Baseline, verdict: Verdict) -> Entry:
         """What a report's entry holds beside the verdict: the noise floor, and what options ask for.
@@ -114,7 +125,10 @@ class Judge:
 
     def _judged(self, measurement: Measurement) -> Verdict:
         from circuitcheck.gate.judge import judge
+
+        return judge(measurement, self._limits(measurement.precision, measurement.task))
+
+    def _limits(self, precision: str, task: str) -> Limits:
         from circuitcheck.verdict.limits import limits_for
 
-        limits = limits_for(measurement.precision, measurement.task, self.settings.limits)
-        return judge(measurement, limits)
+        return limits_for(precision, task, self.settings.limits)

@@ -116,7 +116,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if decides(session.config):
         from circuitcheck.plugin.closing import finish
 
-        session.exitstatus = finish(gate_session(session.config), session.exitstatus)
+        was_cut = bool(session.shouldfail or session.shouldstop)
+        session.exitstatus = finish(gate_session(session.config), session.exitstatus, was_cut=was_cut)
 
 
 @pytest.hookimpl(wrapper=True)

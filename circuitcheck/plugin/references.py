@@ -47,11 +47,11 @@ class References:
 
         return self.settings.baselines / model_name(self.settings.model)
 
-    def files(self, case: Case, folder: Path | None = None) -> tuple[Path, Path]:
-        """The JSON and the arrays of the case's baseline, in the reference's folder or in another."""
-        from circuitcheck.baseline.baseline import baseline_files
+    def file(self, case: Case, folder: Path | None = None) -> Path:
+        """The JSON of the case's baseline, in the reference's folder or in another."""
+        from circuitcheck.baseline.baseline import baseline_file
 
-        return baseline_files(folder or self.folder, case.task_name, case.unit)
+        return baseline_file(folder or self.folder, case.task_name, case.unit)
 
     def of(self, case: Case) -> Baseline:
         """The case's golden circuit.
@@ -71,7 +71,7 @@ class References:
         """
         from circuitcheck.baseline.baseline import Baseline
 
-        return Baseline.load(self.files(case)[0])
+        return Baseline.load(self.file(case))
 
     def measured(self, case: Case, spec: MeasurementSpec, *, whole: bool = True) -> Baseline:
         """The case's circuit as the reference shows it now; measured by the first process that asks.
@@ -88,7 +88,7 @@ class References:
 
         folder = self.store.directory / "references" / f"{spec.fingerprint[:16]}-{'whole' if whole else 'part'}"
         with self.store.lock(f"reference-{folder.name}-{case.circuit}"):
-            file = self.files(case, folder)[0]
+            file = self.file(case, folder)
             if not file.exists():
                 self._record(case, spec, whole).save(folder)
         return Baseline.load(file)
@@ -116,7 +116,7 @@ class References:
         """
         if not whole:
             return self.of(case).roundings
-        if not self.files(case)[0].exists():
+        if not self.file(case).exists():
             return None
         stored = self.stored(case)
         is_same = (stored.spec, stored.task) == (spec, self.task(case, self.models.reference()))
@@ -124,7 +124,7 @@ class References:
 
     def _require_accepted(self, case: Case, reference: Runtime) -> None:
         """A reference that is measured now is still the one that somebody accepted, where anybody did."""
-        if not self.files(case)[0].exists():
+        if not self.file(case).exists():
             return
         accepted, facts = self.stored(case).fingerprints["weights"], reference.facts
         weights = facts.fingerprints["weights"]

@@ -61,17 +61,45 @@ class GateSession:
         return self._store.entries(self.cases)
 
     def accept(self, case: Case) -> Acceptance | CircuitcheckError:
-        """Writes the baseline of the case's circuit, once: accepts it from the reference, or calibrates it.
+        """Makes the baseline of the case's circuit, once: accepts it from the reference, or calibrates it.
 
         Returns:
-            What became of it, or why nothing was written.
+            What is to become of it, once `write_accepted` writes all of them, or why it cannot be made.
         """
         if case.circuit not in self.accepted:
+            self.accepted[case.circuit] = CircuitcheckError(f"{case.circuit} was not finished.")
             try:
                 self.accepted[case.circuit] = self._calibrate(case) if self.settings.calibrate else self._accept(case)
             except CircuitcheckError as error:
                 self.accepted[case.circuit] = error
         return self.accepted[case.circuit]
+
+    def write_accepted(self, *, was_stopped: bool) -> bool:
+        """Writes all baselines that were made, or none, and says so in `accepted`.
+
+        Args:
+            was_stopped: whether the run ended before every test of it did.
+
+        Returns:
+            Whether everything is as it was asked for.
+        """
+        from circuitcheck.gate.accept import write
+
+        failed = [name for name, made in self.accepted.items() if isinstance(made, CircuitcheckError)]
+        made = {name: item for name, item in self.accepted.items() if not isinstance(item, CircuitcheckError)}
+        error: CircuitcheckError | None = None
+        if failed:
+            error = BaselineError(f"{', '.join(failed)} could not be, and tasks are written together or not at all.")
+        elif was_stopped:
+            error = BaselineError("the run was stopped, and tasks are written together or not at all.")
+        else:
+            try:
+                write(made.values(), self._references.folder)
+            except CircuitcheckError as caught:
+                error = caught
+        if error is not None:
+            self.accepted |= {name: error for name, item in made.items() if item.baseline is not None}
+        return error is None
 
     def _accept(self, case: Case) -> Acceptance:
         from circuitcheck.gate.accept import accept
@@ -130,6 +158,6 @@ class GateSession:
             lines.append(f"(There is no directory {self.settings.model} here; only its name was used.)")
         if isinstance(error, StaleBaselineError) and not case.is_precision:
             lines.append(f"('now' is what candidate {case.candidate_name} has: is it made from the reference?)")
-        exists = any(file.exists() for file in self._references.files(case))
+        exists = self._references.file(case).exists()
         command = f"{self.settings.command} --circuit-accept={'changed' if exists else 'new'} --circuit-reason 'why'"
         return "\n".join([*lines, f"To accept the present reference instead: {command}"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-SCHEMA = 4
+SCHEMA = 3
 
 Entry = dict[str, Any]
 """One (candidate, task, kind of unit) of a report, as JSON."""

@@ -176,7 +176,7 @@ def criteria_table(runs: Sequence[Entry]) -> Table:
         for criterion in IN_COLUMNS
     ]
     rows = [(run, _criteria(run)) for run in runs]
-    return Table("Criteria", "", (*headings, "drift", "diagnosis", "KL", "changed answers"), rows)
+    return Table("Criteria", "", (*headings, "drift", "diagnosis", "KL, changed"), rows)
 
 
 def reasons(run: Entry) -> list[str]:
@@ -297,8 +297,10 @@ def _criteria(run: Entry) -> tuple[Cell, ...]:
         else Cell("-")
         for name in (criterion.name for criterion in IN_COLUMNS)
     ]
-    beside = [Cell(number((run.get(name) or {}).get("value"))) for name in ("kl_divergence", "changed_answers")]
-    return (*cells, _drift(found), Cell(run["repair"]["diagnosis"] if run["repair"] else "-"), *beside)
+    known = [run.get(name) for name in ("kl_divergence", "changed_answers")]
+    beside = " ".join(number(one["value"]) for one in known if one)
+    diagnosis = run["repair"]["diagnosis"] if run["repair"] else "-"
+    return (*cells, _drift(found), Cell(diagnosis), Cell(beside or "-"))
 
 
 def _drift(found: Mapping[str, Mapping[str, Any]]) -> Cell:

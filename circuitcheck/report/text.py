@@ -38,7 +38,7 @@ FRAGILE_UNITS = 8
 BROKEN_UNITS = 24
 """The most units shown per candidate."""
 
-NAME_WIDTHS = (16, 14)
+NAME_WIDTHS = (15, 12)
 """Widths at which names of candidates and tasks are broken."""
 
 HEADING_WIDTH = 9

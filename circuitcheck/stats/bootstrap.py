@@ -110,7 +110,7 @@ def mean_estimate(values: np.ndarray, weights: np.ndarray, level: float = LEVEL)
     return estimate(float(values.mean()), weighted_means(weights, values), level)
 
 
-def share_estimate(hits: np.ndarray, weights: np.ndarray, level: float = LEVEL) -> Estimate:
+def share_estimate(hits: np.ndarray, weights: np.ndarray, level: float = LEVEL, nominal: float = LEVEL) -> Estimate:
     """Share of prompts that hit, with the outer ends of two intervals.
 
     A bootstrap of prompts that all hit has no width and would claim certainty from a handful of prompts; the Wilson
@@ -120,7 +120,8 @@ def share_estimate(hits: np.ndarray, weights: np.ndarray, level: float = LEVEL) 
     Args:
         hits: bool, `[prompts]`.
         weights: `[draws, prompts]`.
-        level: of the percentiles, as `percentile_level` gives it; Wilson's interval is at `LEVEL`.
+        level: of the percentiles, as `percentile_level` gives it.
+        nominal: of Wilson's interval.
 
     Returns:
         The share, dimensionless, between 0 and 1.
@@ -131,7 +132,7 @@ def share_estimate(hits: np.ndarray, weights: np.ndarray, level: float = LEVEL) 
     hits = _one_per_prompt(hits, weights)
     share, n = float(hits.mean()), len(hits)
     drawn = estimate(share, weighted_means(weights, hits), level)
-    z2 = float(ndtri((1 + LEVEL) / 2)) ** 2
+    z2 = float(ndtri((1 + nominal) / 2)) ** 2
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = sqrt(z2 * share * (1 - share) / n + z2 * z2 / (4 * n * n)) / (1 + z2 / n)
     return Estimate(share, min(drawn.low, max(centre - half, 0.0)), max(drawn.high, min(centre + half, 1.0)))

@@ -17,7 +17,7 @@ import tiny_models
 from hypothesis import given, settings
 from quick_recording import record
 
-from circuitcheck.baseline.baseline import Baseline, baseline_files
+from circuitcheck.baseline.baseline import Baseline, baseline_file
 from circuitcheck.baseline.encoding import decode, encode
 from circuitcheck.core.activations import Activations
 from circuitcheck.core.prompts import Task
@@ -75,11 +75,12 @@ def recorded():
 
 def test_recorded_baseline_round_trips_through_files(recorded, tmp_path):
     written = recorded.save(tmp_path / "made" / "on demand")
-    assert written == list(baseline_files(tmp_path / "made" / "on demand", "tiny"))
+    assert written[0] == baseline_file(tmp_path / "made" / "on demand", "tiny")
     loaded = Baseline.load(written[0])
     assert_same(recorded, loaded)
-    loaded.save(tmp_path)
-    assert [file.read_bytes() for file in written] == [file.read_bytes() for file in baseline_files(tmp_path, "tiny")]
+    again = loaded.save(tmp_path)
+    assert [file.name for file in written] == [file.name for file in again]
+    assert [file.read_bytes() for file in written] == [file.read_bytes() for file in again]
 
 
 def test_units_of_another_kind_have_files_of_their_own(recorded, tmp_path):
@@ -87,7 +88,8 @@ def test_units_of_another_kind_have_files_of_their_own(recorded, tmp_path):
     model = tiny_models.tiny_model()
     blocks = record(model, tiny_circuits.solvable_task(model), MeasurementSpec(unit="block"))
     written = blocks.save(tmp_path)
-    assert [file.name for file in written] == ["tiny.block.json", "tiny.block.safetensors"]
+    assert written[0].name == "tiny.block.json"
+    assert re.fullmatch(r"tiny\.block\.[0-9a-f]{16}\.safetensors", written[1].name)
     assert_same(blocks, Baseline.load(written[0]))
     assert_same(recorded, Baseline.load(tmp_path / "tiny.json"))
     rows = json.loads(written[0].read_text())["summary"]["units"]
@@ -116,6 +118,7 @@ def test_json_is_for_reviewers(recorded):
         "fingerprints",
         "layout",
         "model",
+        "next_token",
         "noise",
         "notes",
         "reading",
@@ -166,6 +169,7 @@ def test_unsolved_task_round_trips(tmp_path):
     empty = Activations((), (), tuple(np.empty((0, 2, 3), np.float32) for _ in range(2)))
     nothing = replace(
         baseline,
+        metric=-baseline.metric,
         solved=(),
         ablated={kind: np.empty((4, 0), np.float32) for kind in synthetic.KINDS},
         z=empty,

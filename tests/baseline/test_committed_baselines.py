@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from circuitcheck.baseline.baseline import Baseline, baseline_files
+from circuitcheck.baseline.baseline import Baseline, baseline_file
 from circuitcheck.baseline.encoding import encode
 from circuitcheck.baseline.freshness import require_fresh
 from circuitcheck.core.specification import MeasurementSpec
@@ -24,8 +24,8 @@ def embedded():
 
 @pytest.mark.parametrize("task", BUILT_IN)
 def test_baseline_is_fresh_and_canonical(embedded, task):
-    files = baseline_files(FOLDER, task)
-    baseline = Baseline.load(files[0])
+    file = baseline_file(FOLDER, task)
+    baseline = Baseline.load(file)
     require_fresh(
         baseline,
         task=load_task(task, embedded.tokenizer),
@@ -33,14 +33,16 @@ def test_baseline_is_fresh_and_canonical(embedded, task):
         tokenizer=embedded.fingerprints["tokenizer"],
         weights=embedded.fingerprints["weights"],
     )
-    assert encode(baseline) == tuple(file.read_bytes() for file in files)
+    json_bytes, arrays = encode(baseline)
+    assert json_bytes == file.read_bytes()
+    assert [arrays] == [other.read_bytes() for other in FOLDER.glob(f"{task}.*.safetensors")]
     assert baseline.architecture == embedded.facts.architecture
     assert baseline.layout == embedded.layout("head")
 
 
 @pytest.mark.parametrize("task", BUILT_IN)
 def test_reference_is_competent_and_says_why_it_was_accepted(task):
-    baseline = Baseline.load(baseline_files(FOLDER, task)[0])
+    baseline = Baseline.load(baseline_file(FOLDER, task))
     assert baseline.incompetence is None
     assert baseline.reason
     assert baseline.ceiling > 0.8  # below the default limit on ranking agreement no candidate could pass
@@ -49,5 +51,7 @@ def test_reference_is_competent_and_says_why_it_was_accepted(task):
 
 def test_baselines_are_small_and_nothing_else_lies_beside_them():
     files = sorted(path.name for path in FOLDER.iterdir())
-    assert files == sorted(f"{task}.{ending}" for task in BUILT_IN for ending in ("json", "safetensors"))
+    assert sorted({name.partition(".")[0] for name in files}) == sorted(BUILT_IN)
+    assert sorted(name for name in files if name.endswith(".json")) == sorted(f"{task}.json" for task in BUILT_IN)
+    assert len(files) == 2 * len(BUILT_IN)
     assert sum(path.stat().st_size for path in FOLDER.iterdir()) <= 10 * MEGABYTE

@@ -12,7 +12,7 @@ from fake_runtime import FakeRuntime, fake_task, with_weights
 from circuitcheck.baseline.baseline import Baseline
 from circuitcheck.baseline.noise_floor import MEASURES
 from circuitcheck.core.specification import MeasurementSpec
-from circuitcheck.gate.accept import Acceptance, Request, accept, accept_calibration
+from circuitcheck.gate.accept import Acceptance, Request, accept, accept_calibration, write
 from circuitcheck.gate.record import record_reference
 
 SPEC = MeasurementSpec(draws=200)
@@ -30,6 +30,8 @@ def folder(tmp_path) -> Path:
     baseline = Baseline.load(tmp_path / "pencil.json")
     accepted = accept_calibration(FakeRuntime(), baseline, tmp_path, FakeRuntime)
     assert accepted.outcome.startswith("calibrated on PAPER: ")
+    assert stored(tmp_path).noise == ELSEWHERE, "nothing is written before all is made"
+    write([accepted], tmp_path)
     return tmp_path
 
 
@@ -44,7 +46,9 @@ def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
 def accepted(
     model: FakeRuntime, folder: Path, request: Request = "changed", spec: MeasurementSpec = SPEC, **options: int
 ) -> Acceptance:
-    return accept(model, fake_task(), spec, folder, request, "the second", **options)
+    acceptance = accept(model, fake_task(), spec, folder, request, "the second", **options)
+    write([acceptance], folder)
+    return acceptance
 
 
 def test_calibration_adds_to_what_others_calibrated(folder):
@@ -136,4 +140,5 @@ def test_units_of_another_kind_are_accepted_beside(folder):
     assert result.outcome.startswith("accepted: ")
     after = contents(folder)
     assert {name: after[name] for name in before} == before
-    assert sorted(after.keys() - before.keys()) == ["pencil.block.json", "pencil.block.safetensors"]
+    assert {name.partition(".block.")[0] for name in after.keys() - before.keys()} == {"pencil"}
+    assert len(after) == len(before) + 2

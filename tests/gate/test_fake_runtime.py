@@ -145,8 +145,8 @@ def test_what_rounding_does_is_recorded(baseline):
     assert coarse.measures["metric_change"] == pytest.approx(2.75 / 14.5, rel=ROUNDING)
     assert coarse.measures["behaviour_kept"] == 1
     assert coarse.moves.tolist() == pytest.approx([0, 2 * fine.moves[1]], rel=1e-6)
-    # Heads write (6, 6) and (3, 4), and (10, 10, 10) and (5, 6, 7): the root of 0.25 * 135 / 507 is 0.26. An answer of 9
-    # logits in place of 11 diverges by exp(-9) - 3 exp(-11), 7.3e-5 nats, and of half of the prompts.
+    # Heads write (6, 6) and (3, 4), and (10, 10, 10) and (5, 6, 7): the root of 0.25 * 135 / 507 is 0.26. An answer
+    # of 9 logits in place of 11 diverges by exp(-9) - 3 exp(-11), 7.3e-5 nats, and of half of the prompts.
     rows = describe_roundings(baseline)
     assert rows[-1].split() == ["4-bit", "2", "0.26", "0.25", "1", "0", "0.19", "3.7e-05"]
 
@@ -235,7 +235,7 @@ from fake_runtime import FakeRuntime, fake_task, off
 from circuitcheck.baseline.baseline import Baseline
 from circuitcheck.baseline.diff import describe_roundings
 from circuitcheck.core.specification import MeasurementSpec
-from circuitcheck.gate.accept import accept
+from circuitcheck.gate.accept import accept, write
 from circuitcheck.gate.judge import judge
 from circuitcheck.gate.measure import measure
 from circuitcheck.gate.record import record_reference
@@ -244,6 +244,7 @@ for unit in ("head", "block"):
     with tempfile.TemporaryDirectory() as folder:
         accepted = accept(FakeRuntime(), fake_task(), spec, Path(folder), "new", "no torch here")
         assert accepted.outcome.startswith("accepted"), accepted
+        write([accepted], Path(folder))
         name = "pencil.json" if unit == "head" else f"pencil.{unit}.json"
         baseline = Baseline.load(Path(folder) / name)
     verdict = judge(measure(off(0.0), baseline))

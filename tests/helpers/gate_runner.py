@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +81,11 @@ class Gate:
         """From now on runs note what they measure."""
         (self.path / "conftest.py").write_text(COUNTING_CONFTEST)
 
+    def baseline_file(self, ending: str, task: str = "ioi") -> Path:
+        """The JSON or the safetensors file of a baseline."""
+        (file,) = self.baselines.glob(f"{task}.json" if ending == "json" else f"{task}.*.{ending}")
+        return file
+
     def remove_baseline(self, task: str = "ioi") -> None:
         """As if it had never been recorded."""
         for file in self.baselines.glob(f"{task}.*"):
@@ -94,6 +101,11 @@ class Gate:
         """All files below the folder of baselines, temporary ones too."""
         root = self.path / "baselines"
         return {str(file.relative_to(root)): file.read_bytes() for file in sorted(root.rglob("*")) if file.is_file()}
+
+
+def without_hashes(names: Iterable[str]) -> list[str]:
+    """Names of files, sorted, without the hashes that array files are named by."""
+    return sorted(re.sub(r"\.[0-9a-f]{16}\.safetensors$", ".safetensors", name) for name in names)
 
 
 def report_section(result: pytest.RunResult) -> list[str]:

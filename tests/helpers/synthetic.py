@@ -12,7 +12,10 @@ from synthetic_results import KINDS, exactly, make_circuit, make_head, make_meas
 
 from circuitcheck.baseline.baseline import Baseline
 from circuitcheck.baseline.noise_floor import MEASURES
+from circuitcheck.baseline.rounded import MEASURES as ROUNDED
+from circuitcheck.baseline.rounded import Rounded
 from circuitcheck.core.activations import Activations
+from circuitcheck.core.next_token import NextToken
 from circuitcheck.core.prompts import PromptPair, Task
 from circuitcheck.core.reading import Reading
 from circuitcheck.core.specification import MeasurementSpec
@@ -97,20 +100,20 @@ SHARES = st.floats(0, 1, exclude_min=True, exclude_max=True)
 
 
 @st.composite
-def specs(draw) -> MeasurementSpec:
+def specs(draw, unit: str | None = None) -> MeasurementSpec:
     """Any specification, floats of all digits included."""
     return MeasurementSpec(
-        unit=draw(st.sampled_from(UNIT_KINDS)),
+        unit=unit or draw(st.sampled_from(UNIT_KINDS)),
         ablation=draw(st.sampled_from(KINDS)),
         positions=draw(st.sampled_from(["all", "answer"])),
         part=draw(st.integers(1, 100)),
-        margin=draw(st.floats(0, 1e9)),
+        margin=draw(st.floats(0, 1e6)),
         minimum_solved=draw(SHARES),
         minimum_clusters=draw(st.integers(1, 9)),
         draws=draw(st.integers(100, 200)),
         persistence=draw(SHARES),
         sweep=draw(st.sampled_from(["exact", "screened"])),
-        seed=draw(st.integers(0, 2**31)),
+        seed=draw(st.integers(0, 2**63 - 1)),
     )
 
 
@@ -119,14 +122,24 @@ def layouts(draw) -> Layout:
     """Any units: several groups of a layer, groups of other sizes, with and without numbers."""
     sizes = st.integers(1, 2)
     groups = st.builds(Group, st.text(max_size=8), st.integers(0, 3), sizes, sizes, st.booleans())
-    return Layout(draw(st.sampled_from(UNIT_KINDS)), tuple(draw(st.lists(groups, min_size=1, max_size=3))))
+    distinct = st.lists(groups, min_size=1, max_size=3, unique_by=lambda group: group.name)
+    return Layout(draw(st.sampled_from(UNIT_KINDS)), tuple(draw(distinct)))
+
+
+@st.composite
+def next_tokens(draw, solved: int) -> NextToken | None:
+    """What comes next after so many prompts, or nothing."""
+    tokens = arrays(np.int32, (solved, 2), elements=st.integers(0, 2**31 - 1))
+    log_probabilities = arrays(np.float32, (solved, 2), elements=st.floats(-100, 0, width=32))
+    likeliest = arrays(np.int32, solved, elements=st.integers(0, 2**31 - 1))
+    return draw(st.none() | st.builds(NextToken, tokens, log_probabilities, likeliest))
 
 
 @st.composite
 def baselines(draw) -> Baseline:
     """Any baseline: words in any script, any finite numbers, any number of solved prompts, none included."""
     words = st.text(max_size=8)
-    changes = st.dictionaries(words, st.floats(0, 1e6), max_size=3)
+    changes = st.dictionaries(st.sampled_from(MEASURES), st.floats(0, 1e6), max_size=3)
     tokens = st.integers(0, 2**31 - 1)
     lengths = draw(st.lists(st.integers(1, 3), min_size=1, max_size=4))
     pairs = [
@@ -139,23 +152,28 @@ def baselines(draw) -> Baseline:
         )
         for length in lengths
     ]
-    solved = tuple(sorted(draw(st.sets(st.sampled_from(range(len(pairs)))))))
-    spec = draw(specs())
+    layout = draw(layouts())
+    spec = draw(specs(layout.kind))
+    numbers = arrays(np.float32, len(pairs), elements=FLOATS)
+    metric = draw(numbers)
+    solved = tuple(np.flatnonzero(metric > spec.margin).tolist())
     part = solved[: spec.part]
     kept = tuple(lengths[place] if spec.positions == "all" else 1 for place in part)
-    layout = draw(layouts())
 
     def values() -> Activations:
         shapes = [(sum(kept), group.count, group.width) for group in layout.groups]
         return Activations(part, kept, tuple(draw(arrays(np.float32, shape, elements=FLOATS)) for shape in shapes))
 
-    read = tuple(draw(st.lists(tokens, min_size=1, max_size=2)))
+    read = tuple(sorted(draw(st.sets(tokens, min_size=1, max_size=2))))
     maps = tuple(
         draw(arrays(np.float32, (group.count, len(read), group.width), elements=FLOATS)) for group in layout.groups
     )
-    numbers = arrays(np.float32, len(pairs), elements=FLOATS)
-    measured = tuple(sorted(draw(st.sets(st.sampled_from(layout.units), min_size=1))))
+    some = st.sets(st.sampled_from(layout.units), min_size=1)
+    measured = tuple(sorted(draw(some))) if spec.sweep == "screened" and solved else layout.units
     effects = arrays(np.float32, (len(measured), len(solved)), elements=FLOATS)
+    ways = draw(st.lists(st.tuples(words, words), max_size=2, unique=True)) if solved else []
+    moves = arrays(np.float32, len(layout.units), elements=st.floats(0, 1e6, width=32))
+    rounded = st.dictionaries(st.sampled_from(ROUNDED), st.floats(0, 1e6, width=32), max_size=3)
     return Baseline(
         model=draw(words),
         architecture={"class": draw(words), "n_layers": draw(st.integers(1, 9))},
@@ -164,16 +182,21 @@ def baselines(draw) -> Baseline:
         fingerprints={"weights": draw(words), "tokenizer": draw(words)},
         layout=layout,
         measured=measured,
-        metric=draw(numbers),
+        metric=metric,
         counterfactual=draw(numbers),
         solved=solved,
         ablated={kind: draw(effects) for kind in KINDS},
         z=values(),
         gradient=values(),
         reading=Reading(draw(st.sampled_from(["unembedding", "embedding", "sketch"])), read, maps),
-        ceiling=draw(st.none() | SHARES),
+        ceiling=draw(SHARES) if len(solved) > 1 else None,
+        next_token=draw(next_tokens(len(solved))) if solved else None,
+        roundings=tuple(Rounded(*way, draw(rounded), draw(moves)) for way in ways),
         noise=draw(st.dictionaries(words, st.dictionaries(words, changes, max_size=2), max_size=2)),
-        environment=draw(st.dictionaries(words, words, max_size=3)),
+        environment={
+            **{name: draw(words) for name in ("device", "instruction_set", "python")},
+            "libraries": draw(st.dictionaries(words, words, max_size=3)),
+        },
         reason=draw(words),
         notes=tuple(draw(st.lists(words, max_size=2))),
     )

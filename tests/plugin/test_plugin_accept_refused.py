@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -135,7 +136,10 @@ def test_each_kind_of_unit_is_accepted_for_itself(gate: Gate, monkeypatch: pytes
     result.assert_outcomes(failed=16)
     assert sorted(asked) == [(task, unit) for task in ("facts", "ioi") for unit in ("block", "head")]
     result.stdout.fnmatch_lines_random(
-        [f"{name}: could not be accepted, nothing was written" for name in ("ioi", "ioi-block", "facts", "facts-block")]
+        [
+            f"{name}: could not be accepted, nothing was written: broken"
+            for name in ("ioi", "ioi-block", "facts", "facts-block")
+        ]
     )
 
 
@@ -150,26 +154,55 @@ def full_disk_at(ending: str) -> Callable[[Path, Path], Path]:
 
 
 @pytest.mark.parametrize("broken", ["os.fsync", "pathlib.Path.replace"])
-def test_an_interrupted_write_leaves_the_old_files_and_no_half_written_one(gate: Gate, broken: str) -> None:
+def test_a_write_that_fails_is_red_and_leaves_the_old_files(gate: Gate, broken: str) -> None:
     save_model(random_model(seed=1), gate.model)
     before = gate.stored()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(broken, full_disk if broken == "os.fsync" else full_disk_at(".safetensors"))
         result = gate.run(*ACCEPT)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    result.assert_outcomes(failed=8)
-    result.stdout.fnmatch_lines(["*nothing was written: golden baseline *cannot be written: No space left on device*"])
+    result.assert_outcomes(skipped=8)
+    result.stdout.fnmatch_lines(
+        [f"{task}: could not be accepted, nothing was written: *No space left on device." for task in ("ioi", "facts")]
+    )
     result.stdout.no_fnmatch_line("*exception*")
     assert gate.stored() == before
 
 
-def test_two_files_half_replaced_are_refused_and_not_compared(gate: Gate) -> None:
-    """Two renames are not one: between them the JSON still names the old arrays, which are gone."""
+def only_ioi(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    """Every other task fails to be recorded."""
+    from circuitcheck.gate import accept as module
+
+    real = module.record_reference
+
+    def record(model: Any, task: Task, *arguments: Any, **options: Any) -> Any:
+        if task.name != "ioi":
+            raise error
+        return real(model, task, *arguments, **options)
+
+    monkeypatch.setattr(module, "record_reference", record)
+
+
+@pytest.mark.parametrize("error", [ModelError("broken"), RuntimeError("unheard of"), KeyboardInterrupt()])
+def test_tasks_are_accepted_together_or_not_at_all(
+    gate: Gate, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
     save_model(random_model(seed=1), gate.model)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Path, "replace", full_disk_at("ioi.json"))
-        gate.run(*ACCEPT)
-    assert not [name for name in gate.stored() if name.startswith("model/.")]
-    result = gate.run("--circuit-report")
+    before = gate.stored()
+    only_ioi(monkeypatch, error)
+    result = gate.run(*ACCEPT)
+    assert result.ret in (pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.INTERRUPTED)
+    result.stdout.fnmatch_lines(
+        ["ioi: could not be accepted, nothing was written: facts could not be, and tasks are *"]
+    )
+    assert gate.stored() == before
+
+
+def test_a_run_that_is_cut_short_accepts_nothing(gate: Gate) -> None:
+    save_model(random_model(seed=1), gate.model)
+    before = gate.stored()
+    (gate.path / "test_aa.py").write_text("def test_red():\n    assert False\n")
+    result = gate.run(*ACCEPT, "test_gate.py::test_behaviour", "test_aa.py", "test_gate.py::test_drift", "-x")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    result.stdout.fnmatch_lines(["*ioi.json: the safetensors file beside it is corrupt, or belongs to another*"])
+    result.stdout.fnmatch_lines(["*: could not be accepted, nothing was written: the run was stopped, and tasks are *"])
+    assert gate.stored() == before

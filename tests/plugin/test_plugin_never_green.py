@@ -155,16 +155,17 @@ def test_a_missing_baseline_fails_and_is_never_written(
 
 @pytest.mark.parametrize("ending", ["json", "safetensors"])
 def test_half_a_baseline_fails_and_names_the_command_that_replaces_it(gate: Gate, ending: str) -> None:
-    (gate.baselines / f"ioi.{ending}").unlink()
+    file, kind = gate.baseline_file(ending), {"json": "new", "safetensors": "changed"}[ending]
+    file.unlink()
     result = gate.run("--circuit-report")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(
         [
-            f"*baselines/model/ioi.{ending} is missing*",
-            "  To accept the present reference instead: pytest --circuit-accept=changed --circuit-reason 'why'",
+            f"*baselines/model/{file.name} is missing*",
+            f"  To accept the present reference instead: pytest --circuit-accept={kind} --circuit-reason 'why'",
         ]
     )
-    accepted = gate.run("--circuit-accept=changed", "--circuit-reason", "why")
+    accepted = gate.run(f"--circuit-accept={kind}", "--circuit-reason", "why")
     assert accepted.ret == pytest.ExitCode.OK
     assert gate.run("--circuit-report").ret == pytest.ExitCode.OK
 

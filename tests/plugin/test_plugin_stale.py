@@ -89,11 +89,11 @@ def test_another_measurement_spec(gate: Gate, option: str, old: str, new: str) -
 def test_another_schema(gate: Gate) -> None:
     file = gate.baselines / "ioi.json"
     content = file.read_bytes()
-    assert content.count(b'\n "schema": 4,\n') == 1
-    file.write_bytes(content.replace(b'\n "schema": 4,\n', b'\n "schema": 0,\n'))
+    assert content.count(b'\n "schema": 5,\n') == 1
+    file.write_bytes(content.replace(b'\n "schema": 5,\n', b'\n "schema": 0,\n'))
     assert_stale(
         gate,
-        "*ioi.json has schema 0, and this version of circuitcheck writes schema 4. Record it anew: pytest "
+        "*ioi.json has schema 0, and this version of circuitcheck writes schema 5. Record it anew: pytest "
         "--circuit-accept=changed --circuit-reason 'new schema'.",
     )
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import synthetic_results as synthetic
+from synthetic_results import make_excess
 
 from circuitcheck.core.census import Census, WeightKind
 from circuitcheck.core.results import Area, CurvePoint, Estimate, Integrated, Repair
@@ -54,6 +55,7 @@ def damaged(**changes: Any) -> Any:
     circuit = replace(
         quiet,
         profile_distance=synthetic.exactly(0.875),
+        excess=make_excess(),
         units=(lost, synthetic.make_head(0, 1)),
         repair=Repair(
             diagnosis="localized",

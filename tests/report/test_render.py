@@ -90,8 +90,8 @@ def test_summary_has_a_row_for_every_case_with_all_columns():
     assert all(column in lines[0] for column in COLUMNS)
     first = lines[3].split()
     assert first == [
-        *("candidate", "synthetic", "1.000", "0.010", "0.010", "0.020", "0.990", "(0.970)", "0.010", "0.010", "-"),
-        *("no", "damage", "PASS"),
+        *("candidate", "synthetic", "0.010", "0.990", "(1.000)", "1.000", "0.010", "0.010", "-", "0.010", "0.020"),
+        *("no", "damage", "0.001", "0.000", "PASS"),
     ]
     assert lines[4].split()[1] == "other"
 
@@ -102,7 +102,7 @@ def test_marks_show_which_criterion_fails_and_which_is_undecided():
     )
     row = text.splitlines()[3]
     assert "0.500!" in row
-    assert "0.190?" in row
+    assert "0.190 0.020?" in row
     assert "-!" in row  # undefined, and a failure
     assert row.endswith("FAIL")
     assert "candidate-synthetic: metric_change is 0.5 [0.5, 0.5], must be <= 0.2" in text

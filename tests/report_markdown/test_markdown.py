@@ -68,7 +68,7 @@ def test_whole_report_shows_every_criterion_and_every_head():
     text = render_markdown(document, STEP_SUMMARY)
     _, criteria, heads, associations, audits = tables(text)
     assert len(criteria) == 1 + 4
-    assert criteria[0][:4] == ["candidate", "task", "behaviour kept", "metric change"]
+    assert criteria[0][:4] == ["candidate", "task", "profile distance", "ranking (ceiling)"]
     assert "0.900 ❌" in criteria[3]
     assert len(heads) == 1 + 4 * 16
     broken = [row[2] for row in heads if row[2].endswith("❌")]

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from circuitcheck.baseline.baseline import Baseline, baseline_files
+from circuitcheck.baseline.baseline import Baseline, baseline_file
 from circuitcheck.core.candidates import PRECISIONS
 from circuitcheck.core.census import Census, WeightKind
 from circuitcheck.core.errors import ConfigurationError
@@ -107,7 +107,7 @@ def test_every_default_is_a_limit_that_something_can_pass_and_something_can_miss
 @pytest.mark.parametrize("task", BUILT_IN)
 @pytest.mark.parametrize("precision", DRIFT_LIMITS)
 def test_every_default_lies_above_the_noise_of_the_committed_baselines(task, precision):
-    floor = Baseline.load(baseline_files(BASELINES, task)[0]).noise_floor
+    floor = Baseline.load(baseline_file(BASELINES, task)).noise_floor
     limits = limits_for(precision, task)
     for criterion in CRITERIA:
         # Ten times, so that another machine's noise does not turn a green gate into a refused one.

@@ -1,0 +1,81 @@
+"""What must agree inside of a golden baseline, beyond types, ranges and shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from circuitcheck.baseline.recording import Recording
+from circuitcheck.core.errors import BaselineError
+from circuitcheck.core.metric import LOG_PROBABILITY
+
+MOST_WEIGHTS = 2 * 10**7
+"""Bootstrap draws times prompts; intervals are computed again from so many numbers."""
+
+
+def require_consistent(baseline: Recording) -> None:
+    """Nothing, if no field of a recording contradicts another.
+
+    Raises:
+        BaselineError: what contradicts what.
+    """
+    faults = list(_faults(baseline))
+    if faults:
+        raise BaselineError("; ".join(faults))
+
+
+def _faults(baseline: Recording) -> Iterator[str]:
+    spec, layout, solved = baseline.spec, baseline.layout, baseline.solved
+    if spec.draws * len(baseline.task.pairs) > MOST_WEIGHTS:
+        yield f"its draws times its prompts are more than {MOST_WEIGHTS}: give fewer prompts"
+    if layout.kind != spec.unit:
+        yield f"its units are {layout.kind!r}, and the specification measures {spec.unit!r}"
+    if len({group.name for group in layout.groups}) < len(layout.groups):
+        yield "two groups of units have one name"
+    if spec.ablation not in baseline.ablated:
+        yield f"{spec.ablation} ablation, which the specification compares, was not measured"
+    if not _ascend(solved, below=len(baseline.task.pairs)):
+        yield "the solved prompts are not places of prompts, in order"
+    elif spec.metric != LOG_PROBABILITY.name and list(solved) != np.flatnonzero(baseline.metric > spec.margin).tolist():
+        yield "the solved prompts are not those whose metric exceeds the margin"
+    if baseline.z.index != solved[: spec.part]:
+        yield "units were read on other prompts than the first solved ones"
+    elif baseline.z.lengths != _lengths(baseline):
+        yield "units were read at other positions than the specification says"
+    if any(len(group) != sum(baseline.z.lengths) for group in baseline.z.groups):
+        yield "values of units have other positions than their prompts"
+    if not _ascend(baseline.measured) or not set(baseline.measured) <= set(layout.units):
+        yield "the measured units are not units of the layout, in order"
+    elif baseline.measured != layout.units and (spec.sweep == "exact" or not solved):
+        yield "an exact sweep measures every unit, and some are missing"
+    if not _ascend(baseline.reading.tokens):
+        yield "the tokens that are read are not in order"
+    yield from _faults_of_roundings(baseline)
+    said = baseline.next_token
+    if said is not None and ((said.log_probabilities > 0).any() or not solved):
+        yield "what comes next is no probability, or there are no prompts that it could be of"
+    if (baseline.ceiling is None) != (len(solved) < 2):
+        yield "there is a ceiling of the ranking where it cannot be measured, or none where it can"
+
+
+def _faults_of_roundings(baseline: Recording) -> Iterator[str]:
+    ways = [(one.precision, one.name) for one in baseline.roundings]
+    if len({*ways}) < len(ways):
+        yield "the reference was rounded twice in one way"
+    if any((one.moves < 0).any() or min(one.measures.values(), default=0) < 0 for one in baseline.roundings):
+        yield "rounding moved units by less than nothing"
+    if ways and not baseline.solved:
+        yield "rounding was measured on no prompts"
+
+
+def _lengths(baseline: Recording) -> tuple[int, ...]:
+    """How many positions of each prompt the specification keeps."""
+    pairs = baseline.task.pairs
+    return tuple(len(pairs[place].clean) if baseline.spec.positions == "all" else 1 for place in baseline.z.index)
+
+
+def _ascend(values: Sequence[Any], below: int | None = None) -> bool:
+    return all(one < other for one, other in pairwise(values)) and (below is None or not values or values[-1] < below)
