@@ -51,21 +51,21 @@ def with_batching(model: Model, ids: Tensor) -> Model:
         model: a candidate, in evaluation mode.
         ids: token ids of prompts of one length, `[batch, seq]`, on the model's device; the first three are used.
     """
-    rows = _rows(ids)
+    rows = probe_rows(ids)
     first, one, other = rows[:1], rows[1:2], rows[2:3]
     with torch.no_grad():
         beside = last_logits(model, torch.cat([first, one]))[0]
         if not torch.equal(beside, last_logits(model, torch.cat([first, other]))[0]):
             return _alone(model, "a prompt's logits depend on the other prompts of its batch")
         seen = {
-            "batch size": _difference(beside, last_logits(model, first)[0]),
-            "a larger batch": _difference(beside, last_logits(model, torch.cat([first, one, other, one]))[0]),
+            "batch size": difference(beside, last_logits(model, first)[0]),
+            "a larger batch": difference(beside, last_logits(model, torch.cat([first, one, other, one]))[0]),
         }
         if torch.get_num_threads() > 1:
             with computing_threads(1):
-                seen["number of threads"] = _difference(beside, last_logits(model, torch.cat([first, one]))[0])
+                seen["number of threads"] = difference(beside, last_logits(model, torch.cat([first, one]))[0])
     name = max(seen, key=lambda key: seen[key])
-    allowed = _rounding(model)
+    allowed = rounding(model)
     if not seen[name] <= allowed:
         return _alone(
             model, f"a prompt's logits depend on {name} by {seen[name]:.2g} of the largest (rounding: {allowed:.2g})"
@@ -75,7 +75,7 @@ def with_batching(model: Model, ids: Tensor) -> Model:
     return replace(model, notes=(*model.notes, WITHIN_ROUNDING))
 
 
-def _rows(ids: Tensor) -> Tensor:
+def probe_rows(ids: Tensor) -> Tensor:
     """Three different prompts; where there are fewer, the first one turned around."""
     rows = [ids[number % len(ids)].roll(number // len(ids)) for number in range(MATES)]
     return torch.stack(rows)
@@ -86,12 +86,13 @@ def _alone(model: Model, reason: str) -> Model:
     return replace(model, batch_size=1, notes=(*model.notes, note))
 
 
-def _difference(first: Tensor, second: Tensor) -> float:
+def difference(first: Tensor, second: Tensor) -> float:
     """Largest difference, relative to the largest logit; NaN where either is."""
     return ((first.double() - second.double()).abs().max() / first.double().abs().max().clamp_min(1e-30)).item()
 
 
-def _rounding(model: TorchModel) -> float:
+def rounding(model: TorchModel) -> float:
+    """How far logits may differ, relative to the largest, for the order of sums alone."""
     stored = getattr(getattr(model.module, "config", None), "dtype", None)
     stored = stored if isinstance(stored, torch.dtype) else next(model.module.parameters()).dtype
     steps = torch.finfo(stored).eps if stored.is_floating_point else torch.finfo(torch.float32).eps

@@ -37,6 +37,7 @@ from circuitcheck.runtimes.pytorch.torch_model import TorchModel
 from circuitcheck.runtimes.pytorch.transplant import kept_modules, replaceable_modules
 from circuitcheck.runtimes.pytorch.unchanged import unchanged
 from circuitcheck.runtimes.pytorch.variations import all_variations, usual_variations
+from circuitcheck.runtimes.pytorch.wide_products import with_wide_products
 from circuitcheck.runtimes.pytorch.write_maps import reading_of
 
 
@@ -80,11 +81,17 @@ class HookedModel(TorchModel):
         return self if metric in (self.quantity, self.quantity.name) else replace(self, quantity=as_metric(metric))
 
     def probed(self, prompts: Prompts) -> HookedModel:
-        """The same model, with the batch size that its kernels need; plain float32 only sums in another order."""
-        if not needs_probe(self):
-            return self
+        """The same model, with the products and the batch size that its kernels need.
+
+        Plain float32 needs neither: batches of another size only sum in another order.
+        """
+        ids = rows_of(self, prompts.batches()[0]).ids
         with unchanged(self):
-            return with_batching(self, rows_of(self, prompts.batches()[0]).ids)
+            model = with_wide_products(self, ids)
+        if not needs_probe(model):
+            return model
+        with unchanged(model):
+            return with_batching(model, ids)
 
     def layout(self, kind: str) -> Layout:
         """Its units of a kind.

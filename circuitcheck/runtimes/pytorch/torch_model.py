@@ -29,6 +29,7 @@ class TorchModel:
         notes: what a reader of the report must know about how it was loaded.
         census: what was really loaded; None where nobody looked.
         batch_size: the most rows in one forward pass; 1 where a prompt's logits depend on its batch mates.
+        wide: half-precision types whose products float32 kernels make while it is measured.
         quantity: what is measured of a prompt; `record_reference` and `measure` bind the one that the spec names.
         proven: module to (kind of unit, length of prompts, metric) for which its hooks were proven; copies of this
             object share it.
@@ -43,6 +44,7 @@ class TorchModel:
     notes: tuple[str, ...] = ()
     census: Census | None = None
     batch_size: int | None = None
+    wide: tuple[torch.dtype, ...] = ()
     quantity: Metric = LOGIT_DIFFERENCE
     proven: WeakKeyDictionary[nn.Module, set[tuple[str, int, str]]] = field(
         default_factory=WeakKeyDictionary, compare=False, repr=False

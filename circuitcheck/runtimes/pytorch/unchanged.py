@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from circuitcheck.core.errors import ModelChangedError
 from circuitcheck.runtimes.pytorch.compiled import uncompiled
 from circuitcheck.runtimes.pytorch.torch_model import TorchModel
+from circuitcheck.runtimes.pytorch.wide_products import WideProducts
 
 SAMPLED_BYTES = 4096
 """How many bytes of a tensor are looked at before and after a measurement."""
@@ -21,10 +22,12 @@ SAMPLED_BYTES = 4096
 def unchanged(model: TorchModel) -> Iterator[None]:
     """Evaluation mode without compiled code for as long as the block runs; afterwards the model is as it was.
 
+    Products of half-precision matrices are made as `model.wide` says.
+
     Raises:
         ModelChangedError: a hook, a parameter or a training flag differs after the block.
     """
-    with uncompiled(model.module):
+    with uncompiled(model.module), WideProducts(model.wide) if model.wide else nullcontext():
         flags = {part: part.training for part in model.module.modules()}
         model.module.eval()
         before = _state(model.module)

@@ -277,7 +277,8 @@ def row_bytes(model: TorchModel, seq: int) -> int:
         widest = max(widest, sum(output_width(part) or 0 for part in parts))
         scores = max(scores, 3 * site.n_heads * seq)
         stream = max(stream, 4 * _stream_width(model, site.projection))
-    return seq * (2 * widest + scores + stream) * _element_size(model.module) + _logit_bytes(model, seq)
+    size = 4 if model.wide else _element_size(model.module)
+    return seq * (2 * widest + scores + stream) * size + _logit_bytes(model, seq)
 
 
 def readout_bytes(model: TorchModel) -> int:
