@@ -402,6 +402,32 @@ def test_a_transform_that_is_not_the_one_that_the_config_names_is_refused(name, 
     assert "scales or caps its logits in a way that is not known" in detail(model, ids)
 
 
+@pytest.mark.parametrize("large", [1.0, 1e2, 1e4])
+def test_sums_whose_terms_cancel_are_as_uncertain_as_their_terms(large):
+    """Two large weights of opposite sign on two numbers that are the same: what remains is rounded as they are."""
+    model = tiny_models.tiny_model("llama")
+    module = model.module
+    with torch.no_grad():
+        module.model.embed_tokens.weight[:, 0] = module.model.embed_tokens.weight[:, 1]
+        for layer in module.model.layers:
+            for projection in (layer.self_attn.o_proj, layer.mlp.down_proj):
+                projection.weight[0] = projection.weight[1]
+            layer.self_attn.o_proj.weight[2:, :2] = large * torch.tensor([1.0, -1.0])
+            layer.self_attn.v_proj.weight[0] = layer.self_attn.v_proj.weight[1]
+        module.model.norm.weight[:2] = 1
+        module.lm_head.weight[:, :2] = large * torch.tensor([1.0, -1.0])
+    prove(model, tiny_models.token_ids(2, 7))
+
+
+def test_a_scaling_is_found_beside_terms_that_cancel():
+    model = tiny_models.tiny_model("cohere")
+    with torch.no_grad():
+        model.module.lm_head.weight[:, :2] = 10 * torch.tensor([1.0, -1.0])
+    prove(model, tiny_models.token_ids(2, 7))
+    model.module.logit_scale *= 1.01
+    assert failures(model, tiny_models.token_ids(2, 7)) == [("output layer", "lm_head", "readout")]
+
+
 def test_a_projection_that_is_cut_into_parts_by_hand_is_refused():
     """BLOOM can multiply slices of the weight, as tensor-parallel training did, and then never calls the module."""
     model = tiny_models.tiny_model("bloom", pretraining_tp=2, slow_but_exact=True)

@@ -31,8 +31,9 @@ READOUT_RANKS = (1.0, 0.75, 0.5)
 """Tokens whose logits are held against the one with the smallest: their places in order, as shares."""
 
 SUMMED_STEPS, STORED_STEPS = 64, 8
-"""How many rounding errors a rebuilt sum may differ by, relative to its largest value: of float32, in which sums are
-taken (6 were seen), and of the model's own type, in which their results are stored (half of one was seen)."""
+"""How many rounding errors a rebuilt sum may differ by: of float32, in which sums are taken, relative to the terms of
+the sum, which may cancel (6 were seen); and of the model's own type, in which results are stored, relative to the
+largest (half of one was seen)."""
 
 
 def prove(model: TorchModel, ids: Tensor, kind: str = "head") -> None:
@@ -176,8 +177,8 @@ def _rebuild_output(model: TorchModel, ports: Sequence[Port], ids: Tensor, kind:
         bias = getattr(projection, "bias", None)
         if bias is not None:
             rebuilt = rebuilt + bias.double()
-        error = (rebuilt - output.double()).abs().max().item()
-        allowed = _rounding(output, output.dtype)
+        terms = z.float().abs() @ matrix.float().abs()
+        error, allowed = _worst(rebuilt - output.double(), _rounding(output, output.dtype, terms))
         if not error <= allowed:
             detail = (
                 f"the sum over {kind}s of z W_O differs from its output by {error:.3g} (rounding explains "
@@ -197,7 +198,7 @@ def _stands_in_front(model: TorchModel, ports: Sequence[Port], ids: Tensor) -> I
             continue
         z, output = _passed(model, port, ids)
         again = model.module.get_submodule(port.module)(z)
-        error, allowed = (again.double() - output.double()).abs().max().item(), _rounding(output, output.dtype)
+        error, allowed = _worst(again.double() - output.double(), _rounding(output, output.dtype))
         if not error <= allowed:
             detail = (
                 f"its output cannot be rebuilt from what was read: {error:.3g} off (rounding explains {allowed:.3g})"
@@ -238,19 +239,19 @@ def _readout(model: TorchModel, ids: Tensor) -> Iterator[str]:
 
     Of several pairs of tokens, because a transform that is not known may agree by chance on one.
     """
-    if not _is_read(model) or float_rows(output := unembedding(model)) is None:
+    if not _is_read(model) or (rows := float_rows(unembedding(model))) is None:
         return
     logits = last_logits(model, ids)
     order = logits.argsort(-1)
-    foil = order[:, 0]
-    hidden = final_hidden(model, ids)
-    error = 0.0
-    for rank in READOUT_RANKS:
-        answer = order[:, int(rank * (order.shape[1] - 1))]
-        own = (logits.gather(1, answer[:, None]).double() - logits.gather(1, foil[:, None]).double())[:, 0]
-        found = (own - logit_difference(model, hidden, answer, foil).double()).abs().max().item()
-        error = max(error, found) if found == found else found
-    allowed = _rounding(logits, next(output.parameters()).dtype)  # some models give float32 logits of float16 ones
+    hidden, stored = final_hidden(model, ids), rows[0].dtype  # float32 logits may be of float16 ones
+    foil = order[:, :1].expand(-1, len(READOUT_RANKS))
+    answer = order[:, [int(rank * (order.shape[1] - 1)) for rank in READOUT_RANKS]]
+    own = logits.double().gather(1, answer) - logits.double().gather(1, foil)
+    pairs = zip(answer.T, foil.T, strict=True)
+    found = torch.stack([logit_difference(model, hidden, *pair).double() for pair in pairs], 1)
+    weight = rows[0]
+    terms = ((weight[answer].float().abs() + weight[foil].float().abs()) * hidden.float().abs()[:, None]).sum(-1)
+    error, allowed = _worst(own - found, _rounding(logits, stored, terms))
     if not error <= allowed:
         yield _readout_failure(
             model,
@@ -264,10 +265,24 @@ def _is_read(model: TorchModel) -> bool:
     return model.structure.output_layer is not None and model.quantity.function is None
 
 
-def _rounding(values: Tensor, stored: torch.dtype) -> float:
-    """How far a rebuilt sum, whose terms are of type `stored`, may be off `values`, in their unit."""
-    steps = SUMMED_STEPS * torch.finfo(torch.float32).eps + STORED_STEPS * torch.finfo(stored).eps
-    return steps * max(values.abs().max().item(), 1e-30)
+def _rounding(values: Tensor, stored: torch.dtype, terms: Tensor | None = None) -> Tensor:
+    """How far a rebuilt sum, whose terms are of type `stored`, may be off `values`, in their unit, for each value.
+
+    Args:
+        values: what is rebuilt.
+        stored: the type of what is summed.
+        terms: the sum of all magnitudes behind each value, where they are known.
+    """
+    largest = values.double().abs().max().clamp_min(1e-30)
+    summed = largest if terms is None else terms.double().maximum(largest)
+    return SUMMED_STEPS * torch.finfo(torch.float32).eps * summed + STORED_STEPS * torch.finfo(stored).eps * largest
+
+
+def _worst(difference: Tensor, allowed: Tensor) -> tuple[float, float]:
+    """The difference that is largest beside what is allowed of it, and that; NaN where any is."""
+    error, allowed = difference.abs().flatten(), allowed.expand_as(difference).flatten()
+    place = int((error / allowed).nan_to_num(nan=torch.inf).argmax())
+    return error[place].item(), allowed[place].item()
 
 
 def _failure(port: Port, check: str, detail: str) -> str:
