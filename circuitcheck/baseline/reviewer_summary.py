@@ -11,7 +11,7 @@ from circuitcheck.baseline.recording import Recording
 from circuitcheck.baseline.rounded import moves_of
 from circuitcheck.core.results import Estimate
 from circuitcheck.stats.bootstrap import cluster_weights, mean_estimate, percentile_level, weighted_means
-from circuitcheck.stats.estimate import estimate
+from circuitcheck.stats.estimate import mean_estimates
 
 CHUNK = 256
 """Units whose bootstrap draws are in memory at once."""
@@ -46,10 +46,10 @@ def summary(baseline: Recording) -> dict[str, Any]:
     for kind in baseline.ablated:
         effects = baseline.effects(kind)
         for start in range(0, len(effects), CHUNK):
-            draws = weighted_means(weights, effects[start : start + CHUNK])
-            for number, unit in enumerate(baseline.measured[start : start + CHUNK]):
-                value = float(effects[start + number].mean())
-                rows[unit][kind] = _interval(estimate(value, draws[:, number], level))
+            some = effects[start : start + CHUNK]
+            found = mean_estimates(some.mean(axis=1), weighted_means(weights, some), level)
+            for unit, importance in zip(baseline.measured[start : start + CHUNK], found, strict=True):
+                rows[unit][kind] = _interval(importance)
     for precision in dict.fromkeys(one.precision for one in baseline.roundings):
         moves = moves_of(baseline.roundings, precision)
         for row, move in zip(rows.values(), moves, strict=True):

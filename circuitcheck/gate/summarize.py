@@ -22,7 +22,7 @@ from circuitcheck.gate.sample import Sample, part_sample, solved_sample
 from circuitcheck.stats.bootstrap import mean_estimate, share_estimate, weighted_means
 from circuitcheck.stats.divergence import kl_divergence
 from circuitcheck.stats.drift import DriftSums, cosine, drift_draws, moves, pooled_sums, relative_drift
-from circuitcheck.stats.estimate import estimate
+from circuitcheck.stats.estimate import estimate, mean_estimates
 from circuitcheck.stats.first_order import fragility
 from circuitcheck.stats.ranking import (
     at_the_bottom,
@@ -58,6 +58,7 @@ class Importances:
         candidate_draws: `[draws, measured]`.
         change: candidate minus reference, in logits, with intervals that hold together.
         profile: the same relative to the largest |importance| of the reference, dimensionless.
+        profile_alone: the same with intervals that hold each by itself.
     """
 
     reference: Array
@@ -66,6 +67,7 @@ class Importances:
     candidate_draws: Array
     change: list[Estimate]
     profile: list[Estimate]
+    profile_alone: list[Estimate]
 
 
 def summarize(baseline: Recording, observed: Observation, precision: str, integrated: Array | None = None) -> Circuit:
@@ -87,15 +89,25 @@ def summarize(baseline: Recording, observed: Observation, precision: str, integr
     part_ref, part_cand = baseline.of_part(metric_ref), baseline.of_part(metric_cand)
     return Circuit(
         **_next_token(baseline, observed, sample),
-        behaviour_kept=share_estimate(observed.preference > 0, sample.weights, sample.level, sample.nominal),
+        behaviour_kept=share_estimate(
+            observed.preference > 0,
+            sample.weights,
+            sample.level,
+            sample.nominal,
+            margins=observed.preference,
+            units=sample.units,
+        ),
         metric_change=mean_change(metric_ref, metric_cand, sample, baseline.spec.metric),
         metric_ref=mean_estimate(metric_ref, sample.weights, sample.level),
         metric_cand=mean_estimate(metric_cand, sample.weights, sample.level),
         drift=_pooled(sums, part),
         drift_median=estimate(float(np.median(drift)), np.median(moved, axis=1), part.level),
-        drift_largest=largest_magnitude(simultaneous(drift, moved, part.units, part.nominal)),
+        drift_largest=largest_magnitude(
+            simultaneous(drift, moved, part.units, part.nominal),
+            simultaneous(drift, moved, part.units, part.nominal, alone=True),
+        ),
         excess=excess_of(baseline, sums, part, precision),
-        profile_distance=largest_magnitude(importances.profile),
+        profile_distance=largest_magnitude(importances.profile, importances.profile_alone),
         ranking=_ranking(baseline, importances, sample),
         repair=summarize_repair(observed, part_ref, part_cand, part, baseline.spec.metric, baseline.spec.seed),
         bound=audit(observed.first_order, part_ref, part_cand, integrated),
@@ -128,9 +140,16 @@ def _importances(baseline: Recording, observed: Observation, sample: Sample) -> 
     candidate = observed.metric[None].astype(np.float64) - observed.ablated
     ours, theirs = (weighted_means(sample.weights, effects) for effects in (reference, candidate))
     before, after = reference.mean(axis=1), candidate.mean(axis=1)
-    change = simultaneous(after - before, theirs - ours, sample.units, sample.nominal)
-    profile = profile_changes(after - before, before, theirs - ours, ours, sample.units, sample.nominal)
-    return Importances(before, after, ours, theirs, change, profile)
+    moved = after - before, before, theirs - ours, ours, sample.units, sample.nominal
+    return Importances(
+        before,
+        after,
+        ours,
+        theirs,
+        change=simultaneous(after - before, theirs - ours, sample.units, sample.nominal),
+        profile=profile_changes(*moved),
+        profile_alone=profile_changes(*moved, alone=True),
+    )
 
 
 def _ranking(baseline: Recording, importances: Importances, sample: Sample) -> Ranking:
@@ -213,18 +232,14 @@ def _gains_alone(observed: Observation, part_cand: Array) -> dict[Unit, float]:
 def _importance_under(baseline: Recording, kind: str, sample: Sample) -> list[Estimate]:
     """The reference's importance of each measured unit by one kind of ablation."""
     effects = baseline.effects(kind)
-    draws = weighted_means(sample.weights, effects)
-    return [
-        estimate(float(value), column, sample.level)
-        for value, column in zip(effects.mean(axis=1), draws.T, strict=True)
-    ]
+    return mean_estimates(effects.mean(axis=1), weighted_means(sample.weights, effects), sample.level)
 
 
 def _importance_of_units(baseline: Recording, importances: Importances, sample: Sample) -> dict[Unit, dict[str, Any]]:
     """What is known of each measured unit's importance, by the names of `UnitMeasure`."""
     rank_ref, rank_cand = ranks(importances.reference), ranks(importances.candidate)
     ours, theirs = (
-        [estimate(float(value), column, sample.level) for value, column in zip(values, draws.T, strict=True)]
+        mean_estimates(values, draws, sample.level)
         for values, draws in (
             (importances.reference, importances.reference_draws),
             (importances.candidate, importances.candidate_draws),

@@ -14,7 +14,10 @@ from scipy.special import ndtr, ndtri
 from scipy.stats import t as student
 
 from circuitcheck.core.results import Estimate
-from circuitcheck.stats.estimate import LEVEL, estimate
+from circuitcheck.stats.estimate import LEVEL, asked_level, estimate, mean_estimates
+
+ALIKE = {1: 0.34, 2: 0.28, 7: 0.38}
+"""How alike misses of one prompt in ten are, by powers of how alike their margins are (bivariate normal, to 0.05)."""
 
 
 def cluster_weights(clusters: Sequence[str], draws: int = 1000, seed: int = 0) -> np.ndarray:
@@ -50,7 +53,7 @@ def percentile_level(clusters: Sequence[str], level: float = LEVEL) -> float:
 
     Percentiles of n clusters are as narrow as a normal interval with the variance divided by n; the expanded
     percentile interval (Hesterberg 2015, doi 10.1080/00031305.2015.1089789) goes as far out as Student's t with n - 1
-    degrees of freedom and the variance divided by n - 1 does.
+    degrees of freedom and the variance divided by n - 1 does, here at the level that is asked of so few.
 
     Args:
         clusters: cluster of each prompt, `[prompts]`; prompts of a single cluster are drawn themselves.
@@ -59,10 +62,15 @@ def percentile_level(clusters: Sequence[str], level: float = LEVEL) -> float:
     Returns:
         At least `level`, below 1; `level` itself for a single prompt, of which nothing can be said.
     """
-    units = drawn_units(clusters)
+    return drawn_level(drawn_units(clusters), level)
+
+
+def drawn_level(units: int, level: float = LEVEL) -> float:
+    """`percentile_level` of a number of clusters (or prompts)."""
     if units < 2:
         return level
-    reach = sqrt(units / (units - 1)) * float(student.isf((1 - level) / 2, units - 1))
+    tail = (1 - asked_level(units, level)) / 2
+    reach = sqrt(units / (units - 1)) * float(student.isf(tail, units - 1))
     # Two clusters would take it to 1 in floating point, which is no level.
     return min(1 - 2 * float(ndtr(-reach)), 1 - 1e-12)
 
@@ -107,21 +115,33 @@ def mean_estimate(values: np.ndarray, weights: np.ndarray, level: float = LEVEL)
         ValueError: no prompts.
     """
     values = _one_per_prompt(values, weights)
-    return estimate(float(values.mean()), weighted_means(weights, values), level)
+    return mean_estimates(values.mean(keepdims=True), weighted_means(weights, values)[:, None], level)[0]
 
 
-def share_estimate(hits: np.ndarray, weights: np.ndarray, level: float = LEVEL, nominal: float = LEVEL) -> Estimate:
+def share_estimate(
+    hits: np.ndarray,
+    weights: np.ndarray,
+    level: float = LEVEL,
+    nominal: float = LEVEL,
+    *,
+    margins: np.ndarray | None = None,
+    units: int | None = None,
+) -> Estimate:
     """Share of prompts that hit, with the outer ends of two intervals.
 
     A bootstrap of prompts that all hit has no width and would claim certainty from a handful of prompts; the Wilson
     interval (1927, doi 10.1080/01621459.1927.10502953) does not. Wilson's in turn takes prompts for independent, and
-    is too narrow where whole clusters miss; the clustered bootstrap is not.
+    is too narrow where whole clusters miss; the clustered bootstrap is not. Where no prompt misses, hits do not tell
+    whether clusters would miss as a whole; the margins by which they hit do, and Wilson's interval then counts as many
+    prompts as are worth that many independent ones (the design effect, Kish 1965).
 
     Args:
         hits: bool, `[prompts]`.
         weights: `[draws, prompts]`.
         level: of the percentiles, as `percentile_level` gives it.
         nominal: of Wilson's interval.
+        margins: by how much each prompt hits, `[prompts]`; prompts are taken for independent where they are not given.
+        units: how many clusters are drawn from, as `drawn_units` gives it; needed with margins.
 
     Returns:
         The share, dimensionless, between 0 and 1.
@@ -130,12 +150,24 @@ def share_estimate(hits: np.ndarray, weights: np.ndarray, level: float = LEVEL, 
         ValueError: no prompts.
     """
     hits = _one_per_prompt(hits, weights)
-    share, n = float(hits.mean()), len(hits)
+    share, n = float(hits.mean()), float(len(hits))
     drawn = estimate(share, weighted_means(weights, hits), level)
+    if margins is not None and units is not None:
+        n /= _design_effect(_one_per_prompt(margins, weights), weights, units)
     z2 = float(ndtri((1 + nominal) / 2)) ** 2
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = sqrt(z2 * share * (1 - share) / n + z2 * z2 / (4 * n * n)) / (1 + z2 / n)
     return Estimate(share, min(drawn.low, max(centre - half, 0.0)), max(drawn.high, min(centre + half, 1.0)))
+
+
+def _design_effect(margins: np.ndarray, weights: np.ndarray, units: int) -> float:
+    """How many prompts are worth one independent prompt for whether they hit, from how alike clusters' margins are."""
+    size = len(margins) / units
+    if units < 2 or size <= 1 or not np.isfinite(margins).all() or (spread := float(margins.var(ddof=1))) == 0:
+        return 1.0
+    ratio = float(weighted_means(weights, margins).var()) * units / (units - 1) * len(margins) / spread
+    alike = min(max((ratio - 1) / (size - 1), 0.0), 1.0)
+    return 1 + (size - 1) * sum(share * alike**power for power, share in ALIKE.items())
 
 
 def ratio_draws(numerator: np.ndarray, denominator: np.ndarray, sign: float) -> np.ndarray:
@@ -163,30 +195,27 @@ def ratio_estimate(
     denominator_draws: np.ndarray,
     level: float = LEVEL,
 ) -> Estimate:
-    """A ratio of two means with the outer ends of two intervals: both are uncertain, and drawn together.
-
-    Percentiles of so few clusters' draws end where the most extreme cluster does, and hold too rarely; as many
-    standard errors as Student's t asks for go further out. Those in turn are symmetric, and know nothing of a
-    denominator that comes close to 0; percentiles do.
+    """A ratio of two means, which are both uncertain and drawn together: as the mean that it is to first order.
 
     Args:
         numerator: the one mean, over all prompts.
         denominator: the other.
         numerator_draws: on every bootstrap draw, `[draws]`.
         denominator_draws: on the same draws, `[draws]`.
-        level: of the percentiles, as `percentile_level` gives it.
+        level: as `percentile_level` gives it; it stands for a number of standard errors.
 
     Returns:
-        The estimate, dimensionless; NaN throughout where the denominator is 0.
+        The estimate, dimensionless; NaN throughout where the denominator is 0, and with infinite ends where so many
+        draws have a denominator that vanishes or turns round as an interval may miss on one side.
     """
-    draws = ratio_draws(numerator_draws, denominator_draws, denominator)
-    value = float(numerator / denominator) if denominator else nan
-    low = estimate(value, np.where(np.isinf(draws), -inf, draws), level).low
-    high = estimate(value, draws, level).high
-    # The error of a ratio to first order; the level stands for so many of them, as `percentile_level` says.
-    error = float((numerator_draws - value * denominator_draws).std() / abs(denominator)) if denominator else nan
-    reach = -float(ndtri((1 - level) / 2)) * error
-    return Estimate(value, min(low, value - reach), max(high, value + reach))
+    if not denominator:
+        return Estimate(nan, nan, nan)
+    value = float(numerator / denominator)
+    vanishes = np.isinf(ratio_draws(numerator_draws, denominator_draws, denominator))
+    if vanishes.mean() > (1 - LEVEL) / 2:
+        return Estimate(value, -inf, inf)
+    first_order = value + (np.asarray(numerator_draws) - value * np.asarray(denominator_draws)) / denominator
+    return mean_estimates(np.array([value]), first_order[:, None], level)[0]
 
 
 def _one_per_prompt(values: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.stats import kendalltau
 
 from circuitcheck.stats.bootstrap import cluster_weights, percentile_level, weighted_means
-from circuitcheck.stats.estimate import LEVEL, estimate
+from circuitcheck.stats.estimate import LEVEL, mean_estimates
 
 
 def rank_biased_overlap(
@@ -214,8 +214,7 @@ def indistinct_from_zero(importance: np.ndarray, draws: np.ndarray, level: float
     Returns:
         bool, `[heads]`.
     """
-    intervals = [estimate(float(value), column, level) for value, column in zip(importance, draws.T, strict=True)]
-    return np.array([interval.low <= 0 <= interval.high for interval in intervals])
+    return np.array([interval.low <= 0 <= interval.high for interval in mean_estimates(importance, draws, level)])
 
 
 def ranks(importance: np.ndarray) -> np.ndarray:

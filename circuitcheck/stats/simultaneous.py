@@ -9,31 +9,34 @@ every head inside its own. Heads that move together cost less than under Bonferr
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import ceil, inf, nan, sqrt
+from math import inf, nan, sqrt
 
 import numpy as np
 from scipy.special import ndtr
 from scipy.stats import t as student
 
 from circuitcheck.core.results import Estimate
-from circuitcheck.stats.bootstrap import ratio_draws
-from circuitcheck.stats.estimate import LEVEL, magnitude
+from circuitcheck.stats.bootstrap import drawn_level, ratio_draws
+from circuitcheck.stats.estimate import LEVEL, asked_level, magnitude, mean_estimates, skewed_reach, standard_errors
 
-NO_ERROR = 1e-12
-"""A standard error below this share of the value is what float64 leaves of none."""
+NORMAL_DRAWS = 2000
+"""Draws of correlated normal errors that tell how far the largest goes out."""
 
 
-def simultaneous(values: np.ndarray, draws: np.ndarray, units: int, level: float = LEVEL) -> list[Estimate]:
+def simultaneous(
+    values: np.ndarray, draws: np.ndarray, units: int, level: float = LEVEL, *, alone: bool = False
+) -> list[Estimate]:
     """Symmetric intervals of all values, which hold together.
 
-    The factor is the quantile of the largest |draw - value| in bootstrap standard errors, taken from the normal to
-    Student's t with one degree of freedom less than there are units, because their spread is estimated too.
+    As many standard errors as the largest of all heads' errors goes out, and more where the heads' draws are skewed
+    beyond what chance makes of normal ones: a head whose tail was not seen is told by the others.
 
     Args:
         values: the measure of each head on all prompts, `[heads]`.
         draws: the same on every bootstrap draw, `[draws, heads]`; infinite where a draw has none, as in `ratio_draws`.
         units: how many clusters (or prompts) were drawn from, as `drawn_units` gives it.
         level: share of measurements in which all intervals hold.
+        alone: each holds by itself instead.
 
     Returns:
         An estimate a head, in the order and the unit of the values; ends are NaN where a draw of any head is or a
@@ -45,25 +48,34 @@ def simultaneous(values: np.ndarray, draws: np.ndarray, units: int, level: float
     values, draws = np.asarray(values, np.float64), np.asarray(draws, np.float64)
     if values.ndim != 1 or not draws.size or draws.shape[1:] != values.shape or not 0 < level < 1:
         raise ValueError(f"draws of shape {draws.shape} do not fit values of shape {values.shape} at level {level}.")
-    half = _half_widths(values, draws, units, level)
-    return [Estimate(float(value), float(value - h), float(value + h)) for value, h in zip(values, half, strict=True)]
+    ends = np.full((2, len(values)), nan)
+    if np.isfinite(values).all() and not np.isnan(draws).any():
+        known = np.isfinite(draws)
+        level += 1 - float(known.all(1).mean())  # draws without a value count as beyond any interval
+        ends = np.array([values - inf, values + inf])
+        if units > 1 and level < 1:
+            ends = (_alone if alone else _together)(values, np.where(known, draws, values), units, level)
+    return [Estimate(float(value), float(low), float(high)) for value, low, high in zip(values, *ends, strict=True)]
 
 
-def largest_magnitude(estimates: Sequence[Estimate]) -> Estimate:
-    """The largest |value|, with the interval that simultaneous ones imply.
+def largest_magnitude(estimates: Sequence[Estimate], alone: Sequence[Estimate] | None = None) -> Estimate:
+    """The largest |value|, with the interval that those of the heads imply.
 
     Percentiles of the largest draw would be biased upwards twice, once by the prompts and once by drawing from them.
+    From below every head can seem the largest by chance, so that intervals must hold together. From above it is one
+    head that must be held, whichever it is, and intervals that hold by themselves are enough.
 
     Args:
         estimates: of all heads, simultaneous.
+        alone: the same by themselves; if not given, `estimates`, which reach further than they have to.
 
     Returns:
         From the largest magnitude that is certain to the largest that is possible, in the unit of the estimates; NaN
         where any of theirs is.
     """
     ends = [magnitude(one) for one in estimates]
-    value, low, high = (float(np.max([getattr(end, name) for end in ends])) for name in ("value", "low", "high"))
-    return Estimate(value, low, high)
+    value, low = (float(np.max([getattr(end, name) for end in ends])) for name in ("value", "low"))
+    return Estimate(value, low, float(np.max([magnitude(one).high for one in alone or estimates])))
 
 
 def profile_changes(
@@ -73,6 +85,8 @@ def profile_changes(
     reference_draws: np.ndarray,
     units: int,
     level: float = LEVEL,
+    *,
+    alone: bool = False,
 ) -> list[Estimate]:
     """`(I_cand - I_ref) / max_h |I_ref|` of each head; `largest_magnitude` of them is the profile distance.
 
@@ -85,6 +99,7 @@ def profile_changes(
         reference_draws: on the same draws, `[draws, heads]`.
         units: as in `simultaneous`.
         level: as in `simultaneous`.
+        alone: as in `simultaneous`.
 
     Returns:
         An estimate a head, dimensionless; NaN throughout where no head of the reference has an importance, ends are
@@ -97,7 +112,7 @@ def profile_changes(
     if not scale > 0:
         return [Estimate(nan, nan, nan)] * len(change)
     draws = ratio_draws(change_draws, np.abs(reference_draws).max(-1), scale)
-    return simultaneous(np.asarray(change, np.float64) / scale, draws, units, level)
+    return simultaneous(np.asarray(change, np.float64) / scale, draws, units, level, alone=alone)
 
 
 def profile_distance(reference: np.ndarray, candidate: np.ndarray) -> float:
@@ -121,20 +136,49 @@ def profile_distance(reference: np.ndarray, candidate: np.ndarray) -> float:
         return float(np.abs(candidate - reference).max()) / largest if largest else nan
 
 
-def _half_widths(values: np.ndarray, draws: np.ndarray, units: int, level: float) -> np.ndarray:
-    if not np.isfinite(values).all() or np.isnan(draws).any():
-        return np.full(len(values), nan)
-    if units < 2:
-        return np.full(len(values), inf)
-    known = np.isfinite(draws)
-    there = np.where(known, draws, values)
-    errors = there.std(0)
-    # A head that all units move alike has no error; what rounding leaves of it is none either.
-    moves = errors > NO_ERROR * (np.abs(there).max(0) + np.abs(values))
-    largest = (np.abs(there - values)[:, moves] / errors[moves]).max(1, initial=0.0)
-    largest[~known.all(1)] = inf
-    reach = float(np.sort(largest)[ceil(level * (len(largest) - 1))])
-    if reach == inf:
-        return np.full(len(values), inf)
-    factor = float(student.isf(ndtr(-reach), units - 1)) * sqrt(units / (units - 1))
-    return np.where(moves, factor * errors, 0.0)
+def _alone(values: np.ndarray, draws: np.ndarray, units: int, level: float) -> np.ndarray:
+    """Low and high ends, `[2, heads]`."""
+    return np.array([(one.low, one.high) for one in mean_estimates(values, draws, drawn_level(units, level))]).T
+
+
+def _together(values: np.ndarray, draws: np.ndarray, units: int, level: float) -> np.ndarray:
+    """Low and high ends, `[2, heads]`."""
+    errors, skewness = standard_errors(values, draws)
+    moves = errors > 0
+    half = np.zeros(len(values))
+    if moves.any():
+        scores = (draws[:, moves] - draws[:, moves].mean(0)) / errors[moves]
+        reach = skewed_reach(_joint_reach(scores, units, level), np.array(_shown_skewness(skewness[moves], units)))[1]
+        half[moves] = reach * errors[moves]
+    return np.array([values - half, values + half])
+
+
+def _joint_reach(scores: np.ndarray, units: int, level: float) -> float:
+    """How many standard errors hold the largest error of all heads, with Student's t for errors that are estimated.
+
+    Normal errors that are correlated as the draws are: draws of few clusters themselves go no further than the most
+    extreme cluster. Part of the correlation of few clusters is chance; it is shrunk by what chance explains (Schafer
+    and Strimmer 2005, doi 10.2202/1544-6115.1175).
+
+    Args:
+        scores: draws in standard errors, `[draws, heads]`.
+        units: how many clusters were drawn from.
+        level: to be reached.
+    """
+    draws, heads = scores.shape
+    pairs = heads * (heads - 1)
+    alike = (float(np.square(scores @ scores.T).sum()) / draws**2 - heads) / max(pairs, 1)
+    chance = min(1.0, max(1 - alike, 0.0) / ((units - 1) * alike)) if pairs and alike > 0 else float(pairs > 0)
+    rng = np.random.default_rng(0)
+    normal = sqrt((1 - chance) / draws) * rng.standard_normal((NORMAL_DRAWS, draws)) @ scores
+    if chance:
+        normal += sqrt(chance) * rng.standard_normal(normal.shape)
+    largest = float(np.quantile(np.abs(normal).max(1), asked_level(units, level)))
+    return float(student.isf(ndtr(-largest), units - 1)) * sqrt(units / (units - 1))
+
+
+def _shown_skewness(skewness: np.ndarray, units: int) -> float:
+    """The typical skewness of the heads' draws, without what chance makes of normal values."""
+    square = float(np.square(skewness).mean())
+    chance = 6 * (units - 2) / ((units + 1) * (units + 3)) / units
+    return sqrt(max(square - chance, 0.0))

@@ -14,31 +14,37 @@ def least(measured: float) -> float:
 
 
 @pytest.mark.parametrize(
-    ("measure", "kind", "clusters", "measured"),
+    ("measure", "kind", "clusters"),
     [
-        ("mean", "normal", 8, 0.94),
-        ("ratio of means", "skewed", 5, 0.94),
-        ("share", "normal", 16, 0.96),
-        ("drift_median", "skewed", 5, 0.95),
-        ("drift_largest", "clustered", 5, 0.99),
-        ("drift_largest of equals", "skewed", 5, 0.98),
-        ("profile_distance", "normal", 5, 0.98),
-        ("profile_distance", "clustered", 16, 0.98),
-        ("all heads at once", "normal", 16, 0.94),
+        ("mean", "skewed", 5),
+        ("mean change", "rare", 8),
+        ("ratio of means", "skewed", 5),
+        ("share of 0.9", "clustered", 16),
+        ("drift_median", "skewed", 5),
+        ("drift_largest", "clustered", 5),
+        ("drift_largest of equals", "skewed", 5),
+        ("profile_distance", "normal", 5),
+        ("all heads at once", "skewed", 8),
+        ("heads that are alike", "normal", 16),
     ],
 )
-def test_intervals_hold_as_often_as_was_measured(measure, kind, clusters, measured):
-    """`measured` is what 600 data sets gave; the least is 0.89 of a coverage of 0.94, and 0.95 of one of 0.98."""
-    now, _ = bench.coverage(measure, kind, clusters, DATA_SETS, draws=400)
-    assert now >= least(measured)
+def test_intervals_hold_as_often_as_they_say(measure, kind, clusters):
+    """0.93 of what is called 95 %; 200 data sets are that sure of 0.874."""
+    assert bench.coverage(measure, kind, clusters, DATA_SETS, draws=400).now >= least(0.93)
 
 
 @pytest.mark.parametrize(
-    ("measure", "kind", "was"),
-    [("drift_largest of equals", "normal", 0.17), ("profile_distance", "skewed", 0.83)],
+    ("measure", "kind", "clusters", "was"),
+    [("mean", "skewed", 5, 0.88), ("share of 0.9", "clustered", 16, 0.83), ("all heads at once", "skewed", 8, 0.71)],
 )
-def test_what_intervals_were_before_held_less_often(measure, kind, was):
-    """Percentiles of a maximum, and a scale that was taken for known; 200 data sets know a share to 0.08 (0.83)."""
-    now, before = bench.coverage(measure, kind, 8, DATA_SETS, draws=400)
-    assert before == pytest.approx(was, abs=0.09)
-    assert now >= least(0.98)
+def test_what_intervals_were_before_held_less_often(measure, kind, clusters, was):
+    """Percentiles, prompts that were taken for independent, and a factor that knew no tails."""
+    found = bench.coverage(measure, kind, clusters, DATA_SETS, draws=400)
+    assert found.before == pytest.approx(was, abs=0.09)
+    assert found.now >= least(0.93)
+
+
+def test_the_largest_is_no_wider_than_it_was():
+    """From above it is held by its own head's interval, though all heads' reach further than they did."""
+    found = bench.coverage("drift_largest", "normal", 5, 100, draws=400)
+    assert found.width <= found.width_before

@@ -15,11 +15,23 @@ from circuitcheck.stats.simultaneous import largest_magnitude, simultaneous
 
 
 def test_single_head_by_hand():
-    # Draws one standard error either way: the largest |t| is 1 in all of them, which is 68 % of a normal.
-    (result,) = simultaneous(np.array([2.0]), np.array([[1.0], [3.0]] * 50), units=5)
-    # Student's t with 4 degrees of freedom reaches 1.1416 for 68.27 %, and the variance is divided by 4, not by 5.
-    assert student.cdf(1.1416, 4) - student.cdf(-1.1416, 4) == pytest.approx(0.6827, abs=1e-4)
-    assert astuple(result) == pytest.approx((2.0, 2 - 1.1416 * sqrt(5 / 4), 2 + 1.1416 * sqrt(5 / 4)), abs=1e-3)
+    # Draws one standard error either way, without skewness: Student's t of 4 degrees of freedom at 1 - 0.05 (1 - 1.5 /
+    # 5), of a variance divided by 4; a quantile of 2000 normal draws is known to 2 %.
+    draws = np.array([[1.0], [3.0]] * 50)
+    reach = student.isf(0.0175, 4) * sqrt(5 / 4)
+    (together,), (alone,) = (simultaneous(np.array([2.0]), draws, 5, alone=alone) for alone in (False, True))
+    assert astuple(together) == pytest.approx((2.0, 2 - reach, 2 + reach), abs=0.05 * reach)
+    assert astuple(alone) == pytest.approx((2.0, 2 - reach, 2 + reach), rel=1e-9)
+
+
+def test_tail_that_other_heads_show_widens_all():
+    rng = np.random.default_rng(0)
+    normal = rng.normal(size=(2000, 8))
+    skewed = normal.copy()
+    skewed[:, 1:] = rng.gamma(1.0, size=(2000, 7)) - 1
+    plain, wide = (simultaneous(np.zeros(8), draws, units=16) for draws in (normal, skewed))
+    assert wide[0].high > 1.5 * plain[0].high
+    assert wide[0].low == -wide[0].high
 
 
 def test_one_factor_serves_all_heads():
