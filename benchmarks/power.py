@@ -1,11 +1,13 @@
 """How many faults a gate sees, and how often it cries wolf: `python benchmarks/power.py --json FILE`.
 
-Candidates of known truth are made from the embedded model (`detection`): benign ones, which are only
-quantized, and planted faults, most of them healed by distillation until their outputs are as close to the reference's
-as those of the benign ones. Every detector sees the same candidates, the same text and the same prompts.
+Candidates are made of any number of references (`detection.subjects`) by any number of families (`detection.families`):
+benign ones, which are only quantized or compute the same, and planted faults, whose effect is told on fresh prompts,
+without the gate (`detection.truth`). Every detector sees the same candidates.
 
-`--cache DIR` keeps trained weights and finished rows, so that an interrupted run goes on where it was; rows of another
-version of the package are measured anew.
+Models and families are split in two by a hash: `--half choose` is what limits and rules may be chosen on, `--half
+report` all others. `--cache DIR` keeps trained weights and finished rows, so that an interrupted run goes on where it
+was; rows of another version of the code that measures are measured anew. Beside each row lies a pickle of everything
+that was measured, in plain data and arrays.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import argparse
 import hashlib
 import json
 import multiprocessing
+import pickle
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -21,71 +24,20 @@ from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
-from detection.benign import benign
-from detection.candidate import LabelledCandidate
-from detection.detectors import OURS
-from detection.evaluate import Judge, Row
-from detection.faults import faults
-from detection.summary import Summary, detectors, of, summarize
-from detection.truth import IN_CIRCUIT
+from detection.evaluate import Bench, Case, Row
+from detection.families import FAMILIES
+from detection.subjects import MODELS, TASKS_OF, load
+from detection.summary import AREA, summarize
 from tabulate import tabulate
 from tqdm import tqdm
 
 import circuitcheck
-from circuitcheck import load_model, load_task, record_reference
-from circuitcheck.stats.estimate import Estimate
-from circuitcheck.tasks.named import BUILT_IN
 
-TARGETS = {
-    "auc_matched.circuitcheck": (">=", 0.99),
-    "auc_matched.kl": ("<", 0.75),
-    "auc_matched.perplexity_change": ("<", 0.75),
-    "false_alarms": ("<=", 0),
-    "benign": (">=", 200),
-    "faults": (">=", 100),
-    "caught_share": (">=", 0.95),
-}
 NOT_MEASURING = ("report", "plugin", "suite", "modelcard", "summary.py", "roc.py")
 """Parts of the package, and of `detection`, whose changes leave finished rows as they are."""
-
-
-class Bench:
-    """Everything that a process needs to measure candidates by name."""
-
-    def __init__(self, cache: Path) -> None:
-        reference = load_model("embedded", device="cpu")
-        baselines = {name: record_reference(reference, load_task(name, reference.tokenizer)) for name in BUILT_IN}
-        self.judge = Judge(reference, baselines)
-        self.candidates = {one.name: one for one in [*benign(), *faults(reference, baselines, cache / "weights")]}
-
-    def rows(self, names: Sequence[str], cache: Path) -> Iterator[Row]:
-        """Rows of some candidates, kept in the cache as soon as they are there."""
-        for name in names:
-            row = self.judge.row(self.candidates[name])
-            file = row_file(cache, name)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            part = file.with_suffix(".part")
-            part.write_text(json.dumps(asdict(row)))
-            part.replace(file)
-            yield row
-
-
-_bench: Bench | None = None
-
-
-def start_worker(cache: Path) -> None:
-    """One computing thread a process: processes that share cores would wait for each other."""
-    global _bench
-    torch.set_num_threads(1)
-    _bench = Bench(cache)
-
-
-def work(names: Sequence[str], cache: Path) -> list[Row]:
-    """Measures candidates in a worker."""
-    assert _bench is not None
-    return list(_bench.rows(names, cache))
 
 
 def version() -> str:
@@ -96,155 +48,170 @@ def version() -> str:
             place = file.relative_to(root).as_posix()
             if not place.startswith(NOT_MEASURING):
                 total.update(place.encode() + file.read_bytes())
-    return total.hexdigest()
+    return total.hexdigest()[:16]
 
 
 VERSION = version()
 
 
-def row_file(cache: Path, name: str) -> Path:
-    """Where a candidate's finished row is kept."""
-    return cache / "rows" / f"{hashlib.sha256(f'{VERSION} {name}'.encode()).hexdigest()[:32]}.json"
+def row_file(cache: Path, case: Case) -> Path:
+    """Where a candidate's finished row is kept; `null` where its family does not apply."""
+    name = hashlib.sha256(case.name.encode()).hexdigest()[:32]
+    return cache / "rows" / VERSION / f"{name}.json"
 
 
-def chosen(
-    candidates: Sequence[LabelledCandidate], per_family: int | None, only: Sequence[str]
-) -> list[LabelledCandidate]:
-    """All candidates, or the first few of each family; of trained ones those that were trained longest."""
-    some = [one for one in candidates if not only or any(part in one.name for part in only)]
-    if per_family is None:
-        return some
-    families: dict[tuple[str, str], list[LabelledCandidate]] = {}
-    for one in some:
-        families.setdefault((one.family, one.truth), []).append(one)
-    return [one for family in families.values() for one in family[-per_family:]]
+def cases(
+    subjects: Sequence[str], families: Sequence[str], half: str | None, per_family: int, precisions: Sequence[str]
+) -> list[Case]:
+    """Every candidate on every task, variant by variant, so that a run that was cut short has something of everything.
+
+    Args:
+        subjects: `model` or `model/task`, or `DIRECTORY:TASK.jsonl`; all by default.
+        families: names; all by default.
+        half: `choose`, `report` or None for both.
+        per_family: the most variants of each family and precision.
+        precisions: that candidates claim; all by default.
+    """
+    found = []
+    for subject in subjects or MODELS:
+        model, tasks = model_and_tasks(subject)
+        for family in FAMILIES.values():
+            if families and family.name not in families:
+                continue
+            for precision in family.precisions:
+                if not precisions or precision in precisions:
+                    seeds = range(min(family.seeds, per_family))
+                    found += [Case(model, one, family.name, seed, precision) for seed in seeds for one in tasks]
+    wanted = [case for case in found if half is None or (case.half == "choose") == (half == "choose")]
+    return sorted(wanted, key=lambda case: (case.seed, case.model))
 
 
-def jobs_of(candidates: Sequence[LabelledCandidate]) -> list[list[str]]:
-    """Names that one process measures behind one another: candidates of one training wait for it together."""
-    trained = sorted((one for one in candidates if one.run), key=lambda one: str(one.run))
-    jobs = [[one.name for one in group] for _, group in groupby(trained, key=lambda one: one.run)]
-    return [*jobs, *([one.name] for one in candidates if not one.run)]
+def model_and_tasks(subject: str) -> tuple[str, list[str]]:
+    """Of `model`, `model/task` or `DIRECTORY:TASK.jsonl`."""
+    model, _, task = subject.rpartition("/")
+    if model in MODELS:
+        return model, [task]
+    return subject, TASKS_OF.get(subject, [Path(subject.rpartition(":")[2]).stem])
 
 
-def measure_all(candidates: Sequence[LabelledCandidate], cache: Path, processes: int) -> list[Row]:
-    """Rows of all candidates, in their order."""
-    rows: dict[str, Row] = {}
-    for one in candidates:
-        if row_file(cache, one.name).is_file():
-            rows[one.name] = Row(**json.loads(row_file(cache, one.name).read_text()))
-    missing = jobs_of([one for one in candidates if one.name not in rows])
-    progress = tqdm(total=len(candidates), initial=len(rows), unit="candidate")
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context, start_worker, (cache,)) as pool:
-        for future in as_completed([pool.submit(work, names, cache) for names in missing]):
-            rows |= {row.name: row for row in future.result()}
-            progress.update(len(future.result()))
-    progress.close()
-    return [rows[one.name] for one in candidates]
+_benches: dict[str, Bench] = {}
 
 
-def flat(rows: Sequence[Row], summary: Summary) -> dict[str, float]:
-    """The figures that targets are set for."""
-    alarms = [row for row in of(rows, "benign") if row.word != "PASS"]
-    planted = of(rows, "fault")
-    caught = [row for row in planted if row.word != "PASS"]
-    figures: dict[str, float] = {
-        "benign": len(of(rows, "benign")),
-        "false_alarms": len(alarms),
-        "false_alarms_inconclusive": sum(row.word == "INCONCLUSIVE" for row in alarms),
-        "faults": len(planted),
-        "caught": len(caught),
-        "caught_share": len(caught) / len(planted),
-        "caught_share_severe": share_caught([row for row in planted if row.severity >= IN_CIRCUIT]),
-        "caught_inconclusive": sum(row.word == "INCONCLUSIVE" for row in caught),
-        "caught_on_every_task": sum(not row.missed_tasks for row in planted),
-        "matched_pairs": summary.pairs,
-    }
-    for truth in ("minor", "unused-head", "control"):
-        figures[f"{truth}_red"] = sum(row.word != "PASS" for row in of(rows, truth))
-        figures[f"{truth}_candidates"] = len(of(rows, truth))
-    for key, areas in (("auc", summary.areas), ("auc_matched", summary.areas_matched)):
-        for name, area in areas.items():
-            figures |= {f"{key}.{name}": area.value, f"{key}_low.{name}": area.low, f"{key}_high.{name}": area.high}
-    return figures
+def work(some: Sequence[Case], cache: Path) -> int:
+    """Measures candidates of one model; each row is kept as soon as it is there.
+
+    A process keeps the models that it has loaded, and computes in one thread, for processes that share cores would wait
+    for each other.
+    """
+    torch.set_num_threads(1)
+    name = some[0].model
+    if name not in _benches:
+        _benches[name] = Bench(load(name, cache / "models"), cache)
+    bench = _benches[name]
+    for case in some:
+        found, file = bench.row(case), row_file(cache, case)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if found is not None:
+            _write(file.with_suffix(".pickle"), pickle.dumps({"row": asdict(found[0]), **found[1]}))
+        _write(file, json.dumps(None if found is None else asdict(found[0])).encode())
+        reference = file.with_name(f"reference {name} {case.task}.pickle".replace("/", "_"))
+        if not reference.is_file():
+            _write(reference, pickle.dumps(bench.raw(case.task)))
+    return len(some)
 
 
-def share_caught(rows: Sequence[Row]) -> float:
-    """Of some candidates, the share that does not pass."""
-    return sum(row.word != "PASS" for row in rows) / len(rows) if rows else float("nan")
+def _write(file: Path, content: bytes) -> None:
+    """Whole or not at all."""
+    part = file.with_name(file.name + ".part")
+    part.write_bytes(content)
+    part.replace(file)
 
 
-def show(rows: Sequence[Row], summary: Summary, figures: dict[str, float]) -> None:
+def measure_all(wanted: Sequence[Case], cache: Path, processes: int) -> list[Row]:
+    """Rows of all candidates whose family applies to their model."""
+    missing = [case for case in wanted if not row_file(cache, case).is_file()]
+    jobs = [list(some) for _, some in groupby(missing, key=lambda case: (case.seed, case.model))]
+    with tqdm(total=len(wanted), initial=len(wanted) - len(missing), unit="candidate") as progress:
+        for count in _run(jobs, cache, processes):
+            progress.update(count)
+    found = (json.loads(row_file(cache, case).read_text()) for case in wanted)
+    return [Row(**row) for row in found if row is not None]
+
+
+def _run(jobs: Sequence[Sequence[Case]], cache: Path, processes: int) -> Iterator[int]:
+    if processes == 1:
+        yield from (work(some, cache) for some in jobs)
+        return
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+        for future in as_completed([pool.submit(work, some, cache) for some in jobs]):
+            yield future.result()
+
+
+def show(summary: dict[str, Any]) -> None:
     """Prints everything."""
-    names = detectors(rows)
-    print(f"\nROC area; matched: {summary.pairs} pairs of as many bits and equal KL divergence")
-    table = [[name, _shown(summary.areas[name]), _shown(summary.areas_matched.get(name))] for name in names]
-    print(tabulate(table, headers=["detector", "all", "matched"]))
-    print(
-        "\nNot caught, of how many: ours at its default limits, each other above the largest benign score of its bits"
-    )
-    some = [
-        OURS,
-        "profile_distance",
-        "kl",
-        "changed_argmax",
-        "perplexity_change",
-        "sqnr",
-        "cosine",
-        "logit_difference",
-        "accuracy",
-    ]
-    print(
-        tabulate(
+    for half, figures in summary.items():
+        print(f"\n{half}")
+        columns = ("truth", "bits", "candidates", "red", "inconclusive", "refused", "share", "low", "high")
+        rows = [
             [
-                [family, of_family["candidates"], *(of_family[name] for name in some if name in of_family)]
-                for family, of_family in summary.missed.items()
-            ],
-            headers=["", "of", *(name for name in some if name in names)],
+                *(table[name] for name in columns),
+                table.get("target", ""),
+                {True: "", False: "not reached"}.get(table.get("reached"), ""),
+            ]
+            for table in figures["red"]
+        ]
+        print(tabulate(rows, [*columns, "to reach", ""], floatfmt=".3f"))
+        print(f"\nArea on {figures['pairs']} pairs matched in KL within model, task and bits (to reach: {AREA:g})")
+        print(
+            tabulate(
+                [[name, *area] for name, area in figures["areas"].items()], ["", "area", "low", "high"], floatfmt=".3f"
+            )
         )
-    )
-    for truth, what in (
-        ("benign", "False alarms"),
-        ("fault", "Missed faults"),
-        ("unused-head", "Alarms on unused heads"),
-    ):
-        wrong = [row for row in of(rows, truth) if (row.word == "PASS") == (truth == "fault")]
-        for row in wrong:
-            print(f"{what}: {row.name}: {row.word} (KL {row.scores['kl']:.1e}) {', '.join(row.red)}")
-    print(f"\ncaught of faults with a severity of at least {IN_CIRCUIT:g}: {figures['caught_share_severe']:.4g}")
-    for key, (sign, target) in TARGETS.items():
-        value = figures.get(key, float("nan"))
-        met = {">=": value >= target, "<=": value <= target, "<": value < target}[sign]
-        print(f"{key}: {value:.4g} (to reach: {sign} {target:g}){'' if met else '  <-- not reached'}")
-
-
-def _shown(area: Estimate | None) -> str:
-    return "-" if area is None else f"{area.value:.3f} [{area.low:.3f}, {area.high:.3f}]"
+        print("\nFalse alarms by cause")
+        print(tabulate(figures["false_alarms"], ["bits", "verdict", "red", "candidates"]))
+        print("\nBy family")
+        print(
+            tabulate(
+                [
+                    [table["truth"], table["family"], table["candidates"], table["passed"], table["where"] or ""]
+                    for table in figures["families"]
+                ],
+                ["truth", "family", "candidates", "passed", "passed where"],
+            )
+        )
 
 
 def main() -> None:
     """Runs everything and prints it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="where all figures go")
-    parser.add_argument("--quick", action="store_true", help="two candidates of each family")
-    parser.add_argument("--per-family", type=int, help="so many candidates of each family")
-    parser.add_argument("--only", nargs="*", default=[], help="candidates whose names contain one of these")
+    parser.add_argument(
+        "--subjects",
+        nargs="*",
+        default=[],
+        help=f"model, model/task or DIRECTORY:TASK.jsonl, of {', '.join(MODELS)}; all by default",
+    )
+    parser.add_argument("--families", nargs="*", default=[], help="by name; all by default")
+    parser.add_argument("--half", choices=("choose", "report"), help="both by default")
+    parser.add_argument("--per-family", type=int, default=4, help="variants of each (default: %(default)s)")
+    parser.add_argument("--precisions", nargs="*", default=[], help="that candidates claim; all by default")
     parser.add_argument("--cache", type=Path, help="keeps trained weights and finished rows")
     parser.add_argument("--jobs", type=int, default=2, help="processes (default: %(default)s)")
+    parser.add_argument("--quiet", action="store_true", help="measures, and shows nothing of what came out")
     arguments = parser.parse_args()
     start = time.perf_counter()
     with TemporaryDirectory() as directory:
         cache = arguments.cache or Path(directory)
-        torch.set_num_threads(1)
-        few = 2 if arguments.quick else arguments.per_family
-        candidates = chosen(list(Bench(cache).candidates.values()), few, arguments.only)
-        rows = measure_all(candidates, cache, arguments.jobs)
+        wanted = cases(
+            arguments.subjects, arguments.families, arguments.half, arguments.per_family, arguments.precisions
+        )
+        rows = measure_all(wanted, cache, arguments.jobs)
+    if arguments.quiet:
+        return
     summary = summarize(rows)
-    figures = flat(rows, summary) | {"seconds": time.perf_counter() - start}
-    show(rows, summary, figures)
+    show(summary)
     if arguments.json:
-        content = figures | {"missed": summary.missed, "candidates": [asdict(row) for row in rows]}
+        content = {**summary, "seconds": time.perf_counter() - start, "rows": [asdict(row) for row in rows]}
         arguments.json.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
 
 

@@ -164,13 +164,19 @@ def layers_of(module: nn.Module) -> list[nn.Module]:
     return list(module.get_submodule(names_of(module).layers).children())
 
 
-def head_maps(module: nn.Module, layer: int) -> HeadMaps:
-    """A layer's heads."""
-    names, config, part = names_of(module), _config(module), layers_of(module)[layer]
-    heads: int = config.num_attention_heads
-    groups: int = getattr(config, "num_key_value_heads", None) or heads
-    output = matrix(part.get_submodule(names.output))
-    width = output.shape[1] // heads
+@dataclass(frozen=True)
+class Channels:
+    """Which outputs of which linear map make one head's queries, keys or values."""
+
+    linear: Any
+    rows: slice
+
+
+def head_channels(module: nn.Module, layer: int) -> tuple[list[Channels], list[Channels], list[Channels]]:
+    """Where the queries of every head, and the keys and values of every key/value group of a layer are made."""
+    names, part = names_of(module), layers_of(module)[layer]
+    heads, groups = head_counts(module)
+    width = matrix(part.get_submodule(names.output)).shape[1] // heads
     maps = [part.get_submodule(path) for path in names.inputs]
     if len(maps) == 3:
         places = [(linear, range(count)) for linear, count in zip(maps, (heads, groups, groups), strict=True)]
@@ -179,18 +185,40 @@ def head_maps(module: nn.Module, layer: int) -> HeadMaps:
     else:
         bounds = ((0, heads), (heads, heads + groups), (heads + groups, heads + 2 * groups))
         places = [(maps[0], range(*some)) for some in bounds]
-    queries, keys, values = (tuple(_rows(linear, place, width) for place in some) for linear, some in places)
-    return HeadMaps(queries, keys, values, tuple(output.split(width, dim=1)))
+    queries, keys, values = (
+        [Channels(linear, slice(place * width, (place + 1) * width)) for place in some] for linear, some in places
+    )
+    return queries, keys, values
+
+
+def head_counts(module: Any) -> tuple[int, int]:
+    """Query heads and key/value groups of a layer."""
+    heads: int = module.config.num_attention_heads
+    return heads, getattr(module.config, "num_key_value_heads", None) or heads
+
+
+def head_maps(module: nn.Module, layer: int) -> HeadMaps:
+    """A layer's heads."""
+    output = matrix(layers_of(module)[layer].get_submodule(names_of(module).output))
+    queries, keys, values = (tuple(map(_rows, some)) for some in head_channels(module, layer))
+    return HeadMaps(queries, keys, values, tuple(output.split(output.shape[1] // len(queries), dim=1)))
 
 
 def _config(module: nn.Module) -> Any:
     return module.config
 
 
-def _rows(linear: nn.Module, place: int, width: int) -> Rows:
-    rows = slice(place * width, (place + 1) * width)
-    bias = bias_of(linear)
-    return Rows(matrix(linear)[rows], None if bias is None else bias[rows])
+def _rows(channels: Channels) -> Rows:
+    bias = bias_of(channels.linear)
+    return Rows(matrix(channels.linear)[channels.rows], None if bias is None else bias[channels.rows])
+
+
+def linear_maps(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Path and module of every linear map inside the layers, in order of execution."""
+    names = names_of(module)
+    for number, part in enumerate(layers_of(module)):
+        for path in (*names.inputs, names.output, *names.mlp_inputs, names.mlp_output):
+            yield f"{names.layers}.{number}.{path}", part.get_submodule(path)
 
 
 def readers(module: nn.Module) -> Iterator[tuple[nn.Module, list[nn.Module]]]:

@@ -146,11 +146,12 @@ def renumber(maps: HeadMaps, heads: Sequence[int], groups: Sequence[int]) -> Non
     """
     for parts, order in ((maps.queries, heads), (maps.keys, groups), (maps.values, groups)):
         for tensors in zip(*(rows.tensors for rows in parts), strict=True):
-            _reorder(tensors, order)
-    _reorder(maps.outputs, heads)
+            reorder(tensors, order)
+    reorder(maps.outputs, heads)
 
 
-def _reorder(places: Sequence[Tensor], order: Sequence[int]) -> None:
+def reorder(places: Sequence[Tensor], order: Sequence[int]) -> None:
+    """Puts tensors, such as views of a weight, into other places: each place gets the one that its order names."""
     kept = [places[number].clone() for number in order]
     for place, tensor in zip(places, kept, strict=True):
         place.copy_(tensor)

@@ -1,33 +1,76 @@
-"""Builds one labelled candidate and lets every detector see it."""
+"""Makes one candidate, lets the gate and every other detector see it, and keeps all that was measured."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Mapping
-from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from copy import deepcopy
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+from torch import nn
 
-from circuitcheck.baseline.recording import Recording
+from circuitcheck import HookedModel, hook_module, judge, measure, record_reference
+from circuitcheck.baseline.baseline import Baseline
 from circuitcheck.core.activations import Activations
 from circuitcheck.core.errors import CircuitcheckError
-from circuitcheck.core.prompts import Task
+from circuitcheck.core.patch import Patch
+from circuitcheck.core.prompts import Prompts
+from circuitcheck.core.reading import Reading
 from circuitcheck.core.results import Verdict
-from circuitcheck.gate.judge import judge
-from circuitcheck.gate.measure import measure
-from circuitcheck.runtimes.pytorch.hooked import HookedModel
-from circuitcheck.runtimes.pytorch.threads import computing_threads
-from circuitcheck.verdict.limits import Limits
-from detection.candidate import LabelledCandidate
-from detection.detectors import Outputs, our_scores, output_scores, outputs, task_scores, word
-from detection.texts import evaluation_text
+from circuitcheck.core.runtime import Work
+from circuitcheck.stats.drift import drift_sums
+from detection.detectors import Outputs, our_scores, output_scores, outputs, task_scores
+from detection.families import FAMILIES, Family
+from detection.quantizing import quantize
+from detection.subjects import Model, half_of
+from detection.truth import (
+    Answers,
+    Effect,
+    answers,
+    as_json,
+    effect,
+    known_part,
+    lost_share,
+    reference_answers,
+    severity,
+    shares_of,
+    truth_of,
+)
 
 REFUSED = "REFUSED"
 """The word for a candidate that the gate will not measure, such as one whose heads do nothing at all."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """Names one candidate on one task, and fixes everything about it.
+
+    Attributes:
+        model, task, family: by name.
+        seed: which variant of the family.
+        precision: what it claims.
+    """
+
+    model: str
+    task: str
+    family: str
+    seed: int
+    precision: str
+
+    @property
+    def name(self) -> str:
+        """Different for every case."""
+        return f"{self.model}/{self.task}: {self.family} {self.seed}, {self.precision}"
+
+    @property
+    def half(self) -> str:
+        """`choose` where both model and family are for choosing, else what is new: `model`, `family` or `both`."""
+        new = [what for what in ("model", "family") if half_of(getattr(self, what)) == "report"]
+        return {0: "choose", 1: new[0] if new else "", 2: "both"}[len(new)]
 
 
 @dataclass(frozen=True)
@@ -35,137 +78,230 @@ class Row:
     """What every detector says about one candidate.
 
     Attributes:
-        name, kind, family, truth, tasks, precision, severity, run: the candidate's.
-        word: our verdict over all tasks: PASS, INCONCLUSIVE, FAIL or REFUSED.
-        words: task to verdict.
-        missed_tasks: tasks that are to catch it and whose verdict is PASS.
-        red: criteria that do not pass, as task/criterion.
+        model, task, family, seed, precision, half: of the case.
+        truth: see `detection.truth`.
+        word: our verdict: PASS, INCONCLUSIVE, FAIL or REFUSED.
+        red: criteria that do not pass; of a refused one what it was refused for.
         scores: detector to score.
-        values: task/criterion to value and interval.
-        seconds: that building and measuring it took.
+        values: criterion to value, low, high and limit.
+        touched: head to the part of it that a fault changes, where it is one of heads.
+        lost: share of the answers to fresh prompts that the candidate loses; and plain rounding to its precision.
+        alone: what the fault does without rounding.
+        taken: its severity by where it is.
+        seconds: that making and measuring it took.
     """
 
-    name: str
-    kind: str
+    model: str
+    task: str
     family: str
-    truth: str
-    tasks: list[str]
+    seed: int
     precision: str
-    severity: float
-    run: str | None
+    half: str
+    truth: str
     word: str
-    words: dict[str, str]
-    missed_tasks: list[str]
     red: list[str]
     scores: dict[str, float]
     values: dict[str, list[float]] = field(default_factory=dict)
+    touched: dict[str, float] = field(default_factory=dict)
+    lost: float = 0.0
+    lost_plainly: float = 0.0
+    alone: dict[str, float] | None = None
+    taken: float = 0.0
     seconds: float = 0.0
 
 
-class Judge:
-    """Every detector, ready to look at candidates.
+@dataclass(frozen=True)
+class Watched(HookedModel):
+    """A model that remembers what the gate was told.
 
     Attributes:
-        baselines: task to what was recorded of the reference.
-        limits: task to limits; the defaults of each candidate's precision where there are none.
-        ids: the text that detectors of outputs see.
-        reference: what the reference says about it.
+        told: everything that was asked for, in order: what, and plain data.
     """
 
-    def __init__(
-        self,
-        reference: HookedModel,
-        baselines: Mapping[str, Recording],
-        limits: Mapping[str, Limits] | None = None,
-        ids: Tensor | None = None,
-    ) -> None:
-        self.baselines, self.limits = baselines, limits or {}
-        self.ids = evaluation_text() if ids is None else ids
-        self.reference: Outputs = outputs(reference, self.ids)
+    told: list[dict[str, Any]] = field(default_factory=list)
 
-    def row(self, candidate: LabelledCandidate) -> Row:
-        """Builds the candidate, measures it on every task, and lets it run the evaluation text."""
-        start = time.perf_counter()
-        model = candidate.build()
-        verdicts: dict[str, Verdict] = {}
-        words: dict[str, str] = {}
-        with computing_threads(candidate.threads) if candidate.threads else nullcontext():
-            scores = output_scores(self.reference, outputs(model, self.ids))
-            for task, baseline in self.baselines.items():
-                try:
-                    verdicts[task] = self._verdict(candidate, model, task, baseline)
-                    words[task] = verdicts[task].word
-                except CircuitcheckError:
-                    words[task] = REFUSED
-        return Row(
-            name=candidate.name,
-            kind=candidate.kind,
-            family=candidate.family,
-            truth=candidate.truth,
-            tasks=list(candidate.tasks),
-            precision=candidate.precision,
-            severity=candidate.severity,
-            run=candidate.run,
-            word=REFUSED if REFUSED in words.values() else word(verdicts.values()),
-            words=words,
-            missed_tasks=[task for task in candidate.tasks if words[task] == "PASS"],
-            red=_red(verdicts),
-            scores=scores | _scores(verdicts, refused=REFUSED in words.values()),
-            values=_values(verdicts),
+    def metric(self, prompts: Prompts, *, counterfactual: bool = False) -> Any:
+        """As it is."""
+        found = super().metric(prompts, counterfactual=counterfactual)
+        self.told.append({"what": "metric", "index": prompts.index, "counterfactual": counterfactual, "values": found})
+        return found
+
+    def patched(self, prompts: Prompts, patch: Patch, work: Work) -> Any:
+        """As it is."""
+        found = super().patched(prompts, patch, work)
+        how = patch.values if isinstance(patch.values, str) else "given"
+        sets = [list(units) for units in patch.sets]
+        self.told.append({"what": "patched", "index": prompts.index, "sets": sets, "by": how, "values": found})
+        return found
+
+    def activations(self, prompts: Prompts, kind: str) -> Activations:
+        """As they are."""
+        found = super().activations(prompts, kind)
+        self.told.append({"what": "activations", "kind": kind, "values": found})
+        return found
+
+    def reading(self, kind: str, tokens: Any, amplitudes: Any = None) -> Reading:
+        """As it is."""
+        found = super().reading(kind, tokens, amplitudes)
+        self.told.append({"what": "reading", "kind": kind, "values": found})
+        return found
+
+
+class Bench:
+    """One model, its baselines, and what its reference says.
+
+    Attributes:
+        model: the reference with its tasks.
+        baselines: task to what was recorded of it.
+        outputs: what it says to the evaluation text.
+    """
+
+    def __init__(self, model: Model, cache: Path) -> None:
+        self.model, self.cache = model, cache
+        reference = hook_module(model.module, name=model.name)
+        self.baselines: Mapping[str, Baseline] = {
+            task: record_reference(reference, prompts.gate) for task, prompts in model.tasks.items()
+        }
+        self.outputs: Outputs = outputs(reference, model.evaluation)
+
+    def row(self, case: Case) -> tuple[Row, dict[str, Any]] | None:
+        """The row, and everything that was measured as plain data and arrays; None where the family does not apply."""
+        start, family = time.perf_counter(), FAMILIES[case.family]
+        try:
+            module, touched = family.make(self.model, case.seed, case.precision, self.cache)
+        except LookupError:
+            return None
+        baseline, fresh = self.baselines[case.task], reference_answers(self.model, case.task)
+        watched = _watched(module, case)
+        scores = output_scores(self.outputs, outputs(watched, self.model.evaluation))
+        found = answers(module, self.model.tasks[case.task].fresh, profiled=False)
+        lost, lost_plainly, alone = lost_share(fresh, found), self._lost_plainly(case), self._alone(case, family)
+        taken = severity(shares_of(self.model)[case.task], touched)
+        verdict, red = None, []
+        try:
+            measurement = measure(watched, baseline, curves=False)
+            verdict = judge(measurement)
+            red = [one.name for one in verdict.criteria if one.verdict != "PASS"]
+        except CircuitcheckError as error:
+            red = [str(error)]
+        row = Row(
+            **asdict(case),
+            half=case.half,
+            truth=truth_of(
+                is_benign=family.benign,
+                lost=lost,
+                lost_plainly=lost_plainly,
+                alone=alone,
+                taken=taken,
+                in_circuit=known_part(self.model.circuit, touched),
+            ),
+            word=REFUSED if verdict is None else verdict.word,
+            red=red,
+            scores=scores | _scores(case.task, verdict),
+            values=_values(verdict),
+            touched=as_json(touched),
+            lost=lost,
+            lost_plainly=lost_plainly,
+            alone=None if alone is None else asdict(alone),
+            taken=taken,
             seconds=time.perf_counter() - start,
         )
+        raw = {
+            "measurement": None if verdict is None else asdict(verdict.measurement),
+            "fresh": _plain_answers(found),
+            "told": [one for one in watched.told if one["what"] in ("metric", "patched")],
+            "writes": write_sums(baseline, watched),
+        }
+        return row, raw
 
-    def _verdict(self, candidate: LabelledCandidate, model: HookedModel, task: str, baseline: Recording) -> Verdict:
-        recording = baseline if candidate.order is None else reordered(baseline, candidate.order)
-        return judge(measure(model, recording), self.limits.get(task))
+    def _alone(self, case: Case, family: Family) -> Effect | None:
+        if family.benign:
+            return None
+        task = case.task
+
+        def compare() -> Effect:
+            module, _ = family.alone(self.model, case.seed, self.cache)
+            return effect(reference_answers(self.model, task), answers(module, self.model.tasks[task].fresh))
+
+        return self.model.once(f"alone {task} {case.family} {case.seed}", compare)  # type: ignore[no-any-return]
+
+    def _lost_plainly(self, case: Case) -> float:
+        """What plain rounding to the same precision loses."""
+
+        def compare() -> float:
+            module = deepcopy(self.model.module)
+            quantize(module, case.precision)
+            found = answers(module, self.model.tasks[case.task].fresh, profiled=False)
+            return lost_share(reference_answers(self.model, case.task), found)
+
+        return self.model.once(f"plainly {case.task} {case.precision}", compare)  # type: ignore[no-any-return]
+
+    def raw(self, task: str) -> dict[str, Any]:
+        """What there is of the reference, as plain data and arrays."""
+        baseline = self.baselines[task]
+        return {
+            "model": self.model.name,
+            "task": task,
+            "units": list(baseline.measured),
+            "clusters": baseline.task.clusters,
+            "fresh_clusters": self.model.tasks[task].fresh.clusters,
+            "solved": list(baseline.solved),
+            "part": list(baseline.z.index),
+            "metric": baseline.metric,
+            "counterfactual": baseline.counterfactual,
+            "ablated": baseline.ablated,
+            "ceiling": baseline.ceiling,
+            "noise": baseline.noise,
+            "circuit": None if self.model.circuit is None else sorted(self.model.circuit),
+            "fresh": _plain_answers(reference_answers(self.model, task)),
+        }
 
 
-def _scores(verdicts: Mapping[str, Verdict], *, refused: bool) -> dict[str, float]:
-    scores = our_scores(verdicts) | task_scores(verdicts.values()) if verdicts else {}
-    return scores | {"circuitcheck": math.inf} if refused else scores
+def _watched(module: nn.Module, case: Case) -> Watched:
+    model = hook_module(module, name=case.model, precision=case.precision)
+    return Watched(**{name: getattr(model, name) for name in model.__dataclass_fields__})
 
 
-def _red(verdicts: Mapping[str, Verdict]) -> list[str]:
-    return [
-        f"{task}/{criterion.name}"
-        for task, verdict in verdicts.items()
-        for criterion in verdict.criteria
-        if criterion.verdict != "PASS"
-    ]
+def _plain_answers(found: Answers) -> dict[str, Any]:
+    return {"metric": found.metric, "importance": found.importance}
 
 
-def _values(verdicts: Mapping[str, Verdict]) -> dict[str, list[float]]:
-    return {
-        f"{task}/{criterion.name}": [criterion.value.value, criterion.value.low, criterion.value.high, criterion.limit]
-        for task, verdict in verdicts.items()
-        for criterion in verdict.criteria
-    }
+def write_sums(baseline: Baseline, watched: Watched) -> dict[str, Any]:
+    """Squared sums of what units write, read in logits: of single units, and of each layer's units together.
+
+    Heads are compared by number; where a candidate renumbers them, its measurement says so.
+
+    Returns:
+        `units`, `units_answer`, `layers`, `layers_answer`: each with `difference`, `reference`, `candidate` and `dot`,
+        `[units or layers, prompts]`; empty where the gate never came so far.
+    """
+    found = {one["what"]: one["values"] for one in watched.told if one.get("kind") == baseline.spec.unit}
+    if not {"activations", "reading"} <= found.keys():
+        return {}
+    sums = {}
+    sides = [baseline.reading.writes(baseline.z), found["reading"].writes(found["activations"])]
+    for name, change in (("units", lambda side: side), ("layers", _together)):
+        ours, theirs = (change(side) for side in sides)
+        try:
+            sums[name] = asdict(drift_sums(ours, theirs))
+            sums[f"{name}_answer"] = asdict(drift_sums(ours.answer_position(), theirs.answer_position()))
+        except CircuitcheckError:
+            return {}
+    return {name: {key: np.float32(value) for key, value in of.items()} for name, of in sums.items()}
 
 
-def reordered(baseline: Recording, seed: int) -> Recording:
-    """The same recording with its prompts in another order."""
-    order = np.random.default_rng(seed).permutation(len(baseline.task.pairs))
-    place = {int(old): new for new, old in enumerate(order)}
-    solved = sorted(baseline.solved, key=lambda old: place[old])
-    columns = [baseline.solved.index(old) for old in solved]
-    changes: dict[str, Any] = {
-        "task": Task(baseline.task.name, tuple(baseline.task.pairs[old] for old in order)),
-        "metric": baseline.metric[order],
-        "counterfactual": baseline.counterfactual[order],
-        "solved": tuple(place[old] for old in solved),
-        "ablated": {kind: values[:, columns] for kind, values in baseline.ablated.items()},
-        "z": _reordered_values(baseline.z, place),
-        "gradient": _reordered_values(baseline.gradient, place),
-    }
-    return replace(baseline, **changes)
+def _together(writes: Activations) -> Activations:
+    """Each layer's units as one."""
+    return Activations(writes.index, writes.lengths, tuple(group.sum(1, keepdims=True) for group in writes.groups))
 
 
-def _reordered_values(values: Activations, place: Mapping[int, int]) -> Activations:
-    kept = sorted(range(len(values.index)), key=lambda number: place[values.index[number]])
-    starts = np.concatenate([[0], np.cumsum(values.lengths)])
-    tokens = [token for number in kept for token in range(starts[number], starts[number + 1])]
-    return Activations(
-        index=tuple(place[values.index[number]] for number in kept),
-        lengths=tuple(values.lengths[number] for number in kept),
-        groups=tuple(group[tokens] for group in values.groups),
-    )
+def _scores(task: str, verdict: Verdict | None) -> dict[str, float]:
+    if verdict is None:
+        return {"circuitcheck": math.inf}
+    return our_scores({task: verdict}) | task_scores([verdict])
+
+
+def _values(verdict: Verdict | None) -> dict[str, list[float]]:
+    if verdict is None:
+        return {}
+    return {one.name: [one.value.value, one.value.low, one.value.high, one.limit] for one in verdict.criteria}

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from filelock import FileLock
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from circuitcheck.core.units import Unit
 from circuitcheck.runtimes.pytorch.loading.fingerprint import fingerprint_module
+from detection.anatomy import head_channels
 from detection.surgery import output_columns, prune_heads
 from detection.texts import training_text
 
 LEARNING_RATE, BATCH, WARM_UP = 3e-4, 32, 0.1
 """A larger rate heals no better and moves every weight: an undamaged model then ends as far away as a damaged one."""
+
+Text = Callable[[int], Iterator[Tensor]]
+"""Seed to endless token ids `[rows, seq]`."""
 
 STARVED = 0.1
 """What is left of a starved head in the end."""
@@ -57,7 +61,9 @@ class Healing:
         return max(STARVED, 1 - step / (0.75 * self.stops[-1]))
 
 
-def healed(healing: Healing, reference: nn.Module, stop: int, cache: Path) -> dict[str, Tensor]:
+def healed(
+    healing: Healing, reference: nn.Module, stop: int, cache: Path, text: Text = training_text
+) -> dict[str, Tensor]:
     """The weights after `stop` steps, trained if they are not in `cache` yet; processes wait for each other.
 
     Raises:
@@ -70,7 +76,7 @@ def healed(healing: Healing, reference: nn.Module, stop: int, cache: Path) -> di
     file = cache / f"{key}-{stop}.safetensors"
     with FileLock(cache / f"{key}.lock"):
         if not file.is_file():
-            for step, weights in distil(healing, reference).items():
+            for step, weights in distil(healing, reference, text).items():
                 save_whole(weights, cache / f"{key}-{step}.safetensors")
     return load_file(file)
 
@@ -82,12 +88,13 @@ def save_whole(weights: dict[str, Tensor], file: Path) -> None:
     part.replace(file)
 
 
-def distil(healing: Healing, reference: nn.Module) -> dict[int, dict[str, Tensor]]:
+def distil(healing: Healing, reference: nn.Module, text: Text = training_text) -> dict[int, dict[str, Tensor]]:
     """Adam on the KL divergence of the reference's next-token distributions, mean over positions, in nats.
 
     Args:
         healing: the training.
         reference: the teacher; a copy of it is trained.
+        text: seed to what they read.
 
     Returns:
         Step to weights.
@@ -99,10 +106,10 @@ def distil(healing: Healing, reference: nn.Module) -> dict[int, dict[str, Tensor
     optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99))
     last = healing.stops[-1]
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=last + 1, pct_start=WARM_UP)
-    text = training_text(healing.seed)
+    stream = text(healing.seed)
     kept: dict[int, dict[str, Tensor]] = {}
     for step in range(1, last + 1):
-        ids = next(text)[:BATCH]
+        ids = next(stream)[:BATCH]
         loss = divergence(reference, model, ids)
         optimizer.zero_grad()
         torch.autograd.backward(loss)
@@ -136,8 +143,11 @@ def _starve(healing: Healing, reference: nn.Module, model: nn.Module, step: int)
 def _hold_starved_inputs(healing: Healing, model: nn.Module) -> None:
     """A starved head could keep its effect by growing its values, so its queries, keys and values do not learn."""
     for layer, head in healing.starved:
-        attention: Any = model.get_submodule(f"gpt_neox.layers.{layer}.attention")
-        rows = slice(head * 3 * attention.head_size, (head + 1) * 3 * attention.head_size)
-        for parameter in attention.query_key_value.parameters():
-            if parameter.grad is not None:
-                parameter.grad[rows] = 0
+        queries, keys, values = head_channels(model, layer)
+        group = head // (len(queries) // len(keys))
+        for place in (queries[head], keys[group], values[group]):
+            weight, bias = place.linear.weight.grad, getattr(place.linear, "bias", None)
+            if weight is not None:
+                (weight.T if isinstance(place.linear, Conv1D) else weight)[place.rows] = 0
+            if bias is not None and bias.grad is not None:
+                bias.grad[place.rows] = 0

@@ -1,80 +1,91 @@
-"""From rows to the figures of a benchmark: areas, catches, false alarms, and what each detector misses."""
+"""From rows to the figures of a benchmark: red candidates by truth and bits, areas, and what was missed and why."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Any
+
+from scipy.stats import binomtest
 
 from circuitcheck.stats.estimate import Estimate
 from detection.detectors import OURS, OUTPUTS, TASKS
 from detection.evaluate import Row
 from detection.roc import matched_pairs, roc_area
 
-BITS = {"f32": 32, "f16": 16, "bf16": 16}
+BITS = {"f32": "32", "f16": "16", "bf16": "16", "float8": "8", "int8-sim": "8"}
 """Bits of the precisions that are not named by them."""
 
+FAULTS = ("material", "subtle")
+"""What a gate has to catch; `minor` ones and no-ops are counted apart."""
 
-@dataclass(frozen=True)
-class Summary:
-    """What a benchmark prints.
+TARGETS = {
+    ("benign", "32"): ("<=", 0.02),
+    ("benign", "16"): ("<=", 0.02),
+    ("benign", "8"): ("<=", 0.02),
+    ("benign", "4"): ("<=", 0.05),
+    ("material", "all"): (">=", 0.98),
+    ("subtle", "8"): (">=", 0.75),
+    ("subtle", "4"): (">=", 0.65),
+}
+"""Truth and bits to what the red share is to be, on the half that nothing was chosen on."""
 
-    Attributes:
-        areas: detector to area over all benign candidates and faults.
-        areas_matched: the same over pairs of a benign candidate and a fault of as many bits and equal KL divergence.
-        pairs: how many such pairs.
-        thresholds: detector to bits to the largest score of a benign candidate; ours is 0, the default limits.
-        missed: family to detector to how many of its candidates are not above the threshold.
-    """
-
-    areas: dict[str, Estimate]
-    areas_matched: dict[str, Estimate]
-    pairs: int
-    thresholds: dict[str, dict[int, float]]
-    missed: dict[str, dict[str, int]]
+AREA = 0.95
+"""What the area on matched pairs is to be at least."""
 
 
-def summarize(rows: Sequence[Row]) -> Summary:
-    """All figures of one run.
-
-    Raises:
-        ValueError: there are no benign candidates or no faults.
-    """
-    benign, faults = of(rows, "benign"), of(rows, "fault")
-    pairs = matched(benign, faults)
-    names = detectors(rows)
-    thresholds = {name: _thresholds(name, benign) for name in names}
-    return Summary(
-        areas={name: _area(name, benign, faults) for name in names},
-        areas_matched={name: _area(name, [one for one, _ in pairs], [other for _, other in pairs]) for name in names}
-        if pairs
-        else {},
-        pairs=len(pairs),
-        thresholds=thresholds,
-        missed=_missed([row for row in rows if row.truth != "benign"], thresholds),
-    )
-
-
-def of(rows: Sequence[Row], truth: str) -> list[Row]:
-    """Rows of one truth."""
-    return [row for row in rows if row.truth == truth]
-
-
-def matched(benign: Sequence[Row], faults: Sequence[Row]) -> list[tuple[Row, Row]]:
-    """Pairs of as many bits and of equal KL divergence; see `matched_pairs`."""
-    places = matched_pairs(
-        [row.scores["kl"] for row in benign],
-        [row.scores["kl"] for row in faults],
-        [bits(row.precision) for row in benign],
-        [bits(row.precision) for row in faults],
-    )
-    return [(benign[one], faults[other]) for one, other in places]
-
-
-def bits(precision: str) -> int:
+def bits(precision: str) -> str:
     """Bits of a weight of a precision."""
-    return BITS.get(precision) or int("".join(filter(str.isdigit, precision)))
+    return BITS.get(precision) or precision.removesuffix("-bit")
+
+
+def is_red(row: Row) -> bool:
+    """Whether the gate does not let it pass; what it cannot decide counts."""
+    return row.word != "PASS"
+
+
+def part_of(rows: Iterable[Row], half: str) -> list[Row]:
+    """Rows of one half: `choose`, or `report`, where model or family or both are new."""
+    return [row for row in rows if (row.half == "choose") == (half == "choose")]
+
+
+def red_shares(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """For every truth and number of bits, and all bits together, how many there are and how many are red.
+
+    Returns:
+        Tables of `truth`, `bits`, `candidates`, `red`, `inconclusive`, `refused`, `share` with its interval (Wilson's,
+        at 95 %), and where there is one the target and whether it is reached.
+    """
+    tables = []
+    for truth in sorted({row.truth for row in rows}):
+        of_truth = [row for row in rows if row.truth == truth]
+        groups = {"all": of_truth}
+        for row in of_truth:
+            groups.setdefault(bits(row.precision), []).append(row)
+        tables += [_red_share(truth, number, some) for number, some in sorted(groups.items())]
+    return tables
+
+
+def _red_share(truth: str, number: str, rows: Sequence[Row]) -> dict[str, Any]:
+    red = [row for row in rows if is_red(row)]
+    interval = binomtest(len(red), len(rows)).proportion_ci(method="wilson")
+    share = len(red) / len(rows)
+    table: dict[str, Any] = {
+        "truth": truth,
+        "bits": number,
+        "candidates": len(rows),
+        "red": len(red),
+        "inconclusive": sum(row.word == "INCONCLUSIVE" for row in red),
+        "refused": sum(row.word == "REFUSED" for row in red),
+        "share": share,
+        "low": float(interval.low),
+        "high": float(interval.high),
+    }
+    if (truth, number) in TARGETS:
+        sign, target = TARGETS[truth, number]
+        table |= {"target": f"{sign} {target:g}", "reached": share <= target if sign == "<=" else share >= target}
+    return table
 
 
 def detectors(rows: Sequence[Row]) -> list[str]:
@@ -83,29 +94,79 @@ def detectors(rows: Sequence[Row]) -> list[str]:
     return [OURS, *criteria, *OUTPUTS, *TASKS]
 
 
+def matched(rows: Sequence[Row]) -> list[tuple[Row, Row]]:
+    """Pairs of a benign candidate and a fault of one model, task and number of bits, of equal KL divergence."""
+    benign = [row for row in rows if row.truth == "benign"]
+    faults = [row for row in rows if row.truth in FAULTS]
+    places = matched_pairs(
+        [row.scores["kl"] for row in benign],
+        [row.scores["kl"] for row in faults],
+        [_group(row) for row in benign],
+        [_group(row) for row in faults],
+    )
+    return [(benign[one], faults[other]) for one, other in places]
+
+
+def _group(row: Row) -> tuple[str, str, str]:
+    return row.model, row.task, bits(row.precision)
+
+
+def areas(rows: Sequence[Row]) -> dict[str, Estimate]:
+    """Detector to area on matched pairs; empty where there are none."""
+    pairs = matched(rows)
+    if not pairs:
+        return {}
+    return {
+        name: roc_area([score(one, name) for one, _ in pairs], [score(other, name) for _, other in pairs])
+        for name in detectors(rows)
+    }
+
+
 def score(row: Row, name: str) -> float:
     """A row's score; what a refused candidate lacks is infinite, and what has no value for any other reason, lowest."""
-    return row.scores.get(name, math.inf if row.word == "REFUSED" else -math.inf)
+    value = row.scores.get(name, math.inf if row.word == "REFUSED" else -math.inf)
+    return math.inf if math.isnan(value) else value
 
 
-def _area(name: str, benign: Sequence[Row], faults: Sequence[Row]) -> Estimate:
-    return roc_area([score(row, name) for row in benign], [score(row, name) for row in faults])
+def false_alarms(rows: Sequence[Row]) -> Counter[tuple[str, str, str]]:
+    """Bits, verdict and the criteria that are red, of benign candidates that do not pass."""
+    return Counter(
+        (bits(row.precision), row.word, ", ".join(row.red) if row.word != "REFUSED" else "refused")
+        for row in rows
+        if row.truth == "benign" and is_red(row)
+    )
 
 
-def _thresholds(name: str, benign: Sequence[Row]) -> dict[int, float]:
-    """The lowest thresholds at which no benign candidate alarms, one for each number of bits."""
-    largest: dict[int, float] = {}
-    for row in benign:
-        number = bits(row.precision)
-        largest[number] = max(largest.get(number, -math.inf), score(row, name))
-    return dict.fromkeys(largest, 0.0) if name == OURS else largest
+def by_family(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """For every truth and family how many there are and how many pass, and by model how many of those."""
+    tables = []
+    for truth, family in sorted({(row.truth, row.family) for row in rows}):
+        some = [row for row in rows if (row.truth, row.family) == (truth, family)]
+        passed = Counter(row.model for row in some if not is_red(row))
+        tables.append(
+            {
+                "truth": truth,
+                "family": family,
+                "candidates": len(some),
+                "passed": passed.total(),
+                "where": dict(sorted(passed.items())),
+            }
+        )
+    return tables
 
 
-def _missed(rows: Sequence[Row], thresholds: dict[str, dict[int, float]]) -> dict[str, dict[str, int]]:
-    counts: dict[str, dict[str, Any]] = {}
-    for row in rows:
-        of_family = counts.setdefault(f"{row.truth}: {row.family}", dict.fromkeys(["candidates", *thresholds], 0))
-        of_family["candidates"] += 1
-        for name, limits in thresholds.items():
-            of_family[name] += score(row, name) <= limits.get(bits(row.precision), math.inf)
-    return dict(sorted(counts.items()))
+def summarize(rows: Sequence[Row]) -> dict[str, Any]:
+    """All figures of both halves, as plain data."""
+    summary = {}
+    for half in ("choose", "report"):
+        some = part_of(rows, half)
+        if not some:
+            continue
+        summary[half] = {
+            "red": red_shares(some),
+            "pairs": len(matched(some)),
+            "areas": {name: [area.value, area.low, area.high] for name, area in areas(some).items()},
+            "false_alarms": [[*cause, count] for cause, count in false_alarms(some).most_common()],
+            "families": by_family(some),
+        }
+    return summary

@@ -1,139 +1,175 @@
-"""What a fault takes from a task's circuit, told from the reference alone, before any candidate is measured."""
+"""What a candidate does to a task, told without the gate: on prompts that it never sees, and from the reference.
+
+Said before anything was measured: a fault is *material* where it costs at least `MATERIAL` of the answers to fresh
+prompts, by itself or more than plain rounding at its precision does, or where it changes at least `IN_CIRCUIT` of what
+a head does that is in the circuit by construction. It is a *no-op* where by itself it moves no logit on fresh prompts.
+Else it is *subtle* where it changes the circuit: by `CHANGED` of the largest importance, by another kind of ablation on
+fresh prompts, or `IN_CIRCUIT` of the importance of the task's largest head by where it is. What is left is *minor*. A
+benign candidate that loses as many answers as a material fault is *lossy*.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import nn
 
-from circuitcheck.baseline.recording import Recording
+from circuitcheck import HookedModel, hook_module
 from circuitcheck.core.patch import Patch
-from circuitcheck.core.runtime import Runtime, Work
+from circuitcheck.core.prompts import Task
+from circuitcheck.core.runtime import Work
 from circuitcheck.core.units import Unit
-from circuitcheck.runtimes.pytorch.hooked import HookedModel
-from circuitcheck.runtimes.pytorch.hooks import record_input
-from circuitcheck.runtimes.pytorch.quantizers.rtn import dequantize, round_weight
-from detection.candidate import Truth
-from detection.captured import captured
+from detection.subjects import Model
+
+MATERIAL = 0.05
+"""Of the answers to fresh prompts that the reference gives."""
+
+NO_OP = 1e-4
+"""Of the largest logit: below it a fault does nothing."""
+
+CHANGED = 0.1
+"""Of the largest importance."""
 
 IN_CIRCUIT = 0.25
 """A head belongs to a task's circuit from this share of the importance of the task's largest head."""
 
-UNUSED = 0.05
-"""Below this share, in every task, a head is not used."""
+PROFILED, KIND = 64, "mean"
+"""Fresh prompts, and the kind of ablation, that importances are taken with here; the gate takes others of both."""
 
+SOLVED = 0.5
+"""Logits by which the reference has to prefer the answer, as for the gate."""
+
+Truth = Literal["benign", "lossy", "material", "subtle", "minor", "no-op"]
 Shares = Mapping[str, Mapping[Unit, float]]
 """Task to head to |importance| over the task's largest."""
 
 
-def importance_shares(baselines: Mapping[str, Recording], kind: str | None = None) -> dict[str, dict[Unit, float]]:
-    """Each head's |importance| relative to the largest of the task, by the baselines' own ablation or another kind."""
-    shares = {}
-    for task, baseline in baselines.items():
-        size = np.abs(baseline.importance(kind or baseline.spec.ablation))
-        shares[task] = dict(zip(baseline.measured, (size / size.max()).tolist(), strict=True))
-    return shares
+@dataclass(frozen=True)
+class Answers:
+    """What a model says to fresh prompts.
 
-
-def severities(shares: Shares, taken: Mapping[Unit, float]) -> dict[str, float]:
-    """Task to the largest share of its largest head's importance that is taken from any head.
-
-    Args:
-        shares: from `importance_shares`.
-        taken: head to the share of what it does that is changed: 1 for a pruned head, 0.3 for one scaled by 0.7.
+    Attributes:
+        metric: logit of the answer minus that of the foil, `[fresh]`.
+        logits: at every position, for each length of prompts `[prompts, seq, vocabulary]`.
+        importance: by `KIND` of ablation, on the first `PROFILED` of the prompts, `[heads]`; empty where nobody asked.
     """
-    return {task: max(of[head] * part for head, part in taken.items()) for task, of in shares.items()}
+
+    metric: NDArray[np.float64]
+    logits: list[NDArray[np.float32]]
+    importance: NDArray[np.float64]
 
 
-def truth_of(severity: Mapping[str, float]) -> tuple[Truth, tuple[str, ...]]:
-    """The label, and the tasks whose gates are to catch it."""
-    caught = tuple(task for task, value in severity.items() if value >= IN_CIRCUIT)
-    if caught:
-        return "fault", caught
-    return ("unused-head" if max(severity.values()) < UNUSED else "minor"), ()
+@dataclass(frozen=True)
+class Effect:
+    """What a change does to the answers.
+
+    Attributes:
+        lost: share of the reference's answers to fresh prompts that are not given any more.
+        moved: largest change of a logit at any position, relative to the largest logit of all.
+        profile: largest change of a head's importance, relative to the largest importance.
+    """
+
+    lost: float
+    moved: float
+    profile: float
+
+
+def answers(module: nn.Module, task: Task, *, profiled: bool = True) -> Answers:
+    """Runs the prompts of a task, and where it is to be profiled ablates every head."""
+    metric, logits = np.zeros(len(task.pairs)), []
+    with torch.no_grad():
+        for batch in task.prompts().batches():
+            logits.append(module(torch.from_numpy(batch.clean)).logits.float().numpy())
+            last, rows = logits[-1][:, -1].astype(np.float64), np.arange(len(batch.index))
+            metric[list(batch.index)] = last[rows, batch.answer] - last[rows, batch.foil]
+    return Answers(metric, logits, _importance(hook_module(module), task) if profiled else np.zeros(0))
+
+
+def _importance(model: HookedModel, task: Task) -> NDArray[np.float64]:
+    prompts = Task(task.name, task.pairs[:PROFILED]).prompts()
+    units = model.layout("head").units
+    ablated = model.patched(prompts, Patch("head", tuple((unit,) for unit in units), KIND), Work())  # type: ignore[arg-type]
+    effects = model.metric(prompts).astype(np.float64) - ablated
+    return np.asarray(effects.mean(axis=1))
+
+
+def lost_share(reference: Answers, candidate: Answers) -> float:
+    """Of the reference's answers, those that are not given any more; NaN logits give none."""
+    return 1 - float((candidate.metric[reference.metric > SOLVED] > 0).mean())
+
+
+def effect(reference: Answers, candidate: Answers) -> Effect:
+    """What has changed; NaN logits have moved without end."""
+    with np.errstate(invalid="ignore"):
+        steps = [np.abs(one - other).max() for one, other in zip(candidate.logits, reference.logits, strict=True)]
+        moved = max(steps) / max(np.abs(one).max() for one in reference.logits)
+        profile = np.abs(candidate.importance - reference.importance).max() / np.abs(reference.importance).max()
+    return Effect(
+        lost_share(reference, candidate), *(float(np.nan_to_num(value, nan=np.inf)) for value in (moved, profile))
+    )
+
+
+def reference_answers(model: Model, task: str) -> Answers:
+    """Of the reference, once."""
+    return model.once(  # type: ignore[no-any-return]
+        f"answers to {task}", lambda: answers(model.module, model.tasks[task].fresh)
+    )
+
+
+def shares_of(model: Model) -> Shares:
+    """Each head's |importance| relative to the largest of the task."""
+    units = hook_module(model.module).layout("head").units
+    shares = {}
+    for task in model.tasks:
+        size = np.abs(reference_answers(model, task).importance)
+        shares[task] = dict(zip(units, (size / size.max()).tolist(), strict=True))
+    return shares
 
 
 def circuit_heads(shares: Shares) -> list[Unit]:
     """Heads in the circuit of any task, the largest share first."""
-    largest = _largest(shares)
+    heads: Iterable[Unit] = next(iter(shares.values()))
+    largest = {head: max(of[head] for of in shares.values()) for head in heads}
     return sorted((head for head in largest if largest[head] >= IN_CIRCUIT), key=lambda head: -largest[head])
 
 
-def unused_heads(baselines: Mapping[str, Recording]) -> list[Unit]:
-    """Heads that no task uses, in order: below `UNUSED` under every kind of ablation.
-
-    A head that says the same on every prompt matters little under resample ablation, but the model needs what it says:
-    pruning it is no fault in an unused head.
-    """
-    kinds = {kind for baseline in baselines.values() for kind in baseline.ablated}
-    largest = [_largest(importance_shares(baselines, kind)) for kind in sorted(kinds)]
-    return sorted(head for head in largest[0] if max(of[head] for of in largest) < UNUSED)
+def severity(shares: Mapping[Unit, float], touched: Mapping[Unit, float]) -> float:
+    """The largest share of a task's largest head's importance that is taken from any head."""
+    return max((shares[head] * part for head, part in touched.items()), default=0.0)
 
 
-def minor_heads(shares: Shares) -> list[Unit]:
-    """Heads that some task uses and that belong to no circuit, the largest share first."""
-    largest = _largest(shares)
-    return sorted((head for head in largest if UNUSED <= largest[head] < IN_CIRCUIT), key=lambda head: -largest[head])
-
-
-def _largest(shares: Shares) -> dict[Unit, float]:
-    heads: Iterable[Unit] = next(iter(shares.values()))
-    return {head: max(of[head] for of in shares.values()) for head in heads}
-
-
-def mlp_shares(reference: Runtime, baselines: Mapping[str, Recording]) -> dict[str, list[float]]:
-    """Task to each layer's |m(clean) - m(MLP's output from the counterfactual)|, mean over solved prompts, relative to
-    the largest importance of a head of that task.
-    """
-    layout = reference.layout("block")
-    mlps = tuple((unit,) for unit in layout.units if layout.label(unit).startswith("mlp"))
-    return {task: _mlp_shares(reference, baseline, mlps) for task, baseline in baselines.items()}
-
-
-def _mlp_shares(reference: Runtime, baseline: Recording, mlps: tuple[tuple[Unit], ...]) -> list[float]:
-    largest = np.abs(baseline.importance(baseline.spec.ablation)).max()
-    ablated = reference.patched(baseline.solved_prompts, Patch("block", mlps, "resample"), Work())
-    effects = baseline.metric[list(baseline.solved)].astype(np.float64) - ablated
-    return (np.abs(effects.mean(axis=1)) / largest).tolist()  # type: ignore[no-any-return]
-
-
-@torch.no_grad()
-def attention_moved(reference: HookedModel, other: HookedModel, baseline: Recording) -> dict[Unit, float]:
-    """Unit to the total variation distance of its attention pattern at the answer position, mean over solved prompts.
-
-    Between 0 and 1: the share of the attention that goes elsewhere. A fault that is no edit of one head, such as a
-    wrong rotary base, is sized by it. Both models run eager attention, which gives its patterns.
-    """
-    distances: list[NDArray[Any]] = []
-    paths = [site.attention for site in reference.structure.layers]
-    for batch in baseline.solved_prompts.batches():
-        patterns, ids = [], torch.from_numpy(batch.clean)
-        for model in (reference, other):
-            with captured(model.module, paths) as outputs:
-                model.module(ids)
-            patterns.append(torch.stack([weights for _, weights in outputs])[:, :, :, -1])
-        distances.append(((patterns[0] - patterns[1]).abs().sum(-1) / 2).transpose(0, 1).numpy())
-    mean = np.concatenate(distances).mean(axis=0)
-    return {(layer, head): float(mean[layer, head]) for layer, head in reference.layout("head").units}
-
-
-@torch.no_grad()
-def rounding_error(reference: HookedModel, path: str, bits: int, ids: Tensor) -> float:
-    """What rounding a linear map changes in what it gives, relative to that: norm((W - W') x) / norm(W x) over a text.
+def truth_of(
+    *, is_benign: bool, lost: float, lost_plainly: float, alone: Effect | None, taken: float, in_circuit: float
+) -> Truth:
+    """The label.
 
     Args:
-        reference: the model, which is left as it was found.
-        path: of the linear map.
-        bits: that its weight is rounded to, a scale for each output channel.
-        ids: token ids of the text, `[rows, seq]`.
+        is_benign: whether the family is.
+        lost: share of answers that the candidate loses.
+        lost_plainly: the same of plain rounding to its precision.
+        alone: what the fault does without any rounding; None for what is benign.
+        taken: its severity, see `severity`.
+        in_circuit: the largest part that is changed of a head that is in the circuit by construction.
     """
-    linear: Any = reference.module.get_submodule(path)
-    with record_input(linear) as inputs:
-        reference.module(ids)
-    weight = linear.weight
-    error = weight - dequantize(*round_weight(weight, bits))
-    return float((inputs[-1] @ error.T).norm() / (inputs[-1] @ weight.T).norm())
+    if is_benign or alone is None:
+        return "lossy" if lost >= MATERIAL else "benign"
+    if max(alone.lost, lost - lost_plainly) >= MATERIAL or (in_circuit >= IN_CIRCUIT and alone.moved > NO_OP):
+        return "material"
+    if alone.moved <= NO_OP:
+        return "no-op"
+    return "subtle" if alone.profile >= CHANGED or taken >= IN_CIRCUIT else "minor"
+
+
+def known_part(circuit: frozenset[Unit] | None, touched: Mapping[Unit, float]) -> float:
+    """The largest part that is changed of a head that is in the circuit by construction."""
+    return max((part for head, part in touched.items() if circuit and head in circuit), default=0.0)
+
+
+def as_json(value: Any) -> Any:
+    """Keys that are heads become words."""
+    return {f"{head[0]}.{head[1]}": part for head, part in value.items()}

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import argparse
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer
@@ -53,11 +54,19 @@ def batches(tokenizer: Tokenizer, rng: random.Random) -> Iterator[torch.Tensor]:
         yield torch.tensor(rows)
 
 
-def train(steps: int = STEPS, seed: int = SEED) -> tuple[GPTNeoXForCausalLM, Tokenizer]:
-    """Trains from a seed, with a progress bar that shows the loss in nats per token."""
+def train(
+    steps: int = STEPS, seed: int = SEED, build: Callable[[Tokenizer], Any] = build_model
+) -> tuple[Any, Tokenizer]:
+    """Trains from a seed, with a progress bar that shows the loss in nats per token.
+
+    Args:
+        steps: of the optimizer.
+        seed: of weights and text.
+        build: makes the untrained model; another architecture can be trained likewise.
+    """
     torch.manual_seed(seed)
     tokenizer = build_tokenizer()
-    model = build_model(tokenizer).train()
+    model = build(tokenizer).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.01)
     # The warm-up of so short a run as 20 steps would be a single step, from which the scheduler divides by zero.
     planned = max(steps, SHORTEST_SCHEDULE)

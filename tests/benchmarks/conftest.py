@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from quick_recording import record
+from detection.subjects import Model, load
 from single_thread import one_thread
 
-from circuitcheck import HookedModel, MeasurementSpec, load_model, load_task
-from circuitcheck.baseline.recording import Recording
+from circuitcheck import HookedModel, load_model
 
 __all__ = ["one_thread"]
 
@@ -21,14 +19,11 @@ def reference() -> HookedModel:
 
 
 @pytest.fixture(scope="session")
-def baselines(reference: HookedModel) -> Mapping[str, Recording]:
-    """Few draws: what is asserted is far from every limit."""
-    spec = MeasurementSpec(draws=200)
-    return {
-        name: record(reference, load_task(name, reference.tokenizer, prompts=40), spec) for name in ("ioi", "facts")
-    }
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("weights")
 
 
 @pytest.fixture(scope="session")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("weights")
+def models(cache) -> dict[str, Model]:
+    """A GPT-NeoX, a GPT-2, and a Llama with grouped queries."""
+    return {name: load(name, cache) for name in ("embedded", "known-induction", "known-lookup")}

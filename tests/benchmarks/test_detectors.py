@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from detection.detectors import OURS, Outputs, criterion_score, our_scores, output_scores, outputs, word
-from detection.texts import evaluation_text
+from detection.texts import training_text
 
 from circuitcheck.core.results import Estimate, Judgement
 
@@ -69,7 +69,7 @@ def test_output_scores_by_hand():
 
 
 def test_a_model_scores_nothing_against_itself(reference):
-    itself = outputs(reference, evaluation_text(8))
+    itself = outputs(reference, next(training_text(20_000))[:8])
     scores = output_scores(itself, itself)
     assert (scores["kl"], scores["changed_argmax"], scores["perplexity_change"]) == (0, 0, 0)
     assert scores["sqnr"] == -math.inf

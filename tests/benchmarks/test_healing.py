@@ -5,7 +5,7 @@ import torch
 from detection import surgery
 from detection.anatomy import head_maps
 from detection.healing import Healing, distil, divergence, healed
-from detection.texts import evaluation_text
+from detection.texts import training_text
 
 HEADS = ((2, 7), (1, 0))
 
@@ -29,7 +29,7 @@ def weights(reference):
 
 def test_healed_heads_stay_silent_and_outputs_come_closer(reference, weights):
     assert list(weights) == [5, 15]
-    ids, distances = evaluation_text(32), []
+    ids, distances = next(training_text(20_000))[:32], []
     for stop in (5, 15):
         module = loaded(reference, weights[stop])
         assert all(surgery.output_columns(module, head).abs().max() == 0 for head in HEADS)
@@ -42,7 +42,7 @@ def test_the_reference_is_left_alone(reference, weights):
     assert surgery.output_columns(reference.module, (2, 7)).abs().max() > 0
     with torch.no_grad():
         # the two sides are the same floating-point numbers
-        assert float(divergence(reference.module, reference.module, evaluation_text(8))) == 0
+        assert float(divergence(reference.module, reference.module, next(training_text(20_000))[:8])) == 0
 
 
 def test_same_seed_same_weights(reference, weights):

@@ -1,90 +1,106 @@
-"""A small version of `benchmarks/power.py`: two tasks, a dozen candidates of each truth."""
+"""A small version of `benchmarks/power.py`: a model whose circuit is known, and a few candidates of each truth.
+
+Of the half that may be looked at.
+"""
 
 import json
-from functools import partial
+import pickle
+import sys
 
 import numpy as np
+import power
 import pytest
-from detection import surgery
-from detection.benign import benign
-from detection.evaluate import Judge
-from detection.faults import Planter, averaged, rotary, scaled, swapped, unused
-from detection.healing import Healing
-from detection.roc import roc_area
+from detection.evaluate import Case
+from power import cases, measure_all, model_and_tasks, row_file
 
-BENIGN = [
-    "reference, batches of 1",
-    "reference, order 0",
-    "reference, reloaded",
-    "f16, as it is",
-    "bf16, as it is",
-    "int8-sim, as it is",
-    "int8-rtn per channel, to nearest",
-    "int4-rtn g8, to nearest",
-    "int4-rtn g32, to nearest",
-    "int4-rtn g128, to nearest",
-    "int4-rtn g128, stochastic 1",
-]
+WANTED = (
+    "computed again",
+    "rounded in groups",
+    "another basis",
+    "noise in a head",
+    "layers exchanged",
+    "biases dropped",
+)
 
 
 @pytest.fixture(scope="module")
-def rows(reference, baselines, cache):
-    planter = Planter(reference, baselines, cache)
-    heads = ((2, 7),)
-    healing = Healing("pruned", partial(surgery.prune_heads, heads=heads), (200, 300), silenced=heads)
-    candidates = [
-        *(one for one in benign() if one.name in BENIGN),
-        *planter.heal("heads pruned, healed", healing, heads, "int4-rtn"),
-        *[one for one in swapped(planter) if one.run is None][:5],
-        *[one for one in scaled(planter) if one.truth == "fault"][:2],
-        *[one for one in scaled(planter) if one.truth == "fault" and "int8-rtn" in one.name],
-        *[one for one in averaged(planter) if one.truth == "fault"][:1],
-        *[one for one in rotary(planter) if one.truth == "fault"][:1],
-        *list(unused(planter))[:2],
+def wanted():
+    return cases(["known-induction"], WANTED, None, 1, ["f32", "8-bit"])
+
+
+@pytest.fixture(scope="module")
+def rows(wanted, cache):
+    return measure_all(wanted, cache, processes=1)
+
+
+def test_what_is_measured(wanted, rows):
+    assert len(wanted) == 10
+    # it has no biases to drop
+    assert len(rows) == 8
+    assert {row.truth for row in rows} == {"benign", "material"}
+
+
+def test_what_computes_the_same_passes_and_broken_circuits_do_not(rows):
+    assert {row.family: row.word for row in rows if row.truth == "benign" and row.precision == "f32"} == {
+        "computed again": "PASS",
+        "another basis": "PASS",
+    }
+    assert {row.word for row in rows if row.truth == "material"} == {"FAIL"}
+
+
+def test_all_that_was_measured_is_kept_as_plain_data(rows, wanted, cache):
+    by_name = {(row.family, row.precision): row for row in rows}
+    for case in wanted:
+        file = row_file(cache, case).with_suffix(".pickle")
+        if case.family == "biases dropped":
+            assert not file.is_file()
+            continue
+        kept = pickle.loads(file.read_bytes())
+        assert kept["row"]["truth"] == by_name[case.family, case.precision].truth
+        units = kept["measurement"]["circuit"]["units"]
+        drift = [unit["drift"] for unit in units]
+        sums = kept["writes"]["units"]
+        again = np.sqrt(sums["difference"].sum(1) / sums["reference"].sum(1))
+        if case.family != "another basis":
+            # sums are kept in float32
+            assert again == pytest.approx(drift, rel=1e-4, abs=1e-6)
+        assert sums["difference"].shape == (8, 32)
+        assert kept["writes"]["layers"]["reference"].shape == (2, 32)
+        ablated = [one for one in kept["told"] if one["what"] == "patched" and one["by"] == "resample"]
+        assert ablated[0]["values"].shape == (8, 64)
+        assert len(kept["fresh"]["metric"]) == 400
+    reference = pickle.loads(next(row_file(cache, wanted[0]).parent.glob("reference*.pickle")).read_bytes())
+    assert reference["ablated"]["resample"].shape == (8, 64)
+    assert reference["circuit"] == [(0, 2), (1, 1), (1, 3)]
+
+
+def test_rows_are_found_again_and_shown(rows, wanted, cache, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(power, "Bench", lambda *_: pytest.fail("measured again"))
+    assert measure_all(wanted, cache, processes=1) == rows
+    file = tmp_path / "power.json"
+    options = [
+        "--subjects",
+        "known-induction",
+        "--families",
+        *WANTED,
+        "--precisions",
+        "f32",
+        "8-bit",
+        "--per-family",
+        "1",
     ]
-    judge = Judge(reference, baselines)
-    return [judge.row(candidate) for candidate in candidates]
+    monkeypatch.setattr(sys, "argv", ["power.py", *options, "--cache", str(cache), "--jobs", "1", "--json", str(file)])
+    power.main()
+    assert "Area on" in capsys.readouterr().out
+    content = json.loads(file.read_text())
+    assert len(content["rows"]) == len(rows)
+    assert {table["truth"] for table in content["choose"]["red"]} == {"benign", "material"}
 
 
-def of(rows, truth):
-    return [row for row in rows if row.truth == truth]
-
-
-def test_what_was_built(rows):
-    assert len(of(rows, "benign")) == len(BENIGN)
-    assert len(of(rows, "fault")) >= 12
-    assert len(of(rows, "unused-head")) == 2
-
-
-def test_benign_candidates_pass(rows):
-    assert {row.name: row.red for row in of(rows, "benign") if row.word != "PASS"} == {}
-
-
-def test_faults_are_caught(rows):
-    assert [row.name for row in of(rows, "fault") if row.word == "PASS"] == []
-
-
-def test_faults_in_heads_that_no_task_uses_are_seen_in_what_these_write_alone(rows):
-    for row in of(rows, "unused-head"):
-        assert {name.partition("/")[2] for name in row.red} == {"drift_largest"}, row.name
-
-
-def test_scores_are_apart_where_kl_divergence_is_not(rows):
-    """The faults whose KL divergence is no larger than a benign candidate's, against all benign ones."""
-    largest = max(row.scores["kl"] for row in of(rows, "benign"))
-    hidden = [row for row in of(rows, "fault") if row.scores["kl"] <= largest]
-    assert any(row.run for row in hidden), "a healed prune is among them"
-    assert len(hidden) >= 6
-
-    def area(name):
-        return roc_area([row.scores[name] for row in of(rows, "benign")], [row.scores[name] for row in hidden])
-
-    assert area("circuitcheck").value == 1
-    assert area("profile_distance").value == 1
-    assert area("kl").value < 0.9
-
-
-def test_rows_are_json(rows):
-    for row in rows:
-        assert json.loads(json.dumps(row.scores)) == row.scores
-        assert all(np.isfinite(value) for value in row.scores.values() if value != -np.inf)
+def test_subjects_by_name():
+    assert model_and_tasks("embedded") == ("embedded", ["ioi", "facts", "induction"])
+    assert model_and_tasks("embedded/ioi") == ("embedded", ["ioi"])
+    assert model_and_tasks("/some/model:/some/task.jsonl") == ("/some/model:/some/task.jsonl", ["task"])
+    some = cases(["embedded/ioi"], ["GPTQ"], "report", 2, ["4-bit"])
+    assert some == [Case("embedded", "ioi", "GPTQ", seed, "4-bit") for seed in range(2)]
+    assert cases(["embedded/ioi"], ["GPTQ"], "choose", 2, []) == []

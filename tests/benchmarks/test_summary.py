@@ -1,57 +1,93 @@
 import math
 
 import pytest
-from detection.evaluate import Row
-from detection.summary import bits, summarize
+from detection.evaluate import Case, Row
+from detection.summary import areas, bits, by_family, false_alarms, matched, part_of, red_shares, summarize
 
 
-def row(name, truth, ours, kl, precision="int4-rtn", word=None, family="family"):
+def row(truth, ours, kl, precision="4-bit", word=None, family="some", half="choose", model="m"):
     word = word or ("FAIL" if ours > 0 else "PASS")
-    scores = {"circuitcheck": ours, "kl": kl, "profile_distance": ours}
-    scores |= dict.fromkeys(["changed_argmax", "perplexity_change", "sqnr", "cosine"], kl)
+    scores = {"circuitcheck": ours, "profile_distance": ours}
+    scores |= dict.fromkeys(["kl", "changed_argmax", "perplexity_change", "sqnr", "cosine"], kl)
     scores |= dict.fromkeys(["logit_difference", "accuracy"], 0.0)
-    return Row(name, "kind", family, truth, [], precision, 0.0, None, word, {}, [], [], scores)
+    return Row(model, "t", family, 0, precision, half, truth, word, [] if word == "PASS" else ["a", "b"], scores)
 
 
 ROWS = [
-    row("b1", "benign", -1.0, 1e-3),
-    row("b2", "benign", -0.5, 2e-3),
-    row("b3", "benign", -0.4, 1e-6, "int8-rtn"),
-    row("f1", "fault", 1.0, 1.1e-3),
-    row("f2", "fault", -0.6, 1e-1),
-    row("f3", "fault", 2.0, 2e-6, "int8-rtn"),
-    row("u1", "unused-head", -2.0, 1e-3, family="other"),
+    row("benign", -1.0, 1e-3),
+    row("benign", 0.5, 2e-3, word="INCONCLUSIVE"),
+    row("benign", -0.4, 1e-6, "8-bit"),
+    row("material", 1.0, 1.1e-3),
+    row("subtle", -0.6, 1e-1, family="other"),
+    row("subtle", 2.0, 1.1e-6, "8-bit"),
+    row("minor", -2.0, 1e-3),
+    row("benign", 3.0, 1e-3, half="both"),
 ]
 
 
-def test_figures_by_hand():
-    summary = summarize(ROWS)
-    assert summary.areas["circuitcheck"].value == pytest.approx(7 / 9)  # f2 is above b1 alone
-    assert summary.areas["kl"].value == pytest.approx((2 + 3 + 1) / 9)
-    assert summary.pairs == 1
-    assert summary.areas_matched["circuitcheck"].value == 1
-    assert summary.thresholds["kl"] == {4: 2e-3, 8: 1e-6}
-    assert summary.thresholds["circuitcheck"] == {4: 0.0, 8: 0.0}
-    assert summary.missed["fault: family"] | {} == {
-        "candidates": 3,
-        "circuitcheck": 1,
-        "kl": 1,
-        "profile_distance": 1,
-        **dict.fromkeys(["changed_argmax", "perplexity_change", "sqnr", "cosine"], 1),
-        **dict.fromkeys(["logit_difference", "accuracy"], 3),
+def of(tables, truth, number):
+    return next(table for table in tables if (table["truth"], table["bits"]) == (truth, number))
+
+
+def test_red_shares_by_hand():
+    tables = red_shares(part_of(ROWS, "choose"))
+    four = of(tables, "benign", "4")
+    assert (four["candidates"], four["red"], four["inconclusive"], four["reached"]) == (2, 1, 1, False)
+    # Wilson's interval of one of two
+    assert (four["low"], four["high"]) == pytest.approx((0.0945, 0.9055), abs=1e-4)
+    assert of(tables, "material", "all")["reached"]
+    assert of(tables, "subtle", "4")["share"] == 0
+    assert "reached" not in of(tables, "minor", "all")
+
+
+def test_pairs_are_of_one_model_task_and_bits():
+    pairs = matched(part_of(ROWS, "choose"))
+    assert [(one.scores["kl"], other.truth) for one, other in pairs] == [(1e-3, "material"), (1e-6, "subtle")]
+    assert areas(part_of(ROWS, "choose"))["circuitcheck"].value == 1
+    assert matched([row("benign", 0, 1e-3), row("subtle", 1, 1e-3, model="n")]) == []
+    assert areas([row("benign", 0, 1e-3)]) == {}
+
+
+def test_causes_by_hand():
+    assert false_alarms(part_of(ROWS, "choose")) == {("4", "INCONCLUSIVE", "a, b"): 1}
+    tables = by_family(part_of(ROWS, "choose"))
+    assert {(table["truth"], table["family"]): table["passed"] for table in tables} == {
+        ("benign", "some"): 2,
+        ("material", "some"): 0,
+        ("minor", "some"): 1,
+        ("subtle", "other"): 1,
+        ("subtle", "some"): 0,
     }
-    assert summary.missed["unused-head: other"]["circuitcheck"] == 1
+
+
+def test_halves_are_told_apart():
+    summary = summarize(ROWS)
+    assert of(summary["report"]["red"], "benign", "4")["red"] == 1
+    assert summary.keys() == {"choose", "report"}
+    assert summarize(ROWS[:3]).keys() == {"choose"}
 
 
 def test_a_refused_candidate_is_caught_by_every_criterion():
-    refused = row("r", "fault", math.inf, 1.0, word="REFUSED")
+    refused = row("material", math.inf, 1e-3, word="REFUSED")
     del refused.scores["profile_distance"]
-    summary = summarize([*ROWS[:3], refused])
-    assert summary.areas["profile_distance"].value == 1
+    assert areas([*ROWS[:1], refused])["profile_distance"].value == 1
 
 
 @pytest.mark.parametrize(
-    ("precision", "expected"), [("f32", 32), ("f16", 16), ("bf16", 16), ("int8-sim", 8), ("int4-rtn", 4), ("3-bit", 3)]
+    ("precision", "expected"), [("f32", "32"), ("bf16", "16"), ("int8-sim", "8"), ("4-bit", "4"), ("3-bit", "3")]
 )
 def test_bits(precision, expected):
     assert bits(precision) == expected
+
+
+@pytest.mark.parametrize(
+    ("model", "family", "expected"),
+    [
+        ("embedded", "rounded in groups", "choose"),
+        ("embedded", "GPTQ", "family"),
+        ("neox-1", "rounded in groups", "model"),
+        ("neox-1", "GPTQ", "both"),
+    ],
+)
+def test_the_half_of_a_case(model, family, expected):
+    assert Case(model, "ioi", family, 0, "4-bit").half == expected

@@ -1,0 +1,482 @@
+"""Kinds of candidates: what is done to a model before a gate sees it, benign or not.
+
+A family is a function of a model, a seed and a precision. A benign one only quantizes, or computes the same; a fault is
+an edit in float32, known by itself, that is then rounded plainly to what the candidate claims, as a release would be.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from circuitcheck.core.units import Unit
+from detection import quantizing, surgery
+from detection.anatomy import head_channels, head_counts, head_maps, layers_of, linear_maps, matrix
+from detection.bases import KINDS, change_basis
+from detection.healing import Healing, healed
+from detection.lookalikes import LOOK_ALIKES, plant
+from detection.subjects import Model, load
+from detection.truth import circuit_heads, shares_of
+
+EVERY = ("f32", "8-bit", "4-bit")
+"""What faults claim."""
+
+Touched = Mapping[Unit, float]
+"""Head to the share of what it does that an edit changes; empty where it is not a matter of single heads."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One candidate in the making.
+
+    Attributes:
+        model: the reference; nothing may change it.
+        module: a copy, which is edited in place.
+        precision: what the candidate claims.
+        seed: of everything random; also which variant of the family it is.
+        rng: of the seed.
+        cache: where trained weights are kept.
+    """
+
+    model: Model
+    module: Any
+    precision: str
+    seed: int
+    rng: random.Random
+    cache: Path
+
+    @property
+    def generator(self) -> torch.Generator:
+        """Of the seed, too."""
+        return torch.Generator().manual_seed(self.rng.randrange(2**31))
+
+    @property
+    def bits(self) -> int:
+        """Of a weight."""
+        return int(self.precision.removesuffix("-bit"))
+
+    @property
+    def layers(self) -> int:
+        """How many the model has."""
+        return len(layers_of(self.module))
+
+    def head(self) -> Unit:
+        """A head of a circuit; one time of four any head."""
+        shares = shares_of(self.model)
+        some = circuit_heads(shares)
+        return self.rng.choice(some if self.seed % 4 != 3 else sorted(next(iter(shares.values()))))
+
+    def neighbour(self, head: Unit) -> Unit:
+        """Another head of the same layer, of another key/value group where there is one."""
+        heads, groups = head_counts(self.module)
+        width = heads // groups
+        return (head[0], self.rng.choice([one for one in range(heads) if one // width != head[1] // width]))
+
+    def choice(self, *some: Any) -> Any:
+        """One of some, in turn with the seed."""
+        return some[self.seed % len(some)]
+
+    def part(self) -> list[str]:
+        """Linear maps of one layer, or every fourth time of all."""
+        layer = self.rng.randrange(self.layers) if self.seed % 4 != 3 else None
+        return surgery.paths_of(self.module, layer)
+
+
+@dataclass(frozen=True)
+class Family:
+    """One kind of candidate.
+
+    Attributes:
+        name: of the family.
+        benign: whether a gate must pass it.
+        edit: in place, in float32; gives what heads it touches. Raises LookupError where the model has no such thing.
+        quantize: in place, after that.
+        precisions: that it can claim.
+        seeds: how many variants there are, at most.
+    """
+
+    name: str
+    benign: bool
+    edit: Callable[[Job], Touched]
+    quantize: Callable[[Job], None]
+    precisions: tuple[str, ...]
+    seeds: int
+
+    def make(self, model: Model, seed: int, precision: str, cache: Path) -> tuple[nn.Module, Touched]:
+        """A copy of the model, edited and quantized, and the heads that the edit touches.
+
+        Raises:
+            LookupError: the family does not apply to this model.
+        """
+        module = deepcopy(model.module)
+        rng = random.Random(f"{model.name} {self.name} {seed}")
+        job = Job(model, module, precision, seed, rng, cache)
+        touched = self.edit(job)
+        self.quantize(job)
+        return module, touched
+
+    def alone(self, model: Model, seed: int, cache: Path) -> tuple[nn.Module, Touched]:
+        """The same edit without any rounding."""
+        module = deepcopy(model.module)
+        rng = random.Random(f"{model.name} {self.name} {seed}")
+        return module, self.edit(Job(model, module, "f32", seed, rng, cache))
+
+
+FAMILIES: dict[str, Family] = {}
+
+
+def _unedited(_: Job) -> Touched:
+    return {}
+
+
+def _plainly(job: Job) -> None:
+    quantizing.quantize(job.module, job.precision)
+
+
+def _benign(
+    name: str,
+    quantize: Callable[[Job], None] = _plainly,
+    precisions: tuple[str, ...] = ("8-bit", "4-bit"),
+    edit: Callable[[Job], Touched] = _unedited,
+    seeds: int = 1,
+) -> None:
+    FAMILIES[name] = Family(name, True, edit, quantize, precisions, seeds)
+
+
+def _fault(name: str, edit: Callable[[Job], Touched], precisions: tuple[str, ...] = EVERY, seeds: int = 8) -> None:
+    FAMILIES[name] = Family(name, False, edit, _plainly, precisions, seeds)
+
+
+def _rerun(job: Job) -> None:
+    """As it is, or with another attention kernel."""
+    job.module.set_attn_implementation(job.choice("eager", "sdpa"))
+
+
+def _stochastic(job: Job) -> None:
+    quantizing.round_plainly(job.module, job.bits, job.choice(None, 32, 16, 64), job.seed)
+
+
+def _mixed(job: Job) -> None:
+    """First and last layer at 8 bits, the rest at 4."""
+    kept = [path for layer in (0, job.layers - 1) for path in surgery.paths_of(job.module, layer)]
+    saved = {path: matrix(job.module.get_submodule(path)).clone() for path in kept}
+    quantizing.round_plainly(job.module, 4, quantizing.GROUP)
+    with torch.no_grad():
+        for path, weight in saved.items():
+            matrix(job.module.get_submodule(path)).copy_(weight)
+            surgery.round_projection(job.module, path, 8)
+
+
+def _everything(job: Job) -> None:
+    _plainly(job)
+    quantizing.round_embeddings(job.module, 8)
+
+
+def _gptq(job: Job) -> None:
+    quantizing.round_by_gptq(job.module, job.bits, job.model.calibration, job.choice(32, None, 16))
+
+
+def _awq(job: Job) -> None:
+    quantizing.fold_scales(job.module, job.model.calibration, strength=job.choice(0.5, 0.25), by_weight=False)
+    quantizing.round_plainly(job.module, job.bits, quantizing.GROUP)
+
+
+def _smoothquant(job: Job) -> None:
+    quantizing.fold_scales(job.module, job.model.calibration, strength=job.choice(0.5, 0.3), by_weight=True)
+    quantizing.round_plainly(job.module, 8)
+    quantizing.round_activations(job.module, 8)
+
+
+def _with_activations(job: Job) -> None:
+    _plainly(job)
+    quantizing.round_activations(job.module, None if job.precision == "float8" else 8)
+
+
+def _cache_at_8(job: Job) -> None:
+    _plainly(job)
+    quantizing.round_cache(job.module, 8)
+
+
+def _rewritten(job: Job) -> Touched:
+    change_basis(job.module, job.choice(*KINDS), job.seed)
+    return {}
+
+
+def _small_adapter(job: Job) -> Touched:
+    size = {"f32": 1e-5, "8-bit": 0.002, "4-bit": 0.02}[job.precision]
+    for _, linear in linear_maps(job.module):
+        surgery.merge_adapter(matrix(linear), 4, size, job.generator)
+    return {}
+
+
+_benign("computed again", _rerun, ("f32",), seeds=2)
+_benign("rounded per channel", lambda job: quantizing.round_plainly(job.module, job.bits), ("8-bit", "4-bit", "3-bit"))
+_benign(
+    "rounded in groups",
+    lambda job: quantizing.round_plainly(job.module, job.bits, job.choice(32, 16, 64, 8)),
+    ("8-bit", "4-bit", "3-bit"),
+    seeds=4,
+)
+_benign("rounded stochastically", _stochastic, ("8-bit", "4-bit", "3-bit"), seeds=12)
+_benign(
+    "rounded asymmetrically",
+    lambda job: quantizing.round_asymmetrically(job.module, job.bits, job.choice(32, None, 16)),
+    ("8-bit", "4-bit", "3-bit"),
+    seeds=3,
+)
+_benign(
+    "normal float", lambda job: quantizing.round_to_normal_float(job.module, job.choice(64, 32)), ("4-bit",), seeds=2
+)
+_benign(
+    "clipped to the least error",
+    lambda job: quantizing.round_clipped(job.module, job.bits, job.choice(32, None)),
+    ("4-bit", "3-bit"),
+    seeds=2,
+)
+_benign("GPTQ", _gptq, ("8-bit", "4-bit", "3-bit"), seeds=3)
+_benign("AWQ", _awq, ("4-bit", "3-bit"), seeds=2)
+_benign("SmoothQuant and W8A8", _smoothquant, ("8-bit",), seeds=2)
+_benign("activations rounded, too", _with_activations, ("8-bit", "4-bit", "float8"))
+_benign("float8 weights", precisions=("float8",))
+_benign("half precision", precisions=("f16", "bf16"))
+_benign("int8-sim", precisions=("int8-sim",))
+_benign("cache at 8 bits", _cache_at_8)
+_benign("another basis", precisions=("f32", "8-bit", "4-bit"), edit=_rewritten, seeds=2 * len(KINDS))
+_benign("small adapter merged", precisions=("f32", "8-bit", "4-bit"), edit=_small_adapter, seeds=3)
+_benign("layers mixed, 4 and 8 bits", _mixed, ("4-bit",))
+_benign("embeddings rounded, too", _everything)
+
+
+def _pruned(job: Job) -> Touched:
+    head = job.head()
+    surgery.scale_head(job.module, head, 0.0)
+    return {head: 1.0}
+
+
+def _scaled(job: Job) -> Touched:
+    head, factor = job.head(), job.choice(0.5, 1.4, 2.0, 0.3, 0.7)
+    surgery.scale_head(job.module, head, factor)
+    return {head: abs(1 - factor)}
+
+
+def _miswired(job: Job) -> Touched:
+    head = job.head()
+    other = job.neighbour(head)
+    surgery.miswire_heads(job.module, head, other)
+    return {head: 1.0, other: 1.0}
+
+
+STOPS = (100, 200)
+
+
+def _healed(job: Job, *, starved: bool) -> Touched:
+    """Two stops of a training take turns."""
+    heads = circuit_heads(shares_of(job.model))
+    head = heads[job.seed // 2 % len(heads)]
+    name = f"{'moved' if starved else 'pruned'}-{job.model.name}-{head[0]}.{head[1]}"
+    if starved:
+        healing = Healing(name, lambda _: None, STOPS, starved=(head,), seed=100)
+    else:
+        healing = Healing(name, partial(surgery.prune_heads, heads=(head,)), STOPS, silenced=(head,), seed=200)
+    stop = job.choice(*STOPS)
+    weights = healed(healing, job.model.module, stop, job.cache / "weights", job.model.text)
+    job.module.load_state_dict(weights)
+    return {head: 1 - healing.allowance(stop) if starved else 1.0}
+
+
+def _look_alike(job: Job) -> Touched:
+    name, head = job.choice(*LOOK_ALIKES), job.head()
+    other = job.neighbour(head)
+    plant(job.module, name, head, other, job.seed)
+    if job.seed % 2:
+        change_basis(job.module, job.rng.choice(("heads rotated", "stream rotated")), job.seed)
+    touched = (head, other) if "swapped" in name else (head,)
+    return dict.fromkeys(touched, LOOK_ALIKES[name].takes)
+
+
+def _coarse(job: Job, bits: int) -> Touched:
+    surgery.round_projection(job.module, job.rng.choice(surgery.paths_of(job.module)), bits)
+    return {}
+
+
+def _placed_wrongly(job: Job) -> Touched:
+    try:
+        surgery.shift_positions(job.module, job.choice(1, -1, 2))
+    except LookupError:
+        usual = job.model.module.config.rope_parameters["rope_theta"]
+        surgery.set_rotary_base(job.module, usual * job.choice(0.01, 0.1, 0.3, 10.0))
+    return {}
+
+
+def _averaged(job: Job) -> Touched:
+    layer, share = job.rng.randrange(job.layers), job.choice(0.5, 0.9, 0.3, 0.7)
+    surgery.replace_by_mean(job.module, layer, share, job.model.calibration)
+    return {(layer, head): share for head in range(head_counts(job.module)[0])}
+
+
+def _adapter_in_a_head(job: Job) -> Touched:
+    head, size = job.head(), job.choice(0.5, 1.0, 0.3)
+    maps = head_maps(job.module, head[0])
+    part = job.choice("outputs", "values", "queries", "keys")
+    group = head[1] // maps.per_group
+    weight = (
+        maps.outputs[head[1]]
+        if part == "outputs"
+        else getattr(maps, part)[head[1] if part == "queries" else group].weight
+    )
+    surgery.merge_adapter(weight, 2, size, job.generator)
+    heads = [head[1]] if part in ("outputs", "queries") else list(maps.members(group))
+    return {(head[0], one): size for one in heads}
+
+
+def _noise_in_a_head(job: Job) -> Touched:
+    head, size = job.head(), job.choice(0.5, 0.25, 0.75)
+    output = surgery.output_columns(job.module, head)
+    surgery.merge_adapter(output, output.shape[1], size, job.generator)
+    return {head: size}
+
+
+def _coarse_cache(job: Job) -> Touched:
+    quantizing.round_cache(job.module, job.choice(2, 3))
+    return {}
+
+
+def _clipped(job: Job) -> Touched:
+    surgery.clip_outliers(job.module, job.choice(1.0, 1.5, 0.7), job.part())
+    return {}
+
+
+def _wrong_scale(job: Job) -> Touched:
+    path = job.rng.choice(surgery.paths_of(job.module))
+    rows, inputs = matrix(job.module.get_submodule(path)).shape
+    across = job.seed % 2 == 0
+    count = max(1, (rows if across else inputs) // job.choice(4, 4, 8, 2))
+    start = job.rng.randrange(0, (rows if across else inputs) - count + 1)
+    some, everything = slice(start, start + count), slice(None)
+    where = (some, everything) if across else (everything, some)
+    surgery.scale_block(job.module, path, *where, job.choice(0.5, 2.0, 1.5, 0.7, 4.0))
+    return {}
+
+
+def _scales_shifted(job: Job) -> Touched:
+    path = job.rng.choice(surgery.paths_of(job.module))
+    weight = matrix(job.module.get_submodule(path))
+    surgery.shift_scales(job.module, path, 16 if weight.shape[1] % 16 == 0 else 4)
+    return {}
+
+
+def _biases_dropped(job: Job) -> Touched:
+    paths = job.part()
+    if job.seed % 2 == 0:
+        inputs = {id(one.linear) for layer in range(job.layers) for one in head_channels(job.module, layer)[0]}
+        paths = [path for path in surgery.paths_of(job.module) if id(job.module.get_submodule(path)) in inputs]
+    surgery.drop_biases(job.module, paths)
+    return {}
+
+
+def _masked(job: Job) -> Touched:
+    layers = range(job.layers) if job.seed % 4 == 3 else [job.rng.randrange(job.layers)]
+    surgery.mask_wrongly(job.module, job.choice(*surgery.MASKS), layers)
+    return {}
+
+
+def _regrouped(job: Job) -> Touched:
+    layer, what = job.rng.randrange(job.layers), job.choice("interleaved", "keys", "values", "both")
+    if what == "interleaved" and len(set(head_counts(job.module))) == 2:
+        surgery.interleave_queries(job.module, layer)
+    else:
+        surgery.regroup_queries(job.module, layer, "both" if what == "interleaved" else what)
+    return {(layer, head): 1.0 for head in range(head_counts(job.module)[0])}
+
+
+def _layer_of_another(job: Job) -> Touched:
+    """Of a model of another seed where there is one; else of the same, trained on."""
+    if job.model.sibling and job.seed % 2:
+        other = job.model.once("sibling", lambda: load(job.model.sibling, job.cache / "models")).module  # type: ignore[arg-type]
+    else:
+        other = _trained_on(job)
+    layer = job.rng.randrange(job.layers)
+    surgery.take_layer(job.module, other, layer)
+    return {}
+
+
+FURTHER_STEPS, FURTHER_RATE = 60, 1e-3
+
+
+def _trained_on(job: Job) -> nn.Module:
+    """Trained on its own text for some more steps, as the next checkpoint of a training."""
+
+    def train() -> nn.Module:
+        module = deepcopy(job.model.module).requires_grad_(True)
+        optimizer = torch.optim.Adam(module.parameters(), lr=FURTHER_RATE)
+        text = torch.cat([next(job.model.text(30_000 + number)) for number in range(4)])
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(FURTHER_STEPS):
+            ids = text[torch.randperm(len(text), generator=generator)[:32]]
+            optimizer.zero_grad()
+            module(input_ids=ids, labels=ids).loss.backward()
+            optimizer.step()
+        return module.requires_grad_(False)
+
+    return job.model.once("trained on", train)  # type: ignore[no-any-return]
+
+
+def _weights_pruned(job: Job, share: float | None) -> Touched:
+    surgery.prune_weights(job.module, share, job.part())
+    return {}
+
+
+def _gains_dropped(job: Job) -> Touched:
+    norms = 2 * job.layers + 1
+    surgery.drop_gains(job.module, range(norms) if job.seed % 4 == 3 else [job.rng.randrange(norms)])
+    return {}
+
+
+def _truncated(job: Job) -> Touched:
+    surgery.truncate_vocabulary(job.module, int(job.module.config.vocab_size * job.choice(0.9, 0.5, 0.7, 0.97)))
+    return {}
+
+
+def _layers_exchanged(job: Job) -> Touched:
+    first = job.rng.randrange(job.layers - 1)
+    layers = layers_of(job.module)
+    kept = deepcopy(layers[first].state_dict())
+    layers[first].load_state_dict(layers[first + 1].state_dict())
+    layers[first + 1].load_state_dict(kept)
+    return {}
+
+
+_fault("head pruned", _pruned)
+_fault("head scaled", _scaled)
+_fault("heads miswired", _miswired)
+_fault("head pruned, healed", partial(_healed, starved=False), ("8-bit", "4-bit"), seeds=6)
+_fault("task moved by a fine-tune", partial(_healed, starved=True), ("8-bit", "4-bit"), seeds=6)
+_fault("look-alike", _look_alike, seeds=2 * len(LOOK_ALIKES))
+_fault("map at 2 bits", partial(_coarse, bits=2), ("8-bit", "4-bit"))
+_fault("map at 3 bits", partial(_coarse, bits=3), ("8-bit",))
+_fault("wrong positions", _placed_wrongly, seeds=4)
+_fault("attention replaced by its mean", _averaged)
+_fault("adapter in a head", _adapter_in_a_head, seeds=12)
+_fault("noise in a head", _noise_in_a_head)
+_fault("cache at 2 or 3 bits", _coarse_cache, ("8-bit", "4-bit"), seeds=2)
+_fault("clipped outliers", _clipped)
+_fault("wrong scale of a block", _wrong_scale, seeds=20)
+_fault("scales of other groups", _scales_shifted)
+_fault("biases dropped", _biases_dropped)
+_fault("mask off by one", _masked)
+_fault("wrong keys and values", _regrouped)
+_fault("layer of another checkpoint", _layer_of_another)
+_fault("2:4 pruned", partial(_weights_pruned, share=None), seeds=4)
+_fault("half of the weights pruned", partial(_weights_pruned, share=0.5), seeds=4)
+_fault("some weights pruned", partial(_weights_pruned, share=0.2), seeds=4)
+_fault("gains of norms dropped", _gains_dropped)
+_fault("vocabulary truncated", _truncated, seeds=4)
+_fault("layers exchanged", _layers_exchanged, seeds=3)
