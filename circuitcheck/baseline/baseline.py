@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from circuitcheck.baseline.atomic import COMMITTED, is_half_done, write_staged, write_together, writing
-from circuitcheck.baseline.encoding import decode, encode, other_arrays, parse
+from circuitcheck.baseline.encoding import DIGITS, decode, encode, other_arrays, parse
 from circuitcheck.baseline.recording import Recording
 from circuitcheck.core.errors import BaselineError
 from circuitcheck.core.files import read_bounded
@@ -17,9 +17,6 @@ from circuitcheck.core.specification import MeasurementSpec
 
 MOST_JSON, MOST_ARRAYS = 2**26, 2**33
 """Bytes of a baseline's files that are read and written: 64 MiB, about 250 000 units, and 8 GiB."""
-
-DIGITS = 16
-"""Of the SHA-256 in the name of an array file."""
 
 ARRAY_FILE = re.compile(rf"(.+)\.[0-9a-f]{{{DIGITS}}}\.safetensors")
 MOST_NAME = 150

@@ -39,6 +39,15 @@ from circuitcheck.core.prompts import PromptPair, Task
 from circuitcheck.core.reading import Reading
 from circuitcheck.core.units import Group, Layout
 
+<<<<<<< HEAD
+=======
+DIGITS = 16
+"""Of the SHA-256 of each array, and of that in the name of an array file."""
+
+COMPUTED = ("summary", "roundings")
+"""What has numbers that are computed from the arrays."""
+
+>>>>>>> 4372ca2 (A diff of a baseline names every array that changed)
 LAST_DIGIT, NOTHING = 2e-6, 1e-9
 """Numbers that a reviewer reads may differ by so much of themselves, or of the largest: another machine sums in another
 order, and the sixth digit, or what is left where everything cancels, may turn out differently."""
@@ -50,18 +59,18 @@ def encode(baseline: Recording) -> tuple[bytes, bytes]:
     Raises:
         BaselineError: a text of it cannot be written as UTF-8.
     """
-    arrays = packed(arrays_of(baseline))
-    content = content_of(baseline, arrays)
+    arrays = arrays_of(baseline)
+    content = content_of(baseline, arrays, file := packed(arrays))
     try:
-        return _canonical({**content, "checksum": _checksum(content)}), arrays
+        return _canonical({**content, "checksum": _checksum(content)}), file
     except (UnicodeEncodeError, ValueError) as error:
         raise BaselineError(
             f"the golden baseline of {baseline.task.name!r} cannot be written: {first_lines(error)}"
         ) from error
 
 
-def content_of(baseline: Recording, arrays: bytes) -> dict[str, Any]:
-    """The JSON, but for its checksum."""
+def content_of(baseline: Recording, arrays: Arrays, file: bytes) -> dict[str, Any]:
+    """The JSON, but for its checksum; `file` is what the arrays are packed in."""
     content = {
         "schema": SCHEMA,
         "model": {"name": baseline.model, "architecture": baseline.architecture},
@@ -81,7 +90,11 @@ def content_of(baseline: Recording, arrays: bytes) -> dict[str, Any]:
         "environment": baseline.environment,
         "reason": baseline.reason,
         "notes": list(baseline.notes),
-        "arrays": {"sha256": hashlib.sha256(arrays).hexdigest(), "bytes": len(arrays)},
+        "arrays": {
+            "sha256": hashlib.sha256(file).hexdigest(),
+            "bytes": len(file),
+            "each": {name: hashlib.sha256(array.tobytes()).hexdigest()[:DIGITS] for name, array in arrays.items()},
+        },
         "summary": summary(baseline),
     }
     # The spec stays as it is: a rounded one would be another spec than the one that was fingerprinted.
@@ -229,12 +242,17 @@ def _task(document: Document, arrays: Arrays) -> Task:
     return Task(document.task.name, pairs)
 
 
-def _require_same(content: dict[str, Any], recording: Recording, arrays: bytes) -> None:
-    """What a reviewer reads is what the arrays give, and no byte of them says anything else."""
-    if packed(arrays_of(recording)) != arrays:
+def _require_same(content: dict[str, Any], recording: Recording, file: bytes) -> None:
+    """What a reviewer reads is what the arrays give, and no byte of their file says anything else."""
+    arrays = arrays_of(recording)
+    if packed(arrays) != file:
         raise ValueError("the arrays are not in the form that they are written in")
+<<<<<<< HEAD
     expected = content_of(recording, arrays)
     scale = max((abs(number) for number in _numbers(expected["summary"])), default=0.0)
+=======
+    expected = content_of(recording, arrays, file)
+>>>>>>> 4372ca2 (A diff of a baseline names every array that changed)
     for key, value in expected.items():
         if not (_is_near(content[key], value, scale) if key == "summary" else content[key] == value):
             raise ValueError(f"what it says under {key!r} does not follow from its arrays")

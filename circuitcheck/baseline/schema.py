@@ -89,10 +89,11 @@ class FingerprintsForm(Form):
 
 
 class ArraysForm(Form):
-    """Which arrays belong to this JSON."""
+    """Which arrays belong to this JSON: the file, and the beginning of each one's SHA-256, so that a diff names it."""
 
     sha256: Hash
     bytes: Annotated[int, Meta(ge=1)]
+    each: dict[Word, Word]
 
 
 class RoundingForm(Form):

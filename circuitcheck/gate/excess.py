@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -37,27 +39,34 @@ def excess_of(baseline: Recording, sums: DriftSums, part: Sample, precision: str
     layers = np.array([baseline.layout.layer(unit) for unit in baseline.layout.units])
     inside = (layers[None] == np.unique(layers)[:, None]).astype(np.float64)
     everything = np.ones((1, len(layers)))
-    pooled, by_layer, by_unit = (
+    pooled, layer, unit = (
         _times(members, sums, rounding, part) for members in (everything, inside, np.eye(len(layers)))
     )
-    largest = max(range(len(by_unit)), key=lambda place: by_unit[place].value)
+    largest = max(range(len(layers)), key=lambda place: unit.values[place])
     return Excess(
         precision=shared,
-        pooled=pooled[0],
-        layer=largest_magnitude(by_layer),
-        unit=largest_magnitude(by_unit),
-        layers=tuple(one.value for one in by_layer),
-        units=tuple(one.value for one in by_unit),
+        pooled=pooled.largest,
+        layer=layer.largest,
+        unit=unit.largest,
+        layers=layer.values,
+        units=unit.values,
         worst_unit=baseline.layout.label(baseline.layout.units[largest]),
     )
 
 
-def _times(
-    members: NDArray[np.float64], sums: DriftSums, rounding: NDArray[np.float64], part: Sample
-) -> list[Estimate]:
-    """Of each set of units, `[sets, units]`, how far it has moved in times what rounding moves it."""
+@dataclass(frozen=True)
+class Times:
+    """How far sets of units have moved, in times what rounding moves them."""
+
+    values: tuple[float, ...]
+    largest: Estimate
+
+
+def _times(members: NDArray[np.float64], sums: DriftSums, rounding: NDArray[np.float64], part: Sample) -> Times:
+    """The same of sets of units, `[sets, units]`."""
     difference, expected = members @ sums.difference, members @ np.square(rounding)
     scale = np.sqrt(np.maximum(expected, expected.mean()))
     values = np.sqrt(difference.mean(-1)) / scale
     draws = np.sqrt(weighted_means(part.weights, difference)) / scale
-    return simultaneous(values, draws, part.units, part.nominal)
+    together, alone = (simultaneous(values, draws, part.units, part.nominal, alone=one) for one in (False, True))
+    return Times(tuple(map(float, values)), largest_magnitude(together, alone))

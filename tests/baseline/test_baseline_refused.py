@@ -39,7 +39,8 @@ def checksum(content: dict) -> str:
 
 def crafted(arrays: bytes) -> bytes:
     """A JSON file whose checksums vouch for other arrays."""
-    content = json.loads(JSON) | {"arrays": {"sha256": hashlib.sha256(arrays).hexdigest(), "bytes": len(arrays)}}
+    content = json.loads(JSON)
+    content["arrays"] |= {"sha256": hashlib.sha256(arrays).hexdigest(), "bytes": len(arrays)}
     content["checksum"] = checksum(content)
     return (json.dumps(content, sort_keys=True, indent=1, ensure_ascii=False) + "\n").encode()
 

@@ -24,7 +24,8 @@ def resealed(content: dict[str, Any], arrays: bytes | None = None) -> bytes:
     """A JSON that vouches for itself, and for other arrays where they are given."""
     content = {key: value for key, value in content.items() if key != "checksum"}
     if arrays is not None:
-        content |= {"arrays": {"sha256": hashlib.sha256(arrays).hexdigest(), "bytes": len(arrays)}}
+        each = {name: hashlib.sha256(array).hexdigest()[:16] for name, array in safetensors.numpy.load(arrays).items()}
+        content |= {"arrays": {"sha256": hashlib.sha256(arrays).hexdigest(), "bytes": len(arrays), "each": each}}
     try:
         return spelled(content | {"checksum": checksum(content)})
     except (TypeError, ValueError, RecursionError):  # what cannot be spelled has no checksum either
