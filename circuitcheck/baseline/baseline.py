@@ -11,8 +11,8 @@ from pathlib import Path
 from circuitcheck.baseline.atomic import COMMITTED, is_half_done, write_staged, write_together, writing
 from circuitcheck.baseline.encoding import DIGITS, decode, encode, other_arrays, parse
 from circuitcheck.baseline.recording import Recording
+from circuitcheck.core.bounded import read_bounded
 from circuitcheck.core.errors import BaselineError
-from circuitcheck.core.files import read_bounded
 from circuitcheck.core.specification import MeasurementSpec
 
 MOST_JSON, MOST_ARRAYS = 2**26, 2**33

@@ -39,15 +39,9 @@ from circuitcheck.core.prompts import PromptPair, Task
 from circuitcheck.core.reading import Reading
 from circuitcheck.core.units import Group, Layout
 
-<<<<<<< HEAD
-=======
 DIGITS = 16
 """Of the SHA-256 of each array, and of that in the name of an array file."""
 
-COMPUTED = ("summary", "roundings")
-"""What has numbers that are computed from the arrays."""
-
->>>>>>> 4372ca2 (A diff of a baseline names every array that changed)
 LAST_DIGIT, NOTHING = 2e-6, 1e-9
 """Numbers that a reviewer reads may differ by so much of themselves, or of the largest: another machine sums in another
 order, and the sixth digit, or what is left where everything cancels, may turn out differently."""
@@ -247,12 +241,8 @@ def _require_same(content: dict[str, Any], recording: Recording, file: bytes) ->
     arrays = arrays_of(recording)
     if packed(arrays) != file:
         raise ValueError("the arrays are not in the form that they are written in")
-<<<<<<< HEAD
-    expected = content_of(recording, arrays)
-    scale = max((abs(number) for number in _numbers(expected["summary"])), default=0.0)
-=======
     expected = content_of(recording, arrays, file)
->>>>>>> 4372ca2 (A diff of a baseline names every array that changed)
+    scale = max((abs(number) for number in _numbers(expected["summary"])), default=0.0)
     for key, value in expected.items():
         if not (_is_near(content[key], value, scale) if key == "summary" else content[key] == value):
             raise ValueError(f"what it says under {key!r} does not follow from its arrays")

@@ -11,6 +11,11 @@ def listed(names: Iterable[str], most: int, separator: str = ", ") -> str:
     return separator.join(known[:most]) + (f" and {len(known) - most} more" if len(known) > most else "")
 
 
+def shortened(text: str, most: int = 80) -> str:
+    """A text that a stranger wrote, quoted, and cut where it is long."""
+    return repr(text[:most]) + ("..." if len(text) > most else "")
+
+
 def first_lines(error: BaseException) -> str:
     """An error's message in one line of bearable length, or its name where it has none."""
     return " ".join(str(error).split())[:400] or type(error).__name__

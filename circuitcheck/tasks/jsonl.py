@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-import json
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from circuitcheck.core.bounded import read_bounded
 from circuitcheck.core.errors import TaskError
+from circuitcheck.core.phrases import shortened
 from circuitcheck.core.prompts import PromptPair, Task
+from circuitcheck.core.strict_json import strict_json
 from circuitcheck.tasks.texts import TextPair
 from circuitcheck.tasks.tokens import pair_problems, tokenize
 
 TEXT_KEYS = {"clean", "counterfactual", "answer", "foil", "cluster"}
 ID_KEYS = {"clean_ids", "counterfactual_ids", "answer_id", "foil_id", "cluster"}
+MOST_BYTES, MOST_PAIRS, MOST_TEXT, MOST_CLUSTER, MOST_ID = 2**25, 20_000, 100_000, 300, 2**31
+"""Bytes of a file, its pairs, characters of a text and of a cluster's name; token ids where no model limits them."""
+
+MOST_PROBLEMS, MOST_FAULT, MOST_KEYS = 100, 400, 5
+"""Problems that are named, characters of each, and unknown keys of a line."""
+
 Parsed = tuple[PromptPair | None, list[str]]
 
 
@@ -28,38 +37,44 @@ def load_jsonl(path: Path, tokenizer: Any = None, vocabulary: int | None = None)
         TaskError: the file cannot be read, is empty, or has bad lines, which are all named.
     """
     try:
-        # Not splitlines(): JSON strings may hold characters such as U+2028, at which it would split too.
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
+        content = read_bounded(path, MOST_BYTES).decode("utf-8-sig")
+    except OSError as error:
+        raise TaskError(f"task file {path} cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
         raise TaskError(f"task file {path} cannot be read: {error}") from error
-    numbered = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
-    if not numbered:
-        raise TaskError(f"task file {path} is empty; it needs one JSON object a line.")
     pairs: list[PromptPair] = []
     problems: list[str] = []
     seen: dict[tuple[int, ...], int] = {}
-    for number, line in numbered:
+    # Not splitlines(): JSON strings may hold characters such as U+2028, at which it would split too.
+    for number, line in enumerate(StringIO(content, newline="\n"), start=1):
+        if not line.strip():
+            continue
         pair, faults = _parse(line, tokenizer, vocabulary)
         if pair is not None and pair.clean in seen:
             faults = [*faults, f"same clean prompt as line {seen[pair.clean]}"]
         if pair is not None:
             seen.setdefault(pair.clean, number)
             pairs.append(pair)
-        problems += [f"line {number}: {fault}" for fault in faults]
+        problems += [f"line {number}: {fault[:MOST_FAULT]}" for fault in faults]
+        if len(problems) > MOST_PROBLEMS or len(pairs) > MOST_PAIRS:
+            problems = [*problems[:MOST_PROBLEMS], f"line {number} and behind it was not looked at"]
+            break
     if problems:
         raise TaskError(f"task file {path} has {len(problems)} problem(s):\n  " + "\n  ".join(problems))
+    if not pairs:
+        raise TaskError(f"task file {path} is empty; it needs one JSON object a line.")
     return Task(path.stem, tuple(pairs))
 
 
 def _parse(line: str, tokenizer: Any, vocabulary: int | None) -> Parsed:
     try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:  # a number of too many digits, brackets nested too deeply
+        record = strict_json(line)
+    except ValueError as error:
         return None, [f"not JSON: {error}"]
     if not isinstance(record, dict):
         return None, ["not a JSON object"]
     keys = max(TEXT_KEYS, ID_KEYS, key=lambda keys: len(keys & record.keys()))  # whichever was meant
-    faults = [f"unknown key {key!r}" for key in sorted(set(record) - keys)]
+    faults = [f"unknown key {shortened(key)}" for key in sorted(set(record) - keys)[:MOST_KEYS]]
     faults += [f"missing key {key!r}" for key in sorted(keys - set(record))]
     if faults:
         return None, faults
@@ -68,6 +83,7 @@ def _parse(line: str, tokenizer: Any, vocabulary: int | None) -> Parsed:
 
 def _from_text(record: dict[str, Any], tokenizer: Any) -> Parsed:
     faults = [f"{key} must be a non-empty string" for key in sorted(TEXT_KEYS) if not _is_text(record[key])]
+    faults = faults or _too_long(record)
     if faults:
         return None, faults
     if tokenizer is None:
@@ -85,6 +101,7 @@ def _from_ids(record: dict[str, Any], vocabulary: int | None) -> Parsed:
             faults.append(f"{key} must be one token id{_range(vocabulary)}")
     if not _is_text(record["cluster"]):
         faults.append("cluster must be a non-empty string")
+    faults = faults or _too_long(record)
     if faults:
         return None, faults
     clean, counterfactual = tuple(record["clean_ids"]), tuple(record["counterfactual_ids"])
@@ -96,9 +113,18 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str) and bool(value)
 
 
+def _too_long(record: dict[str, Any]) -> list[str]:
+    most = {key: MOST_CLUSTER if key == "cluster" else MOST_TEXT for key in sorted(record)}
+    return [
+        f"{key} is longer than {most[key]}"
+        for key in most
+        if isinstance(record[key], str | list) and len(record[key]) > most[key]
+    ]
+
+
 def _is_id(value: object, vocabulary: int | None) -> bool:
     is_number = isinstance(value, int) and not isinstance(value, bool)
-    return is_number and value >= 0 and (vocabulary is None or value < vocabulary)  # type: ignore[operator]
+    return is_number and 0 <= value < (MOST_ID if vocabulary is None else vocabulary)  # type: ignore[operator]
 
 
 def _range(vocabulary: int | None) -> str:

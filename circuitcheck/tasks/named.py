@@ -39,10 +39,20 @@ def load_task(
             raise TaskError(
                 f"task {task!r} is in text, but the model has no tokenizer; give a JSONL file in token ids."
             )
-        return _generate(task, tokenizer, prompts, seed)
+        return _known(_generate(task, tokenizer, prompts, seed), vocabulary)
     if task.endswith(".jsonl"):
-        return load_jsonl(Path(task), tokenizer, vocabulary)
+        return _known(load_jsonl(Path(task), tokenizer, vocabulary), vocabulary)
     raise TaskError(f"unknown task {task!r}: it is none of {', '.join(BUILT_IN)}, and not a path to a .jsonl file.")
+
+
+def _known(task: Task, vocabulary: int | None) -> Task:
+    """The task, whose token ids the model knows."""
+    if vocabulary is not None and task.largest_token >= vocabulary:
+        raise TaskError(
+            f"task {task.name!r} needs the token id {task.largest_token}, and the model knows {vocabulary}: its "
+            "tokenizer belongs to another model."
+        )
+    return task
 
 
 def _generate(name: str, tokenizer: Any, prompts: int, seed: int) -> Task:

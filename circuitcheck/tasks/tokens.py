@@ -4,14 +4,26 @@ from __future__ import annotations
 
 from typing import Any
 
+from circuitcheck.core.errors import TaskError
+from circuitcheck.core.phrases import first_lines, shortened
 from circuitcheck.core.prompts import PromptPair
 from circuitcheck.tasks.texts import TextPair
 
+MOST_TOKENS = 2**14
+"""Of one prompt: attention takes the square of them."""
+
 
 def prompt_ids(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of `text` with whatever the tokenizer puts in front (such as `<s>`), and nothing behind it."""
-    plain: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    full: list[int] = tokenizer(text)["input_ids"]
+    """Token ids of `text` with whatever the tokenizer puts in front (such as `<s>`), and nothing behind it.
+
+    Raises:
+        TaskError: the tokenizer fails on it.
+    """
+    try:
+        plain: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+        full: list[int] = tokenizer(text)["input_ids"]
+    except Exception as error:  # every tokenizer raises its own
+        raise TaskError(f"the model's tokenizer fails on {shortened(text)}: {first_lines(error)}") from error
     for start in range(len(full) - len(plain) + 1):
         if full[start : start + len(plain)] == plain:
             return full[: start + len(plain)]
@@ -52,6 +64,8 @@ def tokenize(tokenizer: Any, pair: TextPair) -> tuple[PromptPair | None, list[st
 def pair_problems(pair: PromptPair) -> list[str]:
     """What is wrong with a pair whatever its tokenizer."""
     problems = []
+    if len(pair.clean) > MOST_TOKENS:
+        problems.append(f"clean has {len(pair.clean)} tokens, and at most {MOST_TOKENS} are run")
     if not pair.clean or not pair.counterfactual:
         problems.append("a prompt is empty")
     if len(pair.clean) != len(pair.counterfactual):
@@ -70,10 +84,10 @@ def _single(tokenizer: Any, prompt: str, text: str, name: str, problems: list[st
     if added is not None and len(added) == 1 and added[0] != tokenizer.unk_token_id:
         return added[0]
     spaced = "" if text.startswith(" ") else continuation_ids(tokenizer, prompt, f" {text}")
-    hint = f"; with a leading space, {' ' + text!r}, it is" if spaced and len(spaced) == 1 else ""
+    hint = f"; with a leading space, {shortened(' ' + text)}, it is" if spaced and len(spaced) == 1 else ""
     if added is not None and len(added) == 1:
         what = "is not known to the tokenizer"
     else:
         what = "is not one token after the prompt" + ("" if added is None else f" but {len(added)}")
-    problems.append(f"{name} {text!r} {what}{hint}")
+    problems.append(f"{name} {shortened(text)} {what}{hint}")
     return None

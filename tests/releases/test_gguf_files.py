@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
 
 import gguf_writer
 import model_directories
@@ -182,3 +183,46 @@ def test_types_and_shapes_are_read_without_loading(llama, tmp_path):
     assert (first.weight, first.shape, first.bits, first.is_projection) == ("Q4_0", (32, 64), 4.0, True)
     assert content.tokens == tuple(WORDS)
     assert not content.has_rope_factors
+
+
+# --- a stranger's file -----------------------------------------------------------------------------------------------
+
+
+def hostile(*parts: bytes, tensors: int = 0, entries: int = 1) -> bytes:
+    return b"GGUF" + struct.pack("<IQQ", 3, tensors, entries) + b"".join(parts)
+
+
+def text(content: bytes, length: int | None = None) -> bytes:
+    return struct.pack("<Q", len(content) if length is None else length) + content
+
+
+HOSTILE = {
+    "nothing": b"",
+    "a device's zeros": b"\0" * 100,
+    "tensors without end": hostile(tensors=2**63),
+    "entries without end": hostile(entries=2**63),
+    "a name without end": hostile(text(b"a", 2**62)),
+    "a list of bytes without end": hostile(text(b"a"), struct.pack("<IIQ", 9, 0, 2**62)),
+    "a list that ends behind the file": hostile(text(b"a"), struct.pack("<IIQ", 9, 0, 2**19)),
+    "a list of texts without end": hostile(text(b"a"), struct.pack("<IIQ", 9, 8, 2**62)),
+    "a list of lists": hostile(text(b"a"), struct.pack("<IIQ", 9, 9, 1)),
+    "an unknown type": hostile(text(b"a"), struct.pack("<I", 77)),
+    "a key twice": hostile(*2 * [text(b"a") + struct.pack("<IB", 0, 1)], entries=2),
+    "a tensor of no dimensions": hostile(text(b"t"), struct.pack("<IIQ", 0, 0, 0), tensors=1, entries=0),
+    "a tensor of 10**6 dimensions": hostile(text(b"t"), struct.pack("<IIQ", 10**6, 0, 0), tensors=1, entries=0),
+    "a tensor of 2**80 numbers": hostile(
+        text(b"t"), struct.pack("<IQQIQ", 2, 2**40, 2**40, 0, 0), tensors=1, entries=0
+    ),
+    "a tensor far behind the file": hostile(text(b"t"), struct.pack("<IQIQ", 1, 1, 0, 2**60), tensors=1, entries=0),
+    "a tensor of an unknown type": hostile(text(b"t"), struct.pack("<IQIQ", 1, 1, 777, 0), tensors=1, entries=0),
+    "layers without end": hostile(text(b"llama.block_count"), struct.pack("<II", 4, 10**7)),
+}
+
+
+@pytest.mark.parametrize("content", HOSTILE.values(), ids=HOSTILE)
+def test_a_header_is_read_no_further_than_the_file(tmp_path, content):
+    file = tmp_path / "model.gguf"
+    file.write_bytes(content)
+    message = refusal(file)
+    assert f"model file {file} " in message
+    assert len(message) < 600

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 import word_tokenizers
@@ -288,3 +289,74 @@ def test_a_framed_prompt_ends_before_the_answer(write):
     (pair,) = load_jsonl(write(TEXT), tokenizer).pairs
     assert tokenizer.decode(pair.clean) == "<s>The capital of France is"
     assert tokenizer.decode(pair.counterfactual) == "<s>The capital of Spain is"
+
+
+# --- a stranger's file -----------------------------------------------------------------------------------------------
+
+
+def test_a_million_bad_lines_are_one_bearable_message(tmp_path):
+    file = tmp_path / "bad.jsonl"
+    file.write_text("x\n" * 10**6)
+    with pytest.raises(TaskError) as caught:
+        load_jsonl(file)
+    assert len(str(caught.value)) < 50_000
+    assert "line 100: not JSON" in str(caught.value)
+    assert str(caught.value).endswith("line 101 and behind it was not looked at")
+
+
+def test_a_line_of_a_million_letters_is_not_repeated(tmp_path):
+    file = tmp_path / "bad.jsonl"
+    file.write_text(json.dumps({"x" * 10**6: 1}) + "\n" + json.dumps({str(number): 1 for number in range(10**5)}))
+    with pytest.raises(TaskError) as caught:
+        load_jsonl(file)
+    assert len(str(caught.value)) < 10_000
+
+
+def test_devices_pipes_and_files_without_end_are_not_read(tmp_path):
+    file = tmp_path / "task.jsonl"
+    file.symlink_to("/dev/zero")
+    with pytest.raises(TaskError, match="it is no regular file"):
+        load_jsonl(file)
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(TaskError, match="it is no regular file"):
+        load_jsonl(file)
+    file.unlink()
+    with file.open("wb") as stream:
+        stream.truncate(10**11)
+    with pytest.raises(TaskError, match=r"it has 100000000000 bytes, and at most"):
+        load_jsonl(file)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"answer_id": 2**40}, "answer_id must be one token id"),
+        ({"cluster": "c" * 301}, "cluster is longer than 300"),
+        ({"clean_ids": [1] * 20_000, "counterfactual_ids": [2] * 20_000}, "clean has 20000 tokens, and at most 16384"),
+    ],
+)
+def test_what_no_model_could_use_is_refused(tmp_path, change, message):
+    line = {"clean_ids": [5, 9, 2], "counterfactual_ids": [5, 8, 2], "answer_id": 7, "foil_id": 6, "cluster": "a"}
+    file = tmp_path / "task.jsonl"
+    file.write_text(json.dumps(line | change))
+    with pytest.raises(TaskError, match=message):
+        load_jsonl(file)
+
+
+@pytest.mark.parametrize("text", ['"a": 1, "a": 2', '"a": "\\ud800"', '"a": NaN'])
+def test_json_that_says_two_things_or_none_is_refused(tmp_path, text):
+    file = tmp_path / "task.jsonl"
+    file.write_text("{" + text + "}")
+    with pytest.raises(TaskError, match="line 1: not JSON: "):
+        load_jsonl(file)
+
+
+def test_a_tokenizer_that_fails_is_named(tmp_path):
+    def broken(*arguments, **options):
+        raise RuntimeError("no unknown token")
+
+    file = tmp_path / "task.jsonl"
+    file.write_text(json.dumps({"clean": "a", "counterfactual": "b", "answer": "c", "foil": "d", "cluster": "e"}))
+    with pytest.raises(TaskError, match="the model's tokenizer fails on 'a': no unknown token"):
+        load_jsonl(file, broken)

@@ -84,7 +84,11 @@ class HookedModel(TorchModel):
         """The same model, with the products and the batch size that its kernels need.
 
         Plain float32 needs neither: batches of another size only sum in another order.
+
+        Raises:
+            ModelError: a prompt of the task is longer than the model has positions.
         """
+        require_room(self, prompts.task.longest)
         ids = rows_of(self, prompts.batches()[0]).ids
         with unchanged(self):
             model = with_wide_products(self, ids)

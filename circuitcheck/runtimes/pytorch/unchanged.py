@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from circuitcheck.core.errors import ModelChangedError
 from circuitcheck.runtimes.pytorch.compiled import uncompiled
+from circuitcheck.runtimes.pytorch.default_type import float32_by_default
 from circuitcheck.runtimes.pytorch.torch_model import TorchModel
 from circuitcheck.runtimes.pytorch.wide_products import WideProducts
 
@@ -27,7 +28,8 @@ def unchanged(model: TorchModel) -> Iterator[None]:
     Raises:
         ModelChangedError: a hook, a parameter or a training flag differs after the block.
     """
-    with uncompiled(model.module), WideProducts(model.wide) if model.wide else nullcontext():
+    wide = WideProducts(model.wide) if model.wide else nullcontext()
+    with float32_by_default(), uncompiled(model.module), wide:
         flags = {part: part.training for part in model.module.modules()}
         model.module.eval()
         before = _state(model.module)

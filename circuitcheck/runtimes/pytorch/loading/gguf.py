@@ -12,6 +12,8 @@ from typing import Any
 from circuitcheck.core.census import FoundWeight
 from circuitcheck.core.errors import ModelError
 from circuitcheck.core.phrases import extra_needed, first_lines, listed
+from circuitcheck.runtimes.pytorch.loading.border import require_counts
+from circuitcheck.runtimes.pytorch.loading.gguf_layout import require_whole
 from circuitcheck.runtimes.pytorch.quiet import quiet_quantizers
 
 FLOAT_BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16}
@@ -83,13 +85,17 @@ def read_gguf(file: Path) -> GGUFContent:
     """
     with quiet_quantizers():
         try:
-            from gguf import GGUFReader
+            from gguf import GGML_QUANT_SIZES, GGUFReader
         except ImportError as error:
             raise ModelError(extra_needed(f"model file {file}", "gguf")) from error
         try:
+            require_whole(file, {int(kind): sizes for kind, sizes in GGML_QUANT_SIZES.items()})
             reader = GGUFReader(file)
             tensors = tuple(_stored(tensor.name, tensor.tensor_type.name, tensor.shape) for tensor in reader.tensors)
+            require_counts(_counts(reader.fields), len(tensors), f"model file {file}")
             return GGUFContent(tensors, _has_config(reader.fields), _tokens(reader.fields))
+        except ModelError:
+            raise
         except Exception as error:  # the package raises whatever its parser meets
             raise ModelError(f"model file {file} cannot be read as GGUF: {first_lines(error)}") from error
 
@@ -106,6 +112,12 @@ def _stored(name: str, kind: str, reversed_shape: Iterable[int]) -> StoredTensor
         name=name,
         shape=shape,
     )
+
+
+def _counts(fields: dict[str, Any]) -> dict[str, Any]:
+    """Its numbers; what it calls blocks are layers."""
+    scalars = {name: field.contents() for name, field in fields.items() if len(field.types) == 1}
+    return {name.rpartition(".")[2].replace("block_count", "num_layers"): value for name, value in scalars.items()}
 
 
 def _has_config(fields: dict[str, Any]) -> bool:

@@ -14,6 +14,7 @@ from circuitcheck.core.errors import ModelError
 from circuitcheck.core.metric import LOGIT_DIFFERENCE, Function, Metric, as_metric, metric_from_settings
 from circuitcheck.runtimes.pytorch.compiled import NOTE as COMPILED_NOTE
 from circuitcheck.runtimes.pytorch.compiled import is_compiled, uncompiled, unwrapped
+from circuitcheck.runtimes.pytorch.default_type import float32_by_default
 from circuitcheck.runtimes.pytorch.environment import resolve_device
 from circuitcheck.runtimes.pytorch.hooked import HookedModel
 from circuitcheck.runtimes.pytorch.loading.claims import (
@@ -44,6 +45,7 @@ from circuitcheck.runtimes.pytorch.quiet import quiet_quantizers
 __all__ = ["hook_module", "load_model", "model_name", "resolve_directory"]
 
 
+@float32_by_default()
 def load_model(
     source: str | Path,
     precision: str = "f32",

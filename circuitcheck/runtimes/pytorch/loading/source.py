@@ -13,6 +13,7 @@ from safetensors import safe_open
 from circuitcheck.core.candidates import EMBEDDED, GGUF, is_hub_id
 from circuitcheck.core.errors import ModelError
 from circuitcheck.core.phrases import listed
+from circuitcheck.runtimes.pytorch.loading.border import require_counts, require_sound_files
 from circuitcheck.runtimes.pytorch.loading.fingerprint import weight_files
 
 CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
@@ -76,6 +77,7 @@ def resolve_source(source: str | Path, *, download: bool = False) -> Source:
     """
     path = Path(source).expanduser()
     if path.suffix == GGUF and path.is_file():
+        require_sound_files(path.parent)
         return Source(path.parent, path.name)
     if path.is_dir() and not weight_files(path):
         found = sorted(path.glob(f"*{GGUF}"))
@@ -83,6 +85,7 @@ def resolve_source(source: str | Path, *, download: bool = False) -> Source:
             names = ", ".join(file.name for file in found)
             raise ModelError(f"model directory {path} holds several GGUF files ({names}); name one of them.")
         if found:
+            require_sound_files(path)
             return Source(path, found[0].name)
     return Source(resolve_directory(source, download=download))
 
@@ -111,11 +114,14 @@ def resolve_directory(source: str | Path, *, download: bool = False) -> Path:
         raise ModelError(
             f"model directory {directory} has no config.json; give a directory saved with save_pretrained."
         )
+    require_sound_files(directory)
     if not weight_files(directory):
         pickled = [path.name for path in [*directory.glob("*.bin"), *directory.glob("*.pt*")]]
         has = f"only pickled weights ({', '.join(pickled)}), and nothing is ever unpickled" if pickled else "no weights"
         raise ModelError(f"model directory {directory} has {has}; save it with save_pretrained as safetensors.")
     _refuse_doubled(directory)
+    tensors = sum(len(_types(directory / name)) for name in _loadable(directory))
+    require_counts(Source(directory).config, tensors, f"model in {directory}")
     return directory
 
 

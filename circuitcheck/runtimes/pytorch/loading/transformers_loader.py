@@ -15,7 +15,9 @@ from torch import nn
 
 from circuitcheck.core.errors import ModelError
 from circuitcheck.core.phrases import extra_needed, first_lines, listed
+from circuitcheck.runtimes.pytorch.loading.border import require_size
 from circuitcheck.runtimes.pytorch.loading.claims import require_transforms
+from circuitcheck.runtimes.pytorch.loading.fingerprint import weight_files
 from circuitcheck.runtimes.pytorch.loading.gguf import GGUFContent
 from circuitcheck.runtimes.pytorch.loading.source import CONFIG, Source
 from circuitcheck.runtimes.pytorch.quantizers.native import settle
@@ -70,6 +72,7 @@ def load_module(
     with ExitStack() as stack:
         if method:
             stack.enter_context(quiet_quantizers())
+        _require_size(source, options.get("config"))
         module, info = _from_pretrained(source, options, str(method or ""))
         require_transforms(source, module)
         _require_all_keys(source, info)
@@ -151,6 +154,18 @@ def _from_pretrained(source: Source, options: dict[str, Any], method: str) -> tu
     except Exception as error:  # transformers, safetensors and json each raise their own
         raise ModelError(f"{source} cannot be loaded: {first_lines(error)}") from error
     return module, info
+
+
+def _require_size(source: Source, config: Any) -> None:
+    """Before anything is allocated: the model that is asked for is not far larger than its files."""
+    if config is None:
+        try:
+            config = _config_in(source.directory)
+        except ModelError:
+            return  # of which the loader tells in its own way
+    files = [source.directory / source.gguf] if source.gguf else weight_files(source.directory)
+    with quiet():
+        require_size(config, _class_for(source), sum(file.stat().st_size for file in files), str(source))
 
 
 def _class_for(source: Source) -> Any:
