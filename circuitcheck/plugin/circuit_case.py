@@ -74,12 +74,12 @@ def _known(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _properties(found: Mapping[str, Entry]) -> Iterator[tuple[str, object]]:
-    """Verdict, value, limit, interval and unit of criteria."""
+    """Verdict, value, limit, interval and unit of criteria, under names that other plugins' properties do not have."""
     for name, criterion in found.items():
         low, high = criterion["value"]["interval"]
         shown = {key: criterion[key] for key in ("verdict", "relation", "limit", "unit")}
         shown |= {"value": criterion["value"]["value"], "low": low, "high": high}
-        yield from ((f"{name}.{key}", value) for key, value in shown.items())
+        yield from ((f"circuitcheck.{name}.{key}", value) for key, value in shown.items())
 
 
 def _problems(entry: Entry, names: tuple[str, ...], found: Mapping[str, Entry]) -> tuple[list[str], list[str]]:

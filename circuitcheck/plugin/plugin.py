@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from circuitcheck.plugin.session import GateSession
     from circuitcheck.plugin.store import Store
 
-FIXTURE = "circuit"
+FIXTURE = "circuitcheck_case"
 SESSION: pytest.StashKey[GateSession] = pytest.StashKey()
 STORE: pytest.StashKey[Store] = pytest.StashKey()
 WORKER_STORE = "circuitcheck_store"
@@ -88,7 +88,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(scope="session")
-def circuit(request: pytest.FixtureRequest) -> CircuitCase:
+def circuitcheck_case(request: pytest.FixtureRequest) -> CircuitCase:
     """One candidate on one task and kind of unit; see `circuitcheck.suite`."""
     from circuitcheck.plugin.circuit_case import CircuitCase
 

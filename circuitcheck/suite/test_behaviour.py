@@ -6,6 +6,6 @@ from circuitcheck.plugin.circuit_case import CircuitCase
 from circuitcheck.verdict.criteria import names_of
 
 
-def test_behaviour(circuit: CircuitCase) -> None:
+def test_behaviour(circuitcheck_case: CircuitCase) -> None:
     """As many prompts are solved, and by as much."""
-    circuit.check(*names_of("behaviour"))
+    circuitcheck_case.check(*names_of("behaviour"))

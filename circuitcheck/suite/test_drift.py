@@ -6,6 +6,6 @@ from circuitcheck.plugin.circuit_case import CircuitCase
 from circuitcheck.verdict.criteria import names_of
 
 
-def test_drift(circuit: CircuitCase) -> None:
+def test_drift(circuitcheck_case: CircuitCase) -> None:
     """Median and largest drift of all units."""
-    circuit.check(*names_of("drift"))
+    circuitcheck_case.check(*names_of("drift"))

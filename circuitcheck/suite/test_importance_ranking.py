@@ -6,6 +6,6 @@ from circuitcheck.plugin.circuit_case import CircuitCase
 from circuitcheck.verdict.criteria import names_of
 
 
-def test_importance_ranking(circuit: CircuitCase) -> None:
+def test_importance_ranking(circuitcheck_case: CircuitCase) -> None:
     """Ranking agreement and profile distance."""
-    circuit.check(*names_of("importance_ranking"))
+    circuitcheck_case.check(*names_of("importance_ranking"))

@@ -6,6 +6,6 @@ from circuitcheck.plugin.circuit_case import CircuitCase
 from circuitcheck.verdict.criteria import names_of
 
 
-def test_repair_recovery(circuit: CircuitCase) -> None:
+def test_repair_recovery(circuitcheck_case: CircuitCase) -> None:
     """What all units' repair leaves, and the share of the damage that it gives back."""
-    circuit.check(*names_of("repair_recovery"))
+    circuitcheck_case.check(*names_of("repair_recovery"))

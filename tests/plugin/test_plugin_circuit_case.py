@@ -1,4 +1,4 @@
-"""`circuit.check`, which every test of the gate calls: nothing that is asked for can be passed over."""
+"""`circuitcheck_case.check`, which every test of the gate calls: nothing that is asked for can be passed over."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_name_that_no_criterion_has_is_refused() -> None:
 def test_every_criterion_where_none_is_named() -> None:
     case = case_of()
     case.check()
-    assert {name.split(".")[0] for name, _ in case.take_properties()} == set(BY_NAME)
+    assert {name.split(".")[1] for name, _ in case.take_properties()} == set(BY_NAME)
     with pytest.raises(pytest.fail.Exception, match=r"f16-ioi: drift_largest is 0\.5"):
         case_of(drift_largest="FAIL").check()
 
@@ -49,8 +49,9 @@ def test_only_what_is_named_decides() -> None:
     case = case_of(drift_largest="FAIL")
     case.check("drift_median", "behaviour_kept")
     found = dict(case.take_properties())
-    assert {name.split(".")[0] for name in found} == {"drift_median", "behaviour_kept"}
-    assert (found["drift_median.low"], found["drift_median.high"], found["drift_median.limit"]) == (0.25, 0.75, 0.125)
+    assert {name.split(".")[1] for name in found} == {"drift_median", "behaviour_kept"}
+    shown = [found[f"circuitcheck.drift_median.{key}"] for key in ("low", "high", "limit")]
+    assert shown == [0.25, 0.75, 0.125]
     assert case.take_properties() == []
 
 

@@ -16,17 +16,17 @@ def test_criteria_are_properties_of_their_tests(gate: Gate, workers: tuple[str, 
     criteria = {row["name"]: row for row in gate.report()["runs"][0]["criteria"]}
     cases = {case.get("name"): case for case in ElementTree.parse(gate.path / "junit.xml").iter("testcase")}
     drift = {row.get("name"): row.get("value") for row in cases["test_drift[f16-ioi]"].iter("property")}
-    assert set(drift) == {f"{name}.{key}" for name in ("drift_median", "drift_largest") for key in KEYS}
+    assert set(drift) == {f"circuitcheck.{name}.{key}" for name in ("drift_median", "drift_largest") for key in KEYS}
     for name in ("drift_median", "drift_largest"):
         expected = criteria[name]
-        assert drift[f"{name}.verdict"] == "PASS"
-        assert drift[f"{name}.unit"] == "relative norm"
-        assert [float(drift[f"{name}.{key}"]) for key in ("value", "limit", "low", "high")] == [
+        assert drift[f"circuitcheck.{name}.verdict"] == "PASS"
+        assert drift[f"circuitcheck.{name}.unit"] == "relative norm"
+        assert [float(drift[f"circuitcheck.{name}.{key}"]) for key in ("value", "limit", "low", "high")] == [
             expected["value"]["value"],
             expected["limit"],
             *expected["value"]["interval"],
         ]
-    others = {row.get("name").split(".")[0] for row in cases["test_behaviour[f16-ioi]"].iter("property")}
+    others = {row.get("name").split(".")[1] for row in cases["test_behaviour[f16-ioi]"].iter("property")}
     assert others == {"behaviour_kept", "metric_change"}
 
 
@@ -35,5 +35,5 @@ def test_a_failing_test_carries_them_too(gate: Gate) -> None:
     gate.run("--junitxml=junit.xml")
     cases = {case.get("name"): case for case in ElementTree.parse(gate.path / "junit.xml").iter("testcase")}
     drift = {row.get("name"): row.get("value") for row in cases["test_drift[f16-ioi]"].iter("property")}
-    assert drift["drift_median.verdict"] == "FAIL"
-    assert float(drift["drift_median.limit"]) == 1e-5
+    assert drift["circuitcheck.drift_median.verdict"] == "FAIL"
+    assert float(drift["circuitcheck.drift_median.limit"]) == 1e-5
