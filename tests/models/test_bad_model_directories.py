@@ -114,6 +114,52 @@ def test_pickles_and_code_are_not_even_downloaded(monkeypatch, directory):
     assert asked == ["some-owner/some-model"]
 
 
+# --- everything that is loaded is fingerprinted, and nothing outside the directory is loaded --------------------------
+
+
+def sharded_elsewhere(directory, name: str) -> None:
+    """Moves the weights to where the index says that they are."""
+    target = directory / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    weights = directory / "model.safetensors"
+    weight_map = dict.fromkeys(load_file(weights), name)
+    weights.replace(target)
+    (directory / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    (directory / "bait.safetensors").write_bytes(b"fingerprinted, and never loaded")
+
+
+@pytest.mark.parametrize("name", ["../other/x.safetensors", "/absolute", "shards/x.safetensors", "shard.bin"])
+def test_shards_that_lie_elsewhere_are_refused(directory, name):
+    name = str(directory.parent / "elsewhere.safetensors") if name == "/absolute" else name
+    sharded_elsewhere(directory, name)
+    assert refusal(directory) == (
+        f"model directory {directory}: model.safetensors.index.json names weights that are no .safetensors files "
+        f"directly in it: {name!r}. Nothing else is loaded; put all shards beside their index."
+    )
+
+
+def test_shards_beside_their_index_are_loaded(directory):
+    before = load_model(directory).fingerprints["weights"]
+    sharded_elsewhere(directory, "shard-1.safetensors")
+    (directory / "bait.safetensors").unlink()
+    assert load_model(directory).fingerprints["weights"] == before
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("transformers_weights", "bait.safetensors"), ("configuration_files", ["config.4.0.0.json"])],
+)
+def test_a_config_that_names_other_files_is_refused(directory, key, value):
+    file = directory / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), key: value}))
+    assert f"its config.json names {key} (other files of " in refusal(directory)
+
+
+def test_an_adapter_is_refused(directory):
+    (directory / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "../other"}))
+    assert "holds an adapter (adapter_config.json), whose base model lies elsewhere. Merge them" in refusal(directory)
+
+
 # --- an incomplete directory -----------------------------------------------------------------------------------------
 
 
@@ -141,7 +187,7 @@ def test_a_missing_shard_is_refused(directory):
     (directory / "model.safetensors").rename(directory / "model-00001-of-00002.safetensors")
     index = {"metadata": {}, "weight_map": {"embed_out.weight": "model-00002-of-00002.safetensors"}}
     (directory / "model.safetensors.index.json").write_text(json.dumps(index))
-    assert f"model in {directory} cannot be loaded" in refusal(directory)
+    assert "directly in it: 'model-00002-of-00002.safetensors'." in refusal(directory)
 
 
 @pytest.mark.parametrize("keep", [0, 4, 100, -1])

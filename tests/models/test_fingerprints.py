@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerFast
 from circuitcheck.runtimes.pytorch.loading.fingerprint import (
     _canonical_config,
     fingerprint_directory,
+    fingerprint_file,
     fingerprint_module,
     fingerprint_tokenizer,
 )
@@ -88,6 +89,16 @@ def test_where_a_file_ends_counts(tmp_path):
     (tmp_path / "a.safetensors").write_bytes(b"one")
     (tmp_path / "b.safetensors").write_bytes(b"two")
     assert of_weights(tmp_path) != first
+
+
+def test_the_configuration_beside_a_gguf_file_counts(tmp_path):
+    file = tmp_path / "tiny.gguf"
+    file.write_bytes(b"weights")
+    found = {fingerprint_file(file)}
+    for theta in (1e4, 5e5):
+        (tmp_path / "config.json").write_text(json.dumps({"rope_theta": theta}))
+        found.add(fingerprint_file(file))
+    assert len(found) == 3
 
 
 def test_models_in_memory_give_a_stable_sha256():

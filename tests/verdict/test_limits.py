@@ -79,6 +79,17 @@ def test_every_precision_that_can_be_made_has_its_limits_from_fine_to_coarse():
     assert all(limit.median < limit.largest for limit in limits)
 
 
+@pytest.mark.parametrize("name", ["float32", "float64"])
+def test_plain_floats_of_32_bits_or_more_are_judged_as_float32(name):
+    assert limits_for(name, "ioi") == limits_for("f32", "ioi")
+
+
+@pytest.mark.parametrize("name", ["float8_e4m3fn", "5-bit", "complex64", "F32", ""])
+def test_a_precision_without_limits_is_refused(name):
+    with pytest.raises(ConfigurationError, match=f"there are no limits on drift for precision '{name}'; known are f32"):
+        limits_for(name, "ioi")
+
+
 def test_every_level_of_a_census_has_its_limits():
     """A release is called by the bits that were found in it, or by the type of its weights."""
     quantized = [Census((), (), 1, 1, bits, None).level for bits in (8.0, 6.5, 4.0, 3.0, 2.0, 1.58, None)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ NOT_THE_MODEL = ("_name_or_path", "transformers_version", "use_cache", "dtype", 
 
 def weight_files(directory: Path) -> list[Path]:
     """All safetensors files of a Hugging Face directory, in order of their names."""
-    return sorted(directory.glob("*.safetensors"))
+    return sorted(file for file in directory.glob("*.safetensors") if file.is_file())
 
 
 def fingerprint_directory(directory: Path) -> str:
@@ -26,18 +26,24 @@ def fingerprint_directory(directory: Path) -> str:
 
     The configuration counts, because the same weights with another rotary base, say, are another model.
     """
-    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    total = hashlib.sha256(_canonical_config(config))
-    for file in weight_files(directory):
-        with file.open("rb") as stream:
-            total.update(hashlib.file_digest(stream, "sha256").digest())
-    return total.hexdigest()
+    return _fingerprint_files(weight_files(directory), directory / "config.json")
 
 
 def fingerprint_file(file: Path) -> str:
-    """SHA-256 of a model that is one file."""
+    """SHA-256 of a model that is one file and, where one lies beside it, of the configuration that it runs under."""
+    config = file.parent / "config.json"
+    if config.is_file():
+        return _fingerprint_files([file], config)
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _fingerprint_files(files: Iterable[Path], config: Path) -> str:
+    total = hashlib.sha256(_canonical_config(json.loads(config.read_text(encoding="utf-8"))))
+    for file in files:
+        with file.open("rb") as stream:
+            total.update(hashlib.file_digest(stream, "sha256").digest())
+    return total.hexdigest()
 
 
 def _canonical_config(config: dict[str, Any]) -> bytes:

@@ -21,6 +21,14 @@ NEEDED_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", 
 PACKED_NAMES = (".weight_packed", ".qweight", "._weight_qdata")
 """What formats call a packed weight, which takes the place of `.weight`."""
 
+ELSEWHERE = {
+    "transformers_weights": "other files of weights",
+    "configuration_files": "other files of configuration, by version of transformers",
+}
+"""Keys of a config.json by which transformers loads files that are not fingerprinted, to what they name."""
+
+ADAPTER = "adapter_config.json"
+
 QUANTIZED_TYPES = ("I8", "U8", "I32", "F8_E4M3", "F8_E5M2", "U16", "I16", "U32", "F4")
 """Types in safetensors files that quantized weights are kept in."""
 
@@ -98,8 +106,8 @@ def resolve_directory(source: str | Path, *, download: bool = False) -> Path:
         download: whether the hub and its local cache may be asked.
 
     Raises:
-        ModelError: there is no such directory, the hub cannot be reached, there are no safetensors weights, or weights
-            exist twice.
+        ModelError: there is no such directory, the hub cannot be reached, there are no safetensors weights, weights
+            exist twice, or something else than its own weights would be loaded.
     """
     if str(source) == EMBEDDED:
         return Path(str(files("circuitcheck.embedded") / "model"))
@@ -119,6 +127,7 @@ def resolve_directory(source: str | Path, *, download: bool = False) -> Path:
         pickled = [path.name for path in [*directory.glob("*.bin"), *directory.glob("*.pt*")]]
         has = f"only pickled weights ({', '.join(pickled)}), and nothing is ever unpickled" if pickled else "no weights"
         raise ModelError(f"model directory {directory} has {has}; save it with save_pretrained as safetensors.")
+    _require_own_files(directory)
     _refuse_doubled(directory)
     tensors = sum(len(_types(directory / name)) for name in _loadable(directory))
     require_counts(Source(directory).config, tensors, f"model in {directory}")
@@ -147,6 +156,41 @@ def _fetched(source: str, download: bool) -> Path:
             f"model {source!r} is no local directory, and could not be fetched from the hub "
             f"({type(error).__name__}). Give a directory, or download the model where there is a network."
         ) from error
+
+
+def _require_own_files(directory: Path) -> None:
+    """Refuses a directory of which transformers would load anything that is not fingerprinted.
+
+    Fingerprints cover its config.json and the safetensors files that lie directly in it.
+    """
+    known = {file.name for file in weight_files(directory)}
+    strange = [name for name in _named_shards(directory) if name not in known]
+    if strange:
+        raise ModelError(
+            f"model directory {directory}: {INDEX} names weights that are no .safetensors files directly in it: "
+            f"{listed(map(repr, strange), 5)}. Nothing else is loaded; put all shards beside their index."
+        )
+    config = Source(directory).config
+    named = [f"{key} ({what})" for key, what in ELSEWHERE.items() if key in config]
+    if named:
+        raise ModelError(
+            f"model directory {directory}: its config.json names {' and '.join(named)}, so that what is loaded would "
+            "not be what is fingerprinted. Save it again with save_pretrained."
+        )
+    if (directory / ADAPTER).exists():
+        raise ModelError(
+            f"model directory {directory} holds an adapter ({ADAPTER}), whose base model lies elsewhere. Merge them "
+            "(merge_and_unload), and save what is to be released with save_pretrained."
+        )
+
+
+def _named_shards(directory: Path) -> list[str]:
+    """Files of weights that the index names, sorted; none where there is no index, or where the loader tells of it."""
+    try:
+        found = json.loads((directory / INDEX).read_text(encoding="utf-8"))["weight_map"].values()
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
+        return []
+    return sorted({str(name) for name in found})
 
 
 def _refuse_doubled(directory: Path) -> None:
@@ -178,13 +222,8 @@ def _refuse_doubled(directory: Path) -> None:
 
 def _loadable(directory: Path) -> list[str]:
     """Names of the files that transformers may take: the single one, and the shards that the index names."""
-    names = {SINGLE} if (directory / SINGLE).is_file() else set()
-    try:
-        index = json.loads((directory / INDEX).read_text(encoding="utf-8"))
-        names |= set(index["weight_map"].values())
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
-        pass  # there is none, or a broken one, of which the loader tells
-    return sorted(name for name in names if isinstance(name, str) and (directory / name).is_file())
+    names = {SINGLE, *_named_shards(directory)}
+    return sorted(name for name in names if (directory / name).is_file())
 
 
 def stored_types(directory: Path) -> set[str]:
