@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from circuitcheck.core.errors import CircuitcheckError, ConfigurationError
+from circuitcheck.core.errors import CircuitcheckError
 from circuitcheck.core.phrases import first_lines
 from circuitcheck.plugin.session import GateSession
+from circuitcheck.plugin.settings import INCOMPLETE
 from circuitcheck.report.fields import Entry
+
+if TYPE_CHECKING:
+    from circuitcheck.report.rows import Outcome
 
 NOTHING_COMPARED = (
     "No candidate was compared with its golden baseline, so this run says nothing. The gate's tests were not selected: "
@@ -38,7 +42,8 @@ def finish(session: GateSession, code: int | pytest.ExitCode, *, was_cut: bool =
         was_cut: whether the run ended before every test of it did, by -x say.
 
     Returns:
-        Exit codes of pytest's own, but never 0 when the report is not green or cannot be written.
+        Exit codes of pytest's own, but never 0 when the report is not green or cannot be written, and `INCOMPLETE`
+        where a part was not compared in CI.
     """
     settings = session.settings
     if settings.writes_baselines:
@@ -50,22 +55,23 @@ def finish(session: GateSession, code: int | pytest.ExitCode, *, was_cut: bool =
         return code if session.accepted else pytest.ExitCode.NO_TESTS_COLLECTED
     if not settings.is_reported:
         return code
-    entries = session.entries()
-    is_written = _write(session, code)
+    found = _write(session, code)
     if code != pytest.ExitCode.OK:
         return code
-    allowed = {"PASS", "INCONCLUSIVE"} if settings.allow_inconclusive else {"PASS"}
-    if not is_written or not {entry["verdict"] for entry in entries} <= allowed:
+    is_red = found.word == "FAIL" or ("INCONCLUSIVE" in found.counts and not settings.allow_inconclusive)
+    if is_red or not all(is_good for _, is_good in session.written):
         return pytest.ExitCode.TESTS_FAILED
-    return code if any(entry["criteria"] for entry in entries) else pytest.ExitCode.NO_TESTS_COLLECTED
+    if not any(entry["criteria"] for entry in session.entries()):
+        return pytest.ExitCode.NO_TESTS_COLLECTED
+    return code if found.word in settings.green else INCOMPLETE
 
 
-def show(session: GateSession, terminal: pytest.TerminalReporter, code: int | pytest.ExitCode) -> None:
+def show(session: GateSession, terminal: pytest.TerminalReporter) -> None:
     """Prints what the run found."""
     if session.settings.writes_baselines:
         _show_accepted(session, terminal)
     elif session.settings.is_reported:
-        _show_report(session, terminal, code)
+        _show_report(session, terminal)
 
 
 def _show_accepted(session: GateSession, terminal: pytest.TerminalReporter) -> None:
@@ -85,7 +91,7 @@ def _show_accepted(session: GateSession, terminal: pytest.TerminalReporter) -> N
     terminal.write_line("Nothing was compared in this run.")
 
 
-def _show_report(session: GateSession, terminal: pytest.TerminalReporter, code: int | pytest.ExitCode) -> None:
+def _show_report(session: GateSession, terminal: pytest.TerminalReporter) -> None:
     entries = session.entries()
     terminal.section("circuit report", "=")
     if not entries:
@@ -101,9 +107,6 @@ def _show_report(session: GateSession, terminal: pytest.TerminalReporter, code: 
             from circuitcheck.report.text import render_comparison
 
             terminal.write_line("\n" + render_comparison(session.document["compare"]))
-        terminal.write_line("")
-        line, colour = gate_line(entries, len(session.cases), was_stopped=code in STOPPED)
-        terminal.write_line(line, bold=True, **{colour: True})
         if not any(entry["criteria"] or entry["verdict"] == "FAIL" for entry in entries):
             terminal.write_line(NOTHING_TO_COMPARE, red=True)
     for line, is_good in session.written:
@@ -112,28 +115,40 @@ def _show_report(session: GateSession, terminal: pytest.TerminalReporter, code: 
         terminal.write_line(line)
 
 
-def _write(session: GateSession, code: int | pytest.ExitCode) -> bool:
-    """Whether everything could be written; what to say of it is left in `session.written`."""
-    from circuitcheck.plugin.files import run_document, workflow_commands, write_files
-
-    try:
-        document = run_document(session.settings, session.entries(), len(session.cases), interrupted=code in STOPPED)
-    except ConfigurationError as error:
-        session.written.append((str(error), False))
-        return False
-    session.document = document
-    session.written += write_files(session.settings, document)
-    session.commands += workflow_commands(session.settings, document)
-    return all(is_good for _, is_good in session.written)
-
-
-def gate_line(entries: Sequence[Entry], expected: int, *, was_stopped: bool = False) -> tuple[str, str]:
-    """The gate in one line, and its colour. Green only if everything was compared and passes, in a run that ended."""
+def _write(session: GateSession, code: int | pytest.ExitCode) -> Outcome:
+    """What became of the run, which is left in the session with the report and what to say of its files."""
+    from circuitcheck.plugin.files import failed, run_document, workflow_commands, write_files
     from circuitcheck.report.rows import outcome
 
-    found = outcome(entries, expected, interrupted=was_stopped)
-    colour = {"FAIL": "red", "PASS": "green"}.get(found.word, "yellow")
-    return f"circuit gate: {found.word} ({found.listed})", colour
+    settings, did_fail = session.settings, code not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
+    document = run_document(
+        settings, session.entries(), len(session.cases), interrupted=code in STOPPED, failed=did_fail
+    )
+    session.written += write_files(settings, document)
+    session.commands += workflow_commands(settings, document)
+    session.document = document if all(is_good for _, is_good in session.written) else failed(document)
+    return outcome(session.document)
+
+
+def last_line(session: GateSession, code: int | pytest.ExitCode) -> tuple[str, str]:
+    """The run in one line, and its colour: what a person reads last. PASS and green only where the exit code is 0.
+
+    Args:
+        session: the run's.
+        code: what pytest exits with after everything.
+    """
+    from circuitcheck.plugin.files import failed
+    from circuitcheck.report.rows import outcome
+
+    document = session.document
+    if document is None:
+        return "circuit gate: NONE (the run ended before its report was made)", "red"
+    found = outcome(document if code == pytest.ExitCode.OK else failed(document))
+    way_out = ""
+    if code == INCOMPLETE:
+        way_out = f": exit code {INCOMPLETE} in CI; --circuit-allow-incomplete says that a part is enough"
+    colour = {"PASS": "green", "INCONCLUSIVE": "yellow", "INCOMPLETE": "yellow", "INTERRUPTED": "yellow"}
+    return f"circuit gate: {found.word} ({found.listed}){way_out}", colour.get(found.word, "red")
 
 
 def unused_limits(limits: dict[str, Any], metric: str, entries: Sequence[Entry], expected: int) -> list[str]:

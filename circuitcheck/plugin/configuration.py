@@ -24,10 +24,32 @@ def read_settings(config: pytest.Config) -> Settings:
     file = _pyproject(config)
     table = _read_table(file)
     values = {option.name: option.value(option.given(config), table.get(option.key), file.parent) for option in OPTIONS}
+    chosen = {option.name for option in OPTIONS if option.given(config) is not None or option.key in table}
+    _require_chosen_candidates(chosen)
     suite = ("--pyargs", "circuitcheck.suite") if config.getoption("pyargs", default=False) else ()
     command = ("pytest", *suite, *_arguments(config, "always"))
     again = (*command, "--circuit-report", *_arguments(config, "to compare"))
     return Settings(**values, command=shlex.join(command), report_command=shlex.join(again))
+
+
+def report_dir(config: pytest.Config) -> Path | None:
+    """Where this run's reports shall lie, also of a run whose settings are refused; None where nobody says."""
+    (option,) = (option for option in OPTIONS if option.name == "report_dir")
+    file = _pyproject(config)
+    try:
+        found = option.value(option.given(config), _table_in(file).get(option.key), file.parent)
+    except (ConfigurationError, TypeError):
+        return None  # what there is to say of it is said when all settings are read
+    return found if isinstance(found, Path) else None
+
+
+def _require_chosen_candidates(chosen: set[str]) -> None:
+    """Refuses to compare a model that was named with candidates that nobody named: with copies of itself."""
+    if "model" in chosen and not chosen & {"candidates", "accept", "calibrate"}:
+        raise ConfigurationError(
+            "a model is given and no candidate, so it would be compared with copies of itself. Name what is to be "
+            "released: --circuit-candidate DIR_OR_PRECISION, or candidates in the table."
+        )
 
 
 def _arguments(config: pytest.Config, repeated: str) -> list[str]:
@@ -67,7 +89,8 @@ def _require_own_configuration(config: pytest.Config) -> None:
             )
 
 
-def _read_table(file: Path) -> dict[str, Any]:
+def _table_in(file: Path) -> dict[str, Any]:
+    """What the file says, unchecked."""
     if not file.is_file():
         return {}
     try:
@@ -77,6 +100,11 @@ def _read_table(file: Path) -> dict[str, Any]:
     table = content.get("tool", {}).get("circuitcheck", {})
     if not isinstance(table, dict):
         raise ConfigurationError(f"{TABLE} in {file} is {table!r}, but must be a table: [{TABLE}].")
+    return dict(table)
+
+
+def _read_table(file: Path) -> dict[str, Any]:
+    table = _table_in(file)
     known = {option.key: option for option in OPTIONS if option.where != "command line"}
     unknown = sorted(set(table) - set(known))
     if unknown:
@@ -86,4 +114,4 @@ def _read_table(file: Path) -> dict[str, Any]:
         )
     for key, value in table.items():
         known[key].require_type(value, f"[{TABLE}] in {file}")
-    return dict(table)
+    return table

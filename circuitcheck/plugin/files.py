@@ -12,23 +12,40 @@ from circuitcheck.core.errors import ConfigurationError
 from circuitcheck.plugin.settings import Settings
 from circuitcheck.report.fields import Entry
 
+REPORTS = ("report.json", "report.md", "report.html")
+
 Written = tuple[str, bool]
 """What to say of a file, and whether it could be written."""
 
 
-def run_document(
-    settings: Settings, entries: Sequence[Entry], expected: int, *, interrupted: bool = False
-) -> dict[str, Any]:
-    """The run's report; where nothing was measured, its device is what was asked for.
+def remove_reports(directory: Path) -> None:
+    """Removes the reports of an earlier run, so that nobody takes them for those of a run that never comes to its end.
 
     Raises:
-        ConfigurationError: the report to compare with cannot be read.
+        ConfigurationError: they cannot be removed.
     """
-    from circuitcheck.report.compare import load_report
+    for file in (directory / name for name in REPORTS):
+        try:
+            if file.is_file():
+                file.unlink()
+        except OSError as error:
+            raise ConfigurationError(f"the last report {file} cannot be removed: {error.strerror}.") from error
+
+
+def run_document(
+    settings: Settings, entries: Sequence[Entry], expected: int, *, interrupted: bool = False, failed: bool = False
+) -> dict[str, Any]:
+    """The run's report; where nothing was measured, its device is what was asked for."""
     from circuitcheck.report.document import document
 
-    old = None if settings.compare is None else load_report(settings.compare)
-    content = document(entries, expected, command=settings.report_command, old=old, interrupted=interrupted)
+    content = document(
+        entries,
+        expected,
+        command=settings.report_command,
+        old=settings.compare,
+        interrupted=interrupted,
+        failed=failed,
+    )
     return content | {"environment": {"device": settings.device} | content["environment"]}
 
 
@@ -36,19 +53,35 @@ def write_files(settings: Settings, document: dict[str, Any]) -> list[Written]:
     """Writes what the settings ask for and, in a GitHub workflow, the step summary.
 
     Returns:
-        A line for each file, and whether it could be written; what fails does not keep the others from being written.
+        A line for each file, and whether it could be written; what fails does not keep the others from being written,
+        but none of them says PASS then.
     """
-    tasks: list[tuple[str, Callable[[], list[Path]]]] = []
-    if settings.report_dir is not None:
-        tasks += [
-            (str(settings.report_dir / name), _writer(settings.report_dir / name, content, document))
-            for name, content in (("report.json", _json), ("report.md", _markdown), ("report.html", _html))
-        ]
-    if settings.figures is not None:
-        tasks.append((str(settings.figures), lambda: _figures(document, settings.figures)))
+    reports = _report_files(settings, document)
+    figures = _attempt(str(settings.figures), lambda: _figures(document, settings.figures)) if settings.figures else []
+    written = [line for name, task in reports for line in _attempt(name, task)] + figures
+    if not all(is_good for _, is_good in written):
+        document = failed(document)
+        for name, task in _report_files(settings, document):
+            _attempt(name, task)
     if os.environ.get("GITHUB_STEP_SUMMARY"):
-        tasks.append(("the step summary", lambda: _step_summary(document)))
-    return [line for name, task in tasks for line in _attempt(name, task)]
+        written += _attempt("the step summary", lambda: _step_summary(document))
+    return written
+
+
+def failed(document: dict[str, Any]) -> dict[str, Any]:
+    """The report of a run that failed for another reason than a verdict."""
+    from circuitcheck.report.rows import outcome
+
+    document = document | {"failed": True}
+    return document | {"verdict": outcome(document).word}
+
+
+def _report_files(settings: Settings, document: dict[str, Any]) -> list[tuple[str, Callable[[], list[Path]]]]:
+    if settings.report_dir is None:
+        return []
+    files = [settings.report_dir / name for name in REPORTS]
+    renderers = (_json, _markdown, _html)
+    return [(str(file), _writer(file, render, document)) for file, render in zip(files, renderers, strict=True)]
 
 
 def workflow_commands(settings: Settings, document: dict[str, Any]) -> list[str]:
@@ -71,7 +104,12 @@ def _writer(file: Path, render: Callable[[dict[str, Any]], str], document: dict[
     def write() -> list[Path]:
         from circuitcheck.baseline.atomic import write_atomically
 
-        write_atomically({file: render(document).encode()})
+        try:
+            write_atomically({file: render(document).encode()})
+        except OSError:
+            if file.is_file():  # what an earlier attempt left, which says something else
+                file.unlink()
+            raise
         return [file]
 
     return write

@@ -22,7 +22,6 @@ IN_TOML: dict[type, tuple[type, str]] = {
 }
 """Kind of setting to the type that TOML gives, and what messages call that."""
 
-NOT_GIVEN = (None, "")
 T = TypeVar("T")
 
 
@@ -90,7 +89,7 @@ class Option:
             type=int if self.kind is int else str,
             choices=self.choices,
             metavar=self.metavar,
-            help=self.help + ("" if listed in NOT_GIVEN else f" (default: {listed})"),
+            help=self.help + (f" (default: {listed})" if listed else ""),
         )
 
     def arguments(self, config: pytest.Config) -> list[str]:
@@ -99,7 +98,7 @@ class Option:
         if self.kind is bool:
             return [self.flag] if given else []
         values = given if isinstance(given, list) else [given]
-        return [f"{self.flag}={value}" for value in values if value not in NOT_GIVEN]
+        return [f"{self.flag}={value}" for value in values if value is not None]
 
     def require_type(self, value: Any, where: str) -> None:
         """Refuses what TOML cannot have meant.
@@ -124,10 +123,12 @@ class Option:
         Raises:
             ConfigurationError: it cannot be used.
         """
-        is_given = given not in NOT_GIVEN
-        value = given if is_given else self.default if configured in NOT_GIVEN else configured
+        is_given = given is not None
+        value = given if is_given else self.default if configured is None else configured
         if value is None:
             return None
+        if is_given or configured is not None:
+            self._require_filled(value)
         if self.kind is Path:
             value = Path(value) if is_given else folder / value
         elif self.kind is tuple:
@@ -135,6 +136,12 @@ class Option:
         elif not is_given:
             value = self._beside(value, folder)
         return self._checked(value)
+
+    def _require_filled(self, value: Any) -> None:
+        """Refuses empty words: a variable that was not set must not mean what nobody gave."""
+        words = value if isinstance(value, list | tuple) else [value]
+        if any(isinstance(word, str) and not word.strip() for word in words):
+            raise ConfigurationError(f"{self.key} is given and empty. Give a value, or leave it out.")
 
     def _beside(self, value: Any, folder: Path) -> Any:
         """The path from here of what lies beside the pyproject.toml."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 FIXTURE = "circuitcheck_case"
 SESSION: pytest.StashKey[GateSession] = pytest.StashKey()
 STORE: pytest.StashKey[Store] = pytest.StashKey()
+ENDED: pytest.StashKey[pytest.Session] = pytest.StashKey()
 WORKER_STORE = "circuitcheck_store"
 
 
@@ -27,6 +28,29 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("circuitcheck", "circuit preservation (circuitcheck)")
     for option in OPTIONS:
         option.add_to(group)
+
+
+def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
+    """Removes the last report before anything, be it another plugin's option, can refuse this run."""
+    given = early_config.known_args_namespace
+    # One to compare with may be the same file; it is removed when it has been read.
+    if given.circuit_report_dir and not given.circuit_compare:
+        remove_old_reports(Path(given.circuit_report_dir))
+
+
+def remove_old_reports(directory: Path | None) -> None:
+    """Removes what an earlier run left in the directory of this run's reports, if it has one.
+
+    Raises:
+        pytest.UsageError: it cannot be removed.
+    """
+    from circuitcheck.plugin.files import remove_reports
+
+    try:
+        if directory is not None:
+            remove_reports(directory)
+    except ConfigurationError as error:
+        raise pytest.UsageError(f"circuitcheck: {error}") from error
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -42,7 +66,7 @@ def gate_session(config: pytest.Config) -> GateSession:
         pytest.UsageError: the settings cannot be used.
     """
     if SESSION not in config.stash:
-        from circuitcheck.plugin.configuration import read_settings
+        from circuitcheck.plugin.configuration import read_settings, report_dir
         from circuitcheck.plugin.progress_bars import TerminalProgress
         from circuitcheck.plugin.session import GateSession
         from circuitcheck.plugin.settings_checks import check
@@ -52,6 +76,8 @@ def gate_session(config: pytest.Config) -> GateSession:
             check(settings, config)
         except ConfigurationError as error:
             raise pytest.UsageError(f"circuitcheck: {error}") from error
+        finally:
+            remove_old_reports(report_dir(config))
         processes = getattr(config, "workerinput", {}).get("workercount", 1)
         config.stash[SESSION] = GateSession(settings, run_store(config), TerminalProgress(config), processes)
         config.add_cleanup(config.stash[SESSION].close)
@@ -118,13 +144,25 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
         was_cut = bool(session.shouldfail or session.shouldstop)
         session.exitstatus = finish(gate_session(session.config), session.exitstatus, was_cut=was_cut)
+        session.config.stash[ENDED] = session
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatus: pytest.ExitCode) -> Iterator[None]:
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Iterator[None]:
     """Prints the tables."""
     yield
     if decides(terminalreporter.config):
         from circuitcheck.plugin.closing import show
 
-        show(gate_session(terminalreporter.config), terminalreporter, exitstatus)
+        show(gate_session(terminalreporter.config), terminalreporter)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """The last line that a person reads is the verdict of the run; pytest's own count of tests stands above it."""
+    terminal: pytest.TerminalReporter | None = config.pluginmanager.get_plugin("terminalreporter")
+    if terminal is not None and ENDED in config.stash and config.stash[SESSION].settings.is_reported:
+        from circuitcheck.plugin.closing import last_line
+
+        line, colour = last_line(config.stash[SESSION], config.stash[ENDED].exitstatus)
+        terminal.write_line(line, bold=True, **{colour: True})

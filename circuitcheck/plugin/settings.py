@@ -5,6 +5,7 @@ A new setting is one field here, and one of `MeasurementSpec`, of the same name,
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -16,6 +17,9 @@ from circuitcheck.plugin.options import option, options_of
 from circuitcheck.runtimes.pytorch import UNIT_KINDS
 
 TABLE = "tool.circuitcheck"
+INCOMPLETE = 10
+"""Exit code, in CI, of a run that passes but did not compare everything; pytest's own end at 6."""
+
 TASKS = ("ioi", "facts", "induction")
 UNITS_OF_BYTES = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
@@ -39,11 +43,10 @@ def _directory(path: Path) -> Path:
     return path
 
 
-def _report(path: Path) -> Path:
+def _report(path: Path) -> dict[str, Any]:
     from circuitcheck.report.compare import load_report
 
-    load_report(path)
-    return path
+    return load_report(path)
 
 
 def _limits(overrides: dict[str, Any]) -> dict[str, Any]:
@@ -51,6 +54,11 @@ def _limits(overrides: dict[str, Any]) -> dict[str, Any]:
 
     check_overrides(overrides, where=f"[{TABLE}] limits")
     return overrides
+
+
+def is_ci() -> bool:
+    """Whether this machine says that nobody sits in front of it."""
+    return os.environ.get("CI", "").lower() not in ("", "0", "false")
 
 
 @dataclass(frozen=True)
@@ -62,6 +70,7 @@ class Settings:
     Attributes:
         report: asked for on the command line, a run that compares nothing fails, whatever it collects; as a key of the
             table, it speaks of runs that collect the gate's tests, so that others may still be run alone.
+        compare: the report itself, read before this run's own can take its place.
         memory: in bytes.
         command: the command that this run was, without what it was to do.
         report_command: a command that measures the same again.
@@ -87,10 +96,11 @@ class Settings:
         parse=_directory,
         repeated="never",
     )
-    compare: Path | None = option(
+    compare: dict[str, Any] | None = option(
         None,
         "say what changed since the release of that report.json, per criterion and head (implies --circuit-report)",
         metavar="REPORT",
+        kind=Path,
         parse=_report,
         where="command line",
     )
@@ -216,6 +226,12 @@ class Settings:
     allow_inconclusive: bool = option(
         False, "skip, instead of fail, what cannot be decided; it is never shown as passed", repeated="never"
     )
+    allow_incomplete: bool = option(
+        False,
+        f"let a run pass where the environment variable CI is set and not every candidate was compared on every task; "
+        f"without it that is exit code {INCOMPLETE}",
+        repeated="never",
+    )
     limits: dict[str, Any] = option(
         {}, "what criteria must keep, as circuitcheck.verdict.limits takes it", parse=_limits, where="table"
     )
@@ -229,8 +245,14 @@ class Settings:
 
     @property
     def is_reported(self) -> bool:
-        """Whether tables are printed, and the verdicts decide the exit code."""
-        return self.report or any((self.report_dir, self.figures, self.compare))
+        """Whether tables are printed, and the verdicts decide the exit code; never where nothing is compared."""
+        return not self.writes_baselines and bool(self.report or self.report_dir or self.figures or self.compare)
+
+    @property
+    def green(self) -> set[str]:
+        """Words of a whole run that do not fail it."""
+        allowed = {"INCONCLUSIVE": self.allow_inconclusive, "INCOMPLETE": self.allow_incomplete or not is_ci()}
+        return {"PASS"} | {word for word, is_allowed in allowed.items() if is_allowed}
 
     def spec(self, unit: str) -> MeasurementSpec:
         """What is measured of units of one kind.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,7 @@ import pytest
 from circuitcheck.core.candidates import EMBEDDED, GGUF, PRECISIONS, is_hub_id
 from circuitcheck.core.errors import ConfigurationError
 from circuitcheck.plugin.cases import Case
-from circuitcheck.plugin.settings import TASKS, Settings
+from circuitcheck.plugin.settings import TASKS, Settings, is_ci
 
 
 def check(settings: Settings, config: pytest.Config) -> None:
@@ -101,7 +100,7 @@ def _check_writing(settings: Settings, config: pytest.Config) -> None:
         raise ConfigurationError(f"{option} writes golden baselines, and --circuit-against-base does without them.")
     if config.getoption("dist", default="no") != "no" or hasattr(config, "workerinput"):
         raise ConfigurationError(f"{option} writes golden baselines, so it never runs in parallel: leave out -n.")
-    if os.environ.get("CI", "").lower() not in ("", "0", "false") and not settings.accept_in_ci:
+    if is_ci() and not settings.accept_in_ci:
         raise ConfigurationError(
             f"{option} is refused where the environment variable CI is set, because a gate must not write what it is "
             "judged by. Run it at your desk and commit the baselines, or add --circuit-accept-in-ci."

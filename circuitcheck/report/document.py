@@ -27,6 +27,7 @@ from circuitcheck.core.results import (
 from circuitcheck.report.compare import compare
 from circuitcheck.report.conversion import as_plain
 from circuitcheck.report.fields import SCHEMA, Entry
+from circuitcheck.report.rows import outcome
 
 if TYPE_CHECKING:
     from circuitcheck.diagnostics.keep_list import KeepList
@@ -102,6 +103,7 @@ def document(
     old: Mapping[str, Any] | None = None,
     *,
     interrupted: bool = False,
+    failed: bool = False,
 ) -> dict[str, Any]:
     """The whole report.
 
@@ -111,6 +113,7 @@ def document(
         command: what reproduces the run; empty where it was no command.
         old: an earlier report to compare with.
         interrupted: whether the run was stopped before its end.
+        failed: whether anything in the run failed, be it a verdict, another test or a worker.
     """
     runs = list(entries)
     versions = {"circuitcheck": version("circuitcheck"), "python": python_version()}
@@ -120,10 +123,11 @@ def document(
         "environment": next((run["environment"] for run in runs if run["environment"]), versions),
         "complete": expected is None or len(runs) == expected,
         "interrupted": interrupted,
+        "failed": failed,
         "expected_runs": len(runs) if expected is None else expected,
         "runs": runs,
     }
-    return content | {"compare": None if old is None else compare(old, content)}
+    return content | {"verdict": outcome(content).word, "compare": None if old is None else compare(old, content)}
 
 
 def run_entry(verdict: Verdict) -> Entry:

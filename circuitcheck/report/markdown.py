@@ -160,10 +160,9 @@ def _assembled(opening: str, sections: Sequence[Section], kept: set[tuple[int, i
 
 
 def _opening(document: Mapping[str, Any]) -> str:
-    is_interrupted = document.get("interrupted", False)
-    found = outcome(document["runs"], document["expected_runs"], interrupted=is_interrupted)
+    found = outcome(document)
     word = WORDS.get(found.word, f"⚠️ {found.word}")
-    return f"## Circuit gate: {word}\n\n{found.listed or 'nothing was compared'}."
+    return f"## Circuit gate: {word}\n\n{found.listed}."
 
 
 def _grid(runs: Sequence[Entry]) -> Section:

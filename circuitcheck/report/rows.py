@@ -58,8 +58,8 @@ class Outcome:
     """What became of a whole run.
 
     Attributes:
-        word: PASS, FAIL, INCONCLUSIVE, INCOMPLETE or INTERRUPTED. PASS only if everything was compared and passes, in a
-            run that ended.
+        word: PASS, FAIL, INCONCLUSIVE, INCOMPLETE, INTERRUPTED, or NONE where nothing was compared. PASS only if
+            everything was compared and passes, in a run that ended and in which nothing else failed.
         counts: verdict to how many have it, but for those that none has.
         missing: how many were expected and not compared.
         expected: how many were expected.
@@ -72,9 +72,12 @@ class Outcome:
 
     @property
     def listed(self) -> str:
-        """The counts, as in `3 PASS, 1 of 4 not compared`."""
+        """The counts, as in `3 PASS, 1 of 4 not compared`, and what no verdict says."""
         parts = [f"{count} {word}" for word, count in self.counts.items()]
-        return ", ".join(parts + ([f"{self.missing} of {self.expected} not compared"] if self.missing else []))
+        parts += [f"{self.missing} of {self.expected} not compared"] if parts and self.missing else []
+        if self.word == "FAIL" and "FAIL" not in self.counts:
+            parts.append("but the run failed: another test, a worker, or a file that could not be written")
+        return ", ".join(parts) or "nothing was compared"
 
 
 @dataclass(frozen=True)
@@ -146,18 +149,27 @@ class UnitRow:
         )
 
 
-def outcome(runs: Sequence[Entry], expected: int, *, interrupted: bool = False) -> Outcome:
-    """The word of a whole run, and what it is made of."""
+def outcome(document: Mapping[str, Any]) -> Outcome:
+    """The word of a whole run, and what it is made of.
+
+    Args:
+        document: a report, of which `runs`, `expected_runs`, `interrupted` and `failed` are read.
+    """
+    runs, expected = document["runs"], document["expected_runs"]
     found = Counter(run["verdict"] for run in runs)
     missing = expected - len(runs)
     if found["FAIL"]:
         word = "FAIL"
-    elif interrupted:
+    elif document.get("interrupted"):
         word = "INTERRUPTED"
+    elif not runs:
+        word = "NONE"
     elif missing:
         word = "INCOMPLETE"
+    elif found["INCONCLUSIVE"]:
+        word = "INCONCLUSIVE"
     else:
-        word = "INCONCLUSIVE" if found["INCONCLUSIVE"] or not runs else "PASS"
+        word = "FAIL" if document.get("failed") else "PASS"
     return Outcome(word, {one: found[one] for one in ("PASS", "FAIL", "INCONCLUSIVE") if found[one]}, missing, expected)
 
 

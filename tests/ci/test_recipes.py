@@ -151,12 +151,40 @@ def test_action_takes_lines_with_spaces_and_quotes_as_they_are(runner: Runner):
         runner,
         candidates="\n".join(names) + "\n",
         arguments="-k behaviour\n--co",
-        artifact_name="",
+        artifact_name="none",
     )
     assert code in (0, 5), runner.printed
     assert all(f"{name}-recall" in runner.printed for name in names)
     assert runner.uploads == {}
     assert runner.outputs["verdict"] == {"verdict": "NONE"}
+
+
+def test_action_refuses_empty_inputs_by_name(runner: Runner):
+    """A variable that is not set is empty; it must not mean the copies of the reference that are gated by default."""
+    runner.bash("bash quantize.sh release")
+    assert run_action(runner) == 0
+    for name in DEFAULTS:
+        for empty in ("", " \n"):
+            runner.printed = ""
+            assert run_action(runner, **{name: empty}) == 1
+            assert f"::error title=circuitcheck::The input {name} is empty: " in runner.printed
+            assert "circuit gate" not in runner.printed
+            assert runner.outputs["verdict"] == {"verdict": "NONE"}
+
+
+def test_action_says_what_the_gate_says_of_a_part_and_nothing_of_a_refused_run(runner: Runner):
+    """Each time a green report of an earlier run lies there."""
+    runner.bash("bash quantize.sh release")
+    shutil.copy(runner.folder / "tasks" / "recall.jsonl", runner.folder / "tasks" / "more.jsonl")
+    assert run_action(runner) == 0
+    assert runner.outputs["verdict"] == {"verdict": "PASS"}
+    part = {"tasks": "tasks/recall.jsonl\ntasks/more.jsonl", "arguments": "-k recall"}
+    assert run_action(runner, **part) == 10
+    assert runner.outputs["verdict"] == {"verdict": "INCOMPLETE"}
+    assert run_action(runner) == 0
+    assert run_action(runner, arguments="--no-such-option") == 4
+    assert runner.outputs["verdict"] == {"verdict": "NONE"}
+    assert runner.uploads["circuit-report"] == []
 
 
 def test_workflow_without_the_action(runner: Runner):

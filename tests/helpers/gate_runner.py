@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -109,11 +110,11 @@ def without_hashes(names: Iterable[str]) -> list[str]:
 
 
 def report_section(result: pytest.RunResult) -> list[str]:
-    """The lines from the report's heading to the gate's verdict."""
+    """The report, from its heading on, and the verdict of the run; without files and times."""
     lines = result.outlines
     first = next(number for number, line in enumerate(lines) if "= circuit report =" in line)
-    last = next(number for number, line in enumerate(lines) if line.startswith("circuit gate:"))
-    return lines[first : last + 1]
+    section = takewhile(lambda line: not line.startswith(("=", "wrote ")), lines[first + 1 :])
+    return [lines[first], *section, lines[-1]]
 
 
 def files_below(folder: Path) -> list[str]:

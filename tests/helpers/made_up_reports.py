@@ -64,6 +64,7 @@ def made_up_report(
         },
         "complete": True,
         "interrupted": False,
+        "failed": False,
         "expected_runs": len(runs),
         "runs": runs,
         "compare": None,
@@ -232,7 +233,7 @@ def _repair(rng: np.random.Generator, count: int, is_damaged: bool) -> dict[str,
 
 
 def _criterion(word: str, name: str, value: float, limit: float, relation: str, unit: str) -> dict[str, Any]:
-    verdict, shown, width = "PASS", value, 0.1 * value
+    verdict, shown, width = "PASS", value, 0.05 * value
     if name == "profile_distance" and word != "PASS":
         verdict, shown, width = word, 0.9 if word == "FAIL" else 0.25, 0.1
     return {

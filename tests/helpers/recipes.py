@@ -136,10 +136,10 @@ class Runner:
 
     def _holds(self, condition: str) -> bool:
         for part in filter(None, condition.replace("always()", "").split("&&")):
-            found = re.fullmatch(r"\s*inputs\.([\w-]+) != ''\s*", part)
+            found = re.fullmatch(r"\s*inputs\.([\w-]+) != 'none'\s*", part)
             if part.strip():
                 assert found, f"unknown condition {condition!r}"
-                if not self.inputs[found[1]]:
+                if self.inputs[found[1]] == "none":
                     return False
         return True
 

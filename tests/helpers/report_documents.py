@@ -59,6 +59,7 @@ def make_document(
         },
         "complete": True,
         "interrupted": False,
+        "failed": False,
         "expected_runs": len(runs),
         "runs": runs,
     }

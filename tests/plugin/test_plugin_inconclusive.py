@@ -24,8 +24,8 @@ def test_it_fails_and_says_why(unsolved: Gate) -> None:
     result.stdout.fnmatch_lines(
         [
             "f16-ioi is INCONCLUSIVE: the reference solves 0 of 40 prompts *at least 50% are needed*",
-            "circuit gate: INCONCLUSIVE (1 INCONCLUSIVE)",
             "The reference does not solve any of these tasks, so no candidate was compared *",
+            "circuit gate: INCONCLUSIVE (1 INCONCLUSIVE)",
         ]
     )
 
@@ -42,9 +42,9 @@ def test_allowed_it_is_skipped_and_a_run_of_nothing_else_is_exit_code_5(unsolved
     result.assert_outcomes(skipped=4)
     result.stdout.fnmatch_lines(
         [
-            "circuit gate: INCONCLUSIVE (1 INCONCLUSIVE)",
             "The reference does not solve any of these tasks, so no candidate was compared *",
             "SKIPPED*f16-ioi is INCONCLUSIVE: the reference solves 0 of 40 prompts*",
+            "circuit gate: INCONCLUSIVE (1 INCONCLUSIVE)",
         ]
     )
 

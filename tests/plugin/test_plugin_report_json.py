@@ -55,11 +55,12 @@ def test_report_json_has_the_documented_keys(gate: Gate) -> None:
     gate.configure(candidates=["f16", "int8-sim"])
     result = gate.run("--circuit-report-dir", "out")
     assert result.ret == pytest.ExitCode.OK
-    result.stdout.fnmatch_lines(["circuit gate: PASS (2 PASS)", "wrote out/report.json"])
+    result.stdout.fnmatch_lines(["wrote out/report.json", "circuit gate: PASS (2 PASS)"])
     report = gate.report()
-    outline = {"schema", "command", "environment", "complete", "interrupted", "expected_runs", "runs", "compare"}
-    assert set(report) == outline
+    outline = {"schema", "command", "environment", "complete", "interrupted", "failed", "expected_runs", "verdict"}
+    assert set(report) == outline | {"runs", "compare"}
     assert (report["schema"], report["complete"], report["interrupted"], report["expected_runs"]) == (3, True, False, 2)
+    assert (report["verdict"], report["failed"]) == ("PASS", False)
     assert set(report["environment"]) == {"circuitcheck", "device", "instruction_set", "libraries", "python"}
     assert [(run["model"], run["candidate"], run["task"]) for run in report["runs"]] == [
         ("model", "f16", "ioi"),

@@ -44,6 +44,7 @@ GIVEN: dict[str, Any] = {
     "dtype": "bf16",
     "download": True,
     "allow_inconclusive": True,
+    "allow_incomplete": True,
     "limits": {"drift_median": 0.5},
 }
 """Of every key a value that is not the default."""
@@ -96,13 +97,6 @@ def test_defaults_are_those_of_the_fields(gate: Gate) -> None:
     assert settings_of(gate) == dataclasses.replace(Settings(), baselines=gate.path / "baselines")
     assert (Settings().model, Settings().tasks) == (EMBEDDED, TASKS)
     assert set(TASKS) == set(BUILT_IN)
-
-
-def test_an_empty_option_is_one_that_was_not_given(gate: Gate) -> None:
-    """As where a shell script passes a variable that is not set."""
-    gate.configure(ablation="zero", memory="")
-    found = settings_of(gate, "--circuit-report-dir=", "--circuit-memory=", "--circuit-reason=")
-    assert (found.report_dir, found.memory, found.reason, found.ablation) == (None, None, "", "zero")
 
 
 def test_what_is_measured_is_what_the_settings_say() -> None:

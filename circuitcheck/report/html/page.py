@@ -16,7 +16,7 @@ from circuitcheck.report.html import colors
 from circuitcheck.report.html.view import view
 from circuitcheck.report.rows import SHARES
 
-MARKS = {"PASS": "✓", "FAIL": "✕", **dict.fromkeys(("INCONCLUSIVE", "INCOMPLETE", "INTERRUPTED"), "?")}
+MARKS = {"PASS": "✓", "FAIL": "✕", **dict.fromkeys(("INCONCLUSIVE", "INCOMPLETE", "INTERRUPTED", "NONE"), "?")}
 """Word to the sign that stands beside its word, so that colour is never alone."""
 
 FILTERS: dict[str, Callable[..., str]] = {

@@ -35,7 +35,7 @@ def view(document: Mapping[str, Any]) -> dict[str, Any]:
         "candidates": candidates,
         "grid": [(one, found) for one, (_, found) in zip(candidates, rows, strict=True)],
         "runs": runs,
-        "outcome": outcome(runs, document["expected_runs"], interrupted=bool(document.get("interrupted"))),
+        "outcome": outcome(document),
         "broken": [run for run in runs if run["verdict"] != "PASS"],
         "kinds": kinds_of(runs),
         "noun": said_of(kinds_of(runs), "unit"),
