@@ -387,6 +387,23 @@ class Judgement:
 
 
 @dataclass(frozen=True)
+class Loosened:
+    """A limit that lets in more than its default.
+
+    Attributes:
+        name: of the criterion.
+        relation: on which side of the limit the value must lie.
+        limit: that was held.
+        default: that would hold if nobody had said anything.
+    """
+
+    name: str
+    relation: Relation
+    limit: float
+    default: float
+
+
+@dataclass(frozen=True)
 class Verdict:
     """All criteria of one candidate on one task.
 
@@ -398,6 +415,7 @@ class Verdict:
         broken: units whose importance has moved beyond the limit on profile distance, with the whole interval that
             holds for all units at once; and units whose change is not finite. By label.
         untold: why criteria were left out that could not tell anything here.
+        loosened: limits that let in more than the defaults do.
     """
 
     measurement: Measurement
@@ -406,3 +424,4 @@ class Verdict:
     message: str = ""
     broken: tuple[str, ...] = ()
     untold: tuple[str, ...] = ()
+    loosened: tuple[Loosened, ...] = ()

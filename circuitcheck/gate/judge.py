@@ -8,7 +8,7 @@ from circuitcheck.core.results import Circuit, Measurement, Verdict
 from circuitcheck.stats.estimate import magnitude
 from circuitcheck.verdict.criteria import Criterion, criteria_for
 from circuitcheck.verdict.judgement import hold, require_above_noise, worst
-from circuitcheck.verdict.limits import Limits, limits_for
+from circuitcheck.verdict.limits import Limits, limits_for, loosened
 
 
 def judge(measurement: Measurement, limits: Limits | None = None) -> Verdict:
@@ -42,8 +42,14 @@ def judge(measurement: Measurement, limits: Limits | None = None) -> Verdict:
         else:
             judgements.append(hold(criterion, value, limit, measurement))
     word = worst(judgement.verdict for judgement in judgements)
-    broken = _broken(circuit, limits.profile_distance)
-    return Verdict(measurement, word, tuple(judgements), broken=broken, untold=tuple(untold))
+    return Verdict(
+        measurement,
+        word,
+        tuple(judgements),
+        broken=_broken(circuit, limits.profile_distance),
+        untold=tuple(untold),
+        loosened=loosened(limits, measurement.precision, measurement.metric),
+    )
 
 
 def _is_known_better(criterion: Criterion, circuit: Circuit, limits: Limits) -> bool:

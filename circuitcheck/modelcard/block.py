@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from circuitcheck.report.escape import code
-from circuitcheck.report.markdown import WORDS, made_with
+from circuitcheck.report.escape import code, prose
+from circuitcheck.report.markdown import made_with, verdict
 from circuitcheck.report.numbers import number, number_interval
-from circuitcheck.report.words import label, task_of
+from circuitcheck.report.words import label, loosened, task_of
 
 START = "<!-- circuitcheck:start -->"
 END = "<!-- circuitcheck:end -->"
@@ -39,12 +39,13 @@ def render_block(document: Mapping[str, Any], base: str) -> str:
     for run in runs:
         found = {criterion["name"]: criterion for criterion in run["criteria"]}
         cells = [_with_limit(found.get(name)) for name in SHOWN]
-        rows.append([code(run["candidate"]), code(task_of(run)), WORDS[run["verdict"]], *cells])
+        rows.append([code(run["candidate"]), code(task_of(run)), verdict(run), *cells])
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     heading = f"## Does it still compute the same way?\n\nThis release beside its reference, {code(base)}:"
     incomplete = "" if document["complete"] else "\n\n⚠️ The report is not complete: not every task was compared."
     measured = f"Measured with {made_with(document['environment'])}."
-    return "\n\n".join([START, heading + incomplete, table, METHOD, measured, END])
+    eased = list(dict.fromkeys(prose(loosened(run)) for run in runs if loosened(run)))
+    return "\n\n".join([START, heading + incomplete, table, *eased, METHOD, measured, END])
 
 
 def _with_limit(criterion: Mapping[str, Any] | None) -> str:

@@ -100,6 +100,7 @@ def _show_report(session: GateSession, terminal: pytest.TerminalReporter) -> Non
         from circuitcheck.report.text import render_entries
 
         terminal.write_line(render_entries(entries))
+        terminal.write_line(f"settings: {session.settings.file or 'no table [tool.circuitcheck] was found'}")
         settings = session.settings
         for line in unused_limits(settings.limits, settings.metric, entries, len(session.cases)):
             terminal.write_line(line, yellow=True)
@@ -177,5 +178,5 @@ def unused_limits(limits: dict[str, Any], metric: str, entries: Sequence[Entry],
 
 
 def _named(limits: dict[str, Any]) -> list[str]:
-    found = [_named(value) if isinstance(value, dict) else [name] for name, value in limits.items()]
+    found = [_named(value) if isinstance(value, dict) else [name] for name, value in limits.items() if name != "looser"]
     return [name for names in found for name in names]

@@ -42,6 +42,7 @@ def run_document(
         entries,
         expected,
         command=settings.report_command,
+        settings=settings.file,
         old=settings.compare,
         interrupted=interrupted,
         failed=failed,

@@ -72,6 +72,7 @@ class Settings:
             table, it speaks of runs that collect the gate's tests, so that others may still be run alone.
         compare: the report itself, read before this run's own can take its place.
         memory: in bytes.
+        file: the pyproject.toml whose table was read, as seen from here; empty where there is none.
         command: the command that this run was, without what it was to do.
         report_command: a command that measures the same again.
     """
@@ -235,6 +236,7 @@ class Settings:
     limits: dict[str, Any] = option(
         {}, "what criteria must keep, as circuitcheck.verdict.limits takes it", parse=_limits, where="table"
     )
+    file: str = ""
     command: str = "pytest"
     report_command: str = "pytest --circuit-report"
 

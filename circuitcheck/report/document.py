@@ -19,6 +19,7 @@ from circuitcheck.core.results import (
     Estimate,
     Excess,
     Judgement,
+    Loosened,
     Ranking,
     Repair,
     UnitMeasure,
@@ -62,6 +63,7 @@ class ReportRun:
     metric_ref: Estimate | None = None
     metric_cand: Estimate | None = None
     criteria: tuple[Judgement, ...] = ()
+    loosened: tuple[Loosened, ...] = ()
     broken: tuple[str, ...] = ()
     units: tuple[UnitMeasure, ...] = ()
     repair: Repair | None = None
@@ -100,6 +102,7 @@ def document(
     entries: Iterable[Entry],
     expected: int | None = None,
     command: str = "",
+    settings: str = "",
     old: Mapping[str, Any] | None = None,
     *,
     interrupted: bool = False,
@@ -111,6 +114,7 @@ def document(
         entries: one a candidate, task and kind of unit.
         expected: how many entries a complete run would have; as many as there are, if not given.
         command: what reproduces the run; empty where it was no command.
+        settings: the file that settings came from; empty where there was none.
         old: an earlier report to compare with.
         interrupted: whether the run was stopped before its end.
         failed: whether anything in the run failed, be it a verdict, another test or a worker.
@@ -120,6 +124,7 @@ def document(
     content: dict[str, Any] = {
         "schema": SCHEMA,
         "command": command,
+        "settings": settings,
         "environment": next((run["environment"] for run in runs if run["environment"]), versions),
         "complete": expected is None or len(runs) == expected,
         "interrupted": interrupted,

@@ -20,6 +20,7 @@ from circuitcheck.report.rows import (
     associations_table,
     audit_table,
     criteria_table,
+    eased,
     noted,
     outcome,
     reasons,
@@ -27,7 +28,7 @@ from circuitcheck.report.rows import (
     unit_rows,
     verdict_grid,
 )
-from circuitcheck.report.words import kinds_of, said_of, task_of
+from circuitcheck.report.words import kinds_of, loosened, said_of, task_of
 
 STEP_SUMMARY = 1024 * 1024
 """Bytes that GitHub takes of one step's summary; a longer one is refused whole."""
@@ -141,9 +142,10 @@ def _sections(document: Mapping[str, Any]) -> list[Section]:
     lines = comparison_rows(document.get("compare"))
     changed = Section("### Since the last release", rows=[((CHANGED, place), line) for place, line in enumerate(lines)])
     tables = [_diagnostic(associations_table(runs)), _diagnostic(audit_table(runs))]
+    limits = _said_once("### Loosened limits", eased(runs))
     basis, notes = _said_once("### Basis", kept_otherwise(runs)), _said_once("### Notes", noted(runs))
     units = _units(runs)
-    return [_grid(runs), _failed(runs), changed, _criteria(runs), basis, units, *tables, _searches(runs), notes]
+    return [_grid(runs), limits, _failed(runs), changed, _criteria(runs), basis, units, *tables, _searches(runs), notes]
 
 
 def _assembled(opening: str, sections: Sequence[Section], kept: set[tuple[int, int]], closing: str) -> str:
@@ -171,9 +173,14 @@ def _grid(runs: Sequence[Entry]) -> Section:
     section = Section("### Verdicts", _head(["candidate", *map(code, tasks)]))
     for place, (candidate, found) in enumerate(rows):
         passes = all(run is not None and run["verdict"] == "PASS" for run in found)
-        cells = ["-" if run is None else WORDS[run["verdict"]] for run in found]
+        cells = ["-" if run is None else verdict(run) for run in found]
         section.rows.append(((PASSED if passes else GRID, place), _row([code(candidate), *cells])))
     return section
+
+
+def verdict(run: Entry) -> str:
+    """A run's verdict, and whether its limits are the usual ones."""
+    return WORDS[run["verdict"]] + (", loosened limits" if loosened(run) else "")
 
 
 def _failed(runs: Sequence[Entry]) -> Section:
@@ -190,7 +197,7 @@ def _criteria(runs: Sequence[Entry]) -> Section:
     section = Section("### Criteria", _head(["candidate", "task", *table.headings, "verdict"]))
     for place, (run, cells) in enumerate(table.rows):
         kind = PASSED if run["verdict"] == "PASS" else MOVED
-        section.rows.append(((kind, place), _row([*_names(run), *_written(cells), WORDS[run["verdict"]]])))
+        section.rows.append(((kind, place), _row([*_names(run), *_written(cells), verdict(run)])))
     section.footer = "\n❌ beyond its limit, ⚠️ its interval contains the limit, - undefined."
     return section
 
@@ -247,6 +254,8 @@ def _said_once(heading: str, said: Iterable[tuple[str, Sequence[Entry]]]) -> Sec
 def _closing(document: Mapping[str, Any]) -> str:
     """What made these numbers."""
     lines = ["### Provenance", "", f"{made_with(document['environment'])}."]
+    if document.get("settings"):
+        lines += ["", f"Settings: {code(document['settings'])}"]
     command = str(document.get("command") or "")
     if command:
         lines += ["", f"Again: {code(_cut(command))}"]

@@ -10,7 +10,7 @@ from typing import Any
 
 from circuitcheck.report.fields import Entry
 from circuitcheck.report.numbers import number, number_interval, share
-from circuitcheck.report.words import said_of, task_of
+from circuitcheck.report.words import loosened, said_of, task_of
 from circuitcheck.verdict.criteria import CRITERIA
 from circuitcheck.verdict.judgement import worst
 
@@ -63,12 +63,14 @@ class Outcome:
         counts: verdict to how many have it, but for those that none has.
         missing: how many were expected and not compared.
         expected: how many were expected.
+        loosened: how many were held to limits that let in more than the defaults do.
     """
 
     word: str
     counts: dict[str, int]
     missing: int
     expected: int
+    loosened: int = 0
 
     @property
     def listed(self) -> str:
@@ -77,6 +79,7 @@ class Outcome:
         parts += [f"{self.missing} of {self.expected} not compared"] if parts and self.missing else []
         if self.word == "FAIL" and "FAIL" not in self.counts:
             parts.append("but the run failed: another test, a worker, or a file that could not be written")
+        parts += [f"{self.loosened} by loosened limits"] if self.loosened else []
         return ", ".join(parts) or "nothing was compared"
 
 
@@ -170,7 +173,8 @@ def outcome(document: Mapping[str, Any]) -> Outcome:
         word = "INCONCLUSIVE"
     else:
         word = "FAIL" if document.get("failed") else "PASS"
-    return Outcome(word, {one: found[one] for one in ("PASS", "FAIL", "INCONCLUSIVE") if found[one]}, missing, expected)
+    counts = {one: found[one] for one in ("PASS", "FAIL", "INCONCLUSIVE") if found[one]}
+    return Outcome(word, counts, missing, expected, sum(bool(loosened(run)) for run in runs))
 
 
 def verdict_grid(runs: Sequence[Entry]) -> tuple[list[str], list[tuple[str, list[Entry | None]]]]:
@@ -194,6 +198,11 @@ def criteria_table(runs: Sequence[Entry]) -> Table:
 def reasons(run: Entry) -> list[str]:
     """Why a run did not pass, a message each; nothing for one that passes."""
     return [text for text in (run["message"], *(criterion["message"] for criterion in run["criteria"])) if text]
+
+
+def eased(runs: Sequence[Entry]) -> list[tuple[str, list[Entry]]]:
+    """Loosened limits with the runs that were held to them; none where it is all of them."""
+    return of_whom([(loosened(run), run) for run in runs if loosened(run)], len(runs))
 
 
 def moved_units(runs: Sequence[Entry]) -> list[tuple[Entry, str]]:

@@ -21,13 +21,14 @@ from circuitcheck.report.rows import (
     associations_table,
     audit_table,
     criteria_table,
+    eased,
     moved_units,
     noted,
     reasons,
     searches,
     unit_rows,
 )
-from circuitcheck.report.words import case_of, kinds_of, said_of, task_of
+from circuitcheck.report.words import case_of, kinds_of, loosened, said_of, task_of
 
 WIDTH = 160
 """No line is longer."""
@@ -68,6 +69,7 @@ def render(verdicts: Iterable[Verdict]) -> str:
 def render_entries(entries: list[Entry]) -> str:
     """The same, of entries of a report."""
     parts = [_summary(entries), _said((case_of(run), text) for run, text in moved_units(entries))]
+    parts.append(_said_once("limits", eased(entries)))
     parts.append(_said_once("basis", kept_otherwise(entries)))
     for kind in kinds_of(entries):
         of_kind = [entry for entry in entries if entry["unit"] == kind]
@@ -96,9 +98,13 @@ def _wrapped(paragraphs: Iterable[str]) -> str:
 
 def _summary(entries: list[Entry]) -> str:
     table = criteria_table(entries)
-    rows = [[*_names(run), *(cell.marked(MARKS) for cell in cells), run["verdict"]] for run, cells in table.rows]
+    rows = [[*_names(run), *(cell.marked(MARKS) for cell in cells), _verdict(run)] for run, cells in table.rows]
     headings = [textwrap.fill(heading, HEADING_WIDTH, break_long_words=False) for heading in table.headings]
     return _laid_out(rows, ["candidate", "task", *headings, "verdict"])
+
+
+def _verdict(run: Entry) -> str:
+    return str(run["verdict"]) + ("\nloosened\nlimits" if loosened(run) else "")
 
 
 def _fragile(candidate: str, entries: list[Entry]) -> str:

@@ -68,6 +68,15 @@ def kinds_of(runs: Iterable[Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(run["unit"] for run in runs)) or [HEAD]
 
 
+def loosened(run: Mapping[str, Any]) -> str:
+    """Which limits of a run let in more than the defaults do, in one sentence; empty where none does."""
+    rows = run.get("loosened") or ()
+    parts = [
+        f"{row['name']} {row['relation']} {short(row['limit'])} instead of {short(row['default'])}" for row in rows
+    ]
+    return f"Loosened limits: {', '.join(parts)}." if parts else ""
+
+
 def label(name: str) -> str:
     """A criterion's name for people."""
     return BY_NAME[name].label if name in BY_NAME else name.replace("_", " ")

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from circuitcheck.core.errors import ConfigurationError
-from circuitcheck.verdict.criteria import BY_METRIC, CRITERIA
+from circuitcheck.core.results import Loosened, Relation
+from circuitcheck.verdict.criteria import BY_METRIC, CRITERIA, criteria_for
 
 DEFAULTS = {
     criterion.limit_name: criterion.limit
@@ -20,7 +21,17 @@ DEFAULTS = {
 }
 """Name to the limit that holds where nothing else is said; None where that depends on the precision."""
 
+RELATIONS = {
+    criterion.limit_name: criterion.relation
+    for criteria in (CRITERIA, *(own.values() for own in BY_METRIC.values()))
+    for criterion in criteria
+}
+"""Name to the side of the limit on which values must lie."""
+
 NAMES = tuple(DEFAULTS)
+
+LOOSER = "looser"
+"""Key of a table of limits that is to hold although a less special one is stricter."""
 
 
 class DriftLimits(NamedTuple):
@@ -114,8 +125,9 @@ def limits_for(precision: str, task: str, overrides: Mapping[str, Any] | None = 
         precision: the candidate's.
         task: the task's name.
         overrides: limits for everything, and tables of limits by precision, which may hold tables by task, as in
-            `{"profile_distance": 0.2, "int8-sim": {"drift_median": 0.05, "ioi": {"drift_median": 0.08}}}`; a table of
-            `4-bit` holds for every spec of 4 bits that has none of its own.
+            `{"profile_distance": 0.2, "int8-sim": {"drift_median": 0.05, "ioi": {"drift_median": 0.02}}}`; a table of
+            `4-bit` holds for every spec of 4 bits. Of several limits that apply the strictest holds, unless the more
+            special table says `"looser": True`.
 
     Raises:
         ConfigurationError: an unknown precision, or a limit of an unknown name, of an unknown precision or of the wrong
@@ -130,13 +142,44 @@ def limits_for(precision: str, task: str, overrides: Mapping[str, Any] | None = 
     shared = SAME_BITS.get(precision, precision)
     drift = DRIFT_LIMITS[shared]
     limits = {"drift_median": drift.median, "drift_largest": drift.largest}
-    for_precision = everywhere.get(precision, everywhere.get(shared, {}))
-    named: dict[str, float] = {}
-    for table in (everywhere, for_precision, for_precision.get(task, {})):
-        named |= {name: value for name, value in table.items() if name in NAMES}
+    of_bits, own = (everywhere.get(name, {}) for name in (shared, precision))
+    named = _strictest([everywhere, of_bits, own, of_bits.get(task, {}), own.get(task, {})])
     found = Limits(**limits | named)
     found.named = frozenset(named)
     return found
+
+
+def loosened(limits: Mapping[str, float], precision: str, metric: str) -> tuple[Loosened, ...]:
+    """Which limits let in more than the defaults do, in the order of the criteria.
+
+    Args:
+        limits: that were held.
+        precision: the candidate's.
+        metric: what was measured.
+    """
+    drift = DRIFT_LIMITS.get(SAME_BITS.get(precision, precision))
+    defaults = DEFAULTS | ({} if drift is None else {"drift_median": drift.median, "drift_largest": drift.largest})
+    found = []
+    for criterion in criteria_for(metric):
+        limit, default = limits[criterion.limit_name], defaults[criterion.limit_name]
+        if default is not None and limit != default and _stricter(criterion.relation, limit, default) == default:
+            found.append(Loosened(criterion.name, criterion.relation, limit, default))
+    return tuple(found)
+
+
+def _strictest(tables: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """The strictest of every limit that is in any of the tables, which become more and more special."""
+    found: dict[str, float] = {}
+    for table in tables:
+        for name, value in table.items():
+            if name in NAMES:
+                is_free = name not in found or table.get(LOOSER, False)
+                found[name] = value if is_free else _stricter(RELATIONS[name], found[name], value)
+    return found
+
+
+def _stricter(relation: Relation, first: float, second: float) -> float:
+    return min(first, second) if relation == "<=" else max(first, second)
 
 
 def check_overrides(overrides: Mapping[str, Any], where: str = "limits", depth: int = 0) -> None:
@@ -157,6 +200,10 @@ def check_overrides(overrides: Mapping[str, Any], where: str = "limits", depth: 
             if depth == 0 and name not in KNOWN:
                 raise ConfigurationError(f"{where}.{name}: there is no such precision; known are {', '.join(KNOWN)}.")
             check_overrides(value, f"{where}.{name}", depth + 1)
+            continue
+        if name == LOOSER and depth > 0:
+            if not isinstance(value, bool):
+                raise ConfigurationError(f"{where}.{name} is {value!r}, but must be true or false.")
             continue
         _require_known((name,), where)
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:

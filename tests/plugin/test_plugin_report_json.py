@@ -58,7 +58,7 @@ def test_report_json_has_the_documented_keys(gate: Gate) -> None:
     result.stdout.fnmatch_lines(["wrote out/report.json", "circuit gate: PASS (2 PASS)"])
     report = gate.report()
     outline = {"schema", "command", "environment", "complete", "interrupted", "failed", "expected_runs", "verdict"}
-    assert set(report) == outline | {"runs", "compare"}
+    assert set(report) == outline | {"settings", "runs", "compare"}
     assert (report["schema"], report["complete"], report["interrupted"], report["expected_runs"]) == (3, True, False, 2)
     assert (report["verdict"], report["failed"]) == ("PASS", False)
     assert set(report["environment"]) == {"circuitcheck", "device", "instruction_set", "libraries", "python"}

@@ -63,3 +63,74 @@ def test_empty_values_among_the_settings_are_errors(gate: Gate, settings: dict[s
     gate.configure(**settings)
     (name,) = settings
     assert_refused(gate, message=f"{name} is given and empty. *")
+
+
+# --- limits that are not the ones that somebody thinks of ---
+
+STRICT = '[tool.circuitcheck]\nmodel = "model"\ncandidates = ["f16"]\ntasks = ["ioi.jsonl"]\n'
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        "tool.CircuitCheck.limits",
+        "tool.circuitcheck-limits",
+        "tool.circuit-check",
+        "tool.circuitchek.limits",
+        "circuitcheck.limits",
+        "Tool.circuitcheck.limits",
+    ],
+)
+def test_tables_that_look_like_ours_are_errors(gate: Gate, table: str) -> None:
+    gate.write_pyproject(f"{STRICT}[{table}]\ndrift_median = 1e-5\n")
+    place = ".".join(table.split(".")[: 1 if table.startswith("circuit") else 2])
+    assert_refused(gate, message=f"{gate.path}/pyproject.toml: [[]{place}[]] looks like a table of circuitcheck; *")
+
+
+@pytest.mark.parametrize("section", ["tool.circuitcheck.limits", "tool:circuitcheck", "circuitcheck"])
+def test_a_table_in_pytests_own_file_is_an_error(gate: Gate, section: str) -> None:
+    (gate.path / "pytest.ini").write_text(f"[pytest]\n[{section}]\ndrift_median = 1e-5\n")
+    assert_refused(gate, message=f"{gate.path}/pytest.ini: [[]{section}[]] is never read; move it to *")
+
+
+def test_a_nearer_file_without_a_table_does_not_hide_the_limits_above_it(
+    gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate.configure(limits={"drift_median": 1e-5})
+    below = gate.path / "below"
+    below.mkdir()
+    (below / "pyproject.toml").write_text("[tool.pytest.ini_options]\n[project]\nname = 'x'\nversion = '1'\n")
+    (gate.path / "test_gate.py").rename(below / "test_gate.py")
+    monkeypatch.chdir(below)
+    result = gate.run("--circuit-report-dir=out")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["*drift_median is *must be <= 1e-05*", "settings: ../pyproject.toml"])
+    assert gate.report("below/out")["settings"] == "../pyproject.toml"
+    for kind in ("md", "html"):
+        assert "../pyproject.toml" in (below / "out" / f"report.{kind}").read_text("utf-8").replace("&#45;", "-")
+
+
+@pytest.mark.parametrize("limits", [{"drift_median": 1e300, "drift_largest": 1e300}, {"behaviour_kept": 0.0}])
+def test_loosened_limits_stand_beside_the_verdict_in_every_report(gate: Gate, limits: dict[str, float]) -> None:
+    gate.configure(limits=limits)
+    result = gate.run("--circuit-report-dir=out")
+    assert result.ret == pytest.ExitCode.OK
+    assert result.outlines[-1] == "circuit gate: PASS (1 PASS, 1 by loosened limits)"
+    (run,) = gate.report()["runs"]
+    assert {row["name"]: row["limit"] for row in run["loosened"]} == limits
+    (name, *_) = limits
+    result.stdout.fnmatch_lines(
+        ["*f16*PASS*", "*loosened*", "*limits*", f"limits: Loosened limits: {name} *instead of*"]
+    )
+    markdown, page = ((gate.path / "out" / f"report.{kind}").read_text("utf-8") for kind in ("md", "html"))
+    assert "✅ PASS, loosened limits |" in markdown
+    assert "### Loosened limits" in markdown
+    assert "</a><small>loosened limits</small>" in page
+    assert f"Loosened limits: {name}" in page
+
+
+def test_stricter_limits_are_not_called_loosened(gate: Gate) -> None:
+    gate.configure(limits={"drift_median": 0.004})
+    result = gate.run("--circuit-report-dir=out")
+    assert gate.report()["runs"][0]["loosened"] == []
+    result.stdout.no_fnmatch_line("*oosened limits*")

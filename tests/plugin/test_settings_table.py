@@ -121,5 +121,9 @@ def test_a_specification_refuses_what_is_no_choice(name: str) -> None:
 
 def test_every_setting_is_described_and_every_field_but_the_commands_is_a_setting() -> None:
     assert [option.name for option in OPTIONS] == list(get_type_hints(Settings))[: len(OPTIONS)]
-    assert {field.name for field in dataclasses.fields(Settings)} - set(BY_NAME) == {"command", "report_command"}
+    assert {field.name for field in dataclasses.fields(Settings)} - set(BY_NAME) == {
+        "file",
+        "command",
+        "report_command",
+    }
     assert all(len(option.help) > 20 for option in OPTIONS)

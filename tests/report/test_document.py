@@ -15,7 +15,7 @@ import synthetic_results as synthetic
 from synthetic_results import make_excess
 
 from circuitcheck.core.census import Census, WeightKind
-from circuitcheck.core.results import Area, CurvePoint, Estimate, Integrated, Repair
+from circuitcheck.core.results import Area, CurvePoint, Estimate, Integrated, Loosened, Repair
 from circuitcheck.report.conversion import as_plain
 from circuitcheck.report.document import document, failed_entry, failed_keep_entry, keep_entry, run_entry
 from circuitcheck.verdict.criteria import BY_NAME
@@ -81,7 +81,8 @@ def damaged(**changes: Any) -> Any:
 @pytest.fixture(scope="module")
 def real() -> dict[str, Any]:
     """A report of a damaged candidate, a task that is not solved, and one that could not be measured."""
-    broken = run_entry(synthetic.make_verdict(damaged()))
+    eased = (Loosened("drift_median", "<=", 1.0, 0.2),)
+    broken = run_entry(replace(synthetic.make_verdict(damaged()), loosened=eased))
     unsolved = replace(synthetic.make_measurement(task="unsolved"), circuit=None, inconclusive="not solved")
     entries = [broken, run_entry(synthetic.make_verdict(unsolved)), failed_entry("m", "f16", "t", "why")]
     faithful = run_entry(synthetic.make_verdict())

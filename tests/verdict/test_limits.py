@@ -27,6 +27,7 @@ from circuitcheck.verdict.limits import (
     Limits,
     check_overrides,
     limits_for,
+    loosened,
 )
 
 BASELINES = Path(__file__).parents[2] / "baselines" / "embedded"
@@ -90,6 +91,63 @@ def test_a_precision_without_limits_is_refused(name):
         limits_for(name, "ioi")
 
 
+CASES = {
+    "a spec's own table does not cancel a stricter one of its bits": (
+        {"8-bit": {"drift_median": 0.01}, "int8-rtn": {"drift_median": 0.5}},
+        0.01,
+    ),
+    "nor the other way round": ({"8-bit": {"drift_median": 0.5}, "int8-rtn": {"drift_median": 0.01}}, 0.01),
+    "nor one for everything": ({"drift_median": 0.01, "int8-rtn": {"drift_median": 0.5}}, 0.01),
+    "nor one of a task": ({"int8-rtn": {"drift_median": 0.01, "ioi": {"drift_median": 0.5}}}, 0.01),
+    "a task of its bits counts": ({"8-bit": {"ioi": {"drift_median": 0.01}}, "int8-rtn": {"drift_median": 0.5}}, 0.01),
+    "unless the user says otherwise": (
+        {"8-bit": {"drift_median": 0.01}, "int8-rtn": {"drift_median": 0.5, "looser": True}},
+        0.5,
+    ),
+    "which holds for that table alone": (
+        {
+            "8-bit": {"drift_median": 0.01},
+            "int8-rtn": {"looser": True, "drift_median": 0.5, "ioi": {"drift_median": 1}},
+        },
+        0.5,
+    ),
+    "and says nothing where it is false": ({"drift_median": 0.01, "8-bit": {"looser": False, "drift_median": 1}}, 0.01),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_strictest_limit_that_applies_holds(case):
+    overrides, expected = CASES[case]
+    assert limits_for("int8-rtn", "ioi", overrides).drift_median == expected
+
+
+def test_the_strictest_of_those_from_below_is_the_largest():
+    overrides = {"behaviour_kept": 0.95, "8-bit": {"behaviour_kept": 0.5}}
+    assert limits_for("int8-rtn", "ioi", overrides).behaviour_kept == 0.95
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [({"looser": True}, "limits.looser: there is no such limit"), ({"f16": {"looser": 1}}, "must be true or false")],
+)
+def test_a_looser_table_says_so_itself(overrides, message):
+    with pytest.raises(ConfigurationError, match=message):
+        check_overrides(overrides)
+
+
+def test_what_lets_in_more_than_the_defaults_is_named():
+    limits = limits_for(
+        "f16", "ioi", {"drift_median": 1e300, "behaviour_kept": 0.0, "recovery": 0.9, "unrepaired": 0.1}
+    )
+    found = loosened(limits, "f16", "logit_difference")
+    assert {row.name: (row.limit, row.default) for row in found} == {
+        "behaviour_kept": (0.0, DEFAULTS["behaviour_kept"]),
+        "drift_median": (1e300, DRIFT_LIMITS["f16"].median),
+    }
+    for precision in KNOWN:
+        assert loosened(limits_for(precision, "ioi"), precision, "log_probability") == ()
+
+
 def test_every_level_of_a_census_has_its_limits():
     """A release is called by the bits that were found in it, or by the type of its weights."""
     quantized = [Census((), (), 1, 1, bits, None).level for bits in (8.0, 6.5, 4.0, 3.0, 2.0, 1.58, None)]
@@ -131,13 +189,13 @@ def test_overrides_go_from_the_general_to_the_special():
     overrides = {
         "profile_distance": 0.2,
         "drift_median": 0.01,
-        "int8-sim": {"drift_median": 0.05, "ioi": {"drift_median": 0.08, "recovery": 0.6}},
+        "int8-sim": {"looser": True, "drift_median": 0.05, "ioi": {"drift_median": 0.02, "recovery": 0.6}},
     }
     changes = {"profile_distance": 0.2, "drift_median": 0.01}
     assert dict(limits_for("f16", "ioi", overrides)) == dict(limits_for("f16", "ioi")) | changes
     assert limits_for("int8-sim", "facts", overrides).drift_median == 0.05
     special = limits_for("int8-sim", "ioi", overrides)
-    assert (special.profile_distance, special.drift_median, special.recovery) == (0.2, 0.08, 0.6)
+    assert (special.profile_distance, special.drift_median, special.recovery) == (0.2, 0.02, 0.6)
     assert special.drift_largest == DRIFT_LIMITS["int8-sim"].largest
 
 
@@ -146,8 +204,8 @@ def test_overrides_go_from_the_general_to_the_special():
     st.dictionaries(st.sampled_from(NAMES), st.floats(0, 10)),
     st.dictionaries(st.sampled_from(NAMES), st.floats(0, 10)),
 )
-def test_the_most_special_override_wins(everywhere, for_precision, for_task):
-    overrides = {**everywhere, "f16": {**for_precision, "ioi": for_task}}
+def test_the_most_special_override_wins_where_it_says_so(everywhere, for_precision, for_task):
+    overrides = {**everywhere, "f16": {"looser": True, **for_precision, "ioi": {"looser": True, **for_task}}}
     assert dict(limits_for("f16", "ioi", overrides)) == {
         **dict(limits_for("f16", "ioi")),
         **everywhere,

@@ -9,7 +9,7 @@ from circuitcheck.report.charts.drawings import drift_places
 from circuitcheck.report.charts.inline import bound_chart, drift_chart, repair_chart
 from circuitcheck.report.coordinates import coordinates, how_read
 from circuitcheck.report.html.columns import columns
-from circuitcheck.report.rows import AUDITED, INTEGRATED, noted, outcome, verdict_grid
+from circuitcheck.report.rows import AUDITED, INTEGRATED, eased, noted, outcome, verdict_grid
 from circuitcheck.report.words import kinds_of, said_of, task_of, what_broke
 
 OPENED = ("FAIL", "INCONCLUSIVE", "PASS")
@@ -35,6 +35,7 @@ def view(document: Mapping[str, Any]) -> dict[str, Any]:
         "candidates": candidates,
         "grid": [(one, found) for one, (_, found) in zip(candidates, rows, strict=True)],
         "runs": runs,
+        "loosened": eased(runs),
         "outcome": outcome(document),
         "broken": [run for run in runs if run["verdict"] != "PASS"],
         "kinds": kinds_of(runs),
