@@ -65,7 +65,7 @@ def environment_notes(baseline: Recording, now: dict[str, object]) -> list[str]:
         )
     old, new = then["libraries"], now["libraries"]
     assert isinstance(new, dict)
-    changed = [f"{name} {old[name]} -> {new[name]}" for name in sorted(old) if old[name] != new.get(name)]
+    changed = [f"{name} {old[name]} -> {new.get(name, 'none')}" for name in sorted(old) if old[name] != new.get(name)]
     if changed:
         notes.append(f"The baseline was recorded with other versions: {', '.join(changed)}.")
     return notes

@@ -19,7 +19,7 @@ ID_KEYS = {"clean_ids", "counterfactual_ids", "answer_id", "foil_id", "cluster"}
 MOST_BYTES, MOST_PAIRS, MOST_TEXT, MOST_CLUSTER, MOST_ID = 2**25, 20_000, 100_000, 300, 2**31
 """Bytes of a file, its pairs, characters of a text and of a cluster's name; token ids where no model limits them."""
 
-MOST_PROBLEMS, MOST_FAULT, MOST_KEYS = 100, 400, 5
+MOST_PROBLEMS, MOST_FAULT, MOST_KEYS = 100, 200, 5
 """Problems that are named, characters of each, and unknown keys of a line."""
 
 Parsed = tuple[PromptPair | None, list[str]]

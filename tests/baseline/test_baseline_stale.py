@@ -116,3 +116,9 @@ def test_another_machine_is_a_note_that_names_both():
 
 def test_the_same_machine_needs_no_note():
     assert environment_notes(BASELINE, dict(BASELINE.environment)) == []
+
+
+def test_a_library_that_is_not_known_here_is_named():
+    baseline = synthetic.make_baseline()
+    now = {"device": "cpu", "instruction_set": "AVX2", "libraries": {"torch": "1"}}
+    assert environment_notes(baseline, now) == ["The baseline was recorded with other versions: numpy 2 -> none."]

@@ -6,6 +6,7 @@ import hashlib
 import json
 from typing import Any
 
+import safetensors
 import safetensors.numpy
 
 
@@ -24,12 +25,21 @@ def resealed(content: dict[str, Any], arrays: bytes | None = None) -> bytes:
     """A JSON that vouches for itself, and for other arrays where they are given."""
     content = {key: value for key, value in content.items() if key != "checksum"}
     if arrays is not None:
-        each = {name: hashlib.sha256(array).hexdigest()[:16] for name, array in safetensors.numpy.load(arrays).items()}
-        content |= {"arrays": {"sha256": hashlib.sha256(arrays).hexdigest(), "bytes": len(arrays), "each": each}}
+        known = {"sha256": hashlib.sha256(arrays).hexdigest(), "bytes": len(arrays), "each": _each(arrays)}
+        content |= {"arrays": known}
     try:
         return spelled(content | {"checksum": checksum(content)})
     except (TypeError, ValueError, RecursionError):  # what cannot be spelled has no checksum either
         return spelled(content | {"checksum": "0" * 64})
+
+
+def _each(arrays: bytes) -> dict[str, str]:
+    """The beginning of each array's hash; of none where they are no arrays."""
+    try:
+        found = safetensors.numpy.load(arrays)
+    except (safetensors.SafetensorError, KeyError, ValueError, TypeError):
+        return {}
+    return {name: hashlib.sha256(array.tobytes()).hexdigest()[:16] for name, array in found.items()}
 
 
 def with_arrays(json_bytes: bytes, changed: dict[str, Any]) -> tuple[bytes, bytes]:
