@@ -29,6 +29,9 @@ from circuitcheck.runtimes.pytorch.loading.fingerprint import fingerprint_module
 from circuitcheck.tasks.jsonl import load_jsonl
 
 FAMILIES = ("gpt_neox", "gpt2", "llama", "gpt_neo", "mpt")
+LARGE = 2**24
+"""Bytes of a file that was made endless before."""
+
 BIG = [10**7, 10**9, 10**12, 2**31, 2**63, 10**400]
 WORDS = ["<unk>", "<eos>", *(f"w{number}" for number in range(2, tiny_models.VOCABULARY))]
 TASK = Task("any", (PromptPair((3, 5, 7, 9), (3, 6, 7, 9), 11, 12, "a"), PromptPair((4, 5, 7), (3, 5, 7), 2, 1, "b")))
@@ -70,7 +73,7 @@ def _models() -> Attempt:
 
 def _spoil(chance: random.Random, file: Path) -> None:
     """Something happens to one file of a directory."""
-    if not file.is_file():
+    if not file.is_file() or file.stat().st_size > LARGE:
         return
     content = file.read_bytes()
     edit = chance.randrange(10)

@@ -131,3 +131,15 @@ def test_a_default_type_of_float64_changes_nothing(directory, precision):
         assert torch.get_default_dtype() is torch.float64
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+def test_a_configuration_that_nothing_can_be_computed_with_is_a_model_error(tmp_path):
+    """A negative number of heads fits every shape."""
+    import tiny_circuits
+    import tiny_models
+
+    directory = model_directories.save_tiny(tmp_path / "gpt2", "gpt2")
+    task = tiny_circuits.solvable_task(tiny_models.tiny_model("gpt2"), prompts=12)
+    model_directories.change_config(directory, n_head=-1)
+    with pytest.raises(ModelError, match=r"gpt2 cannot be run on token ids of the shape \[\d+, \d\], by its own code"):
+        load_model(directory).metric(task.prompts())

@@ -19,6 +19,7 @@ from circuitcheck.core.reading import Reading
 from circuitcheck.core.runtime import Facts, Replaceable, Rounding, Runtime, Variation, Work
 from circuitcheck.core.units import Layout
 from circuitcheck.runtimes.pytorch.batching import needs_probe, with_batching
+from circuitcheck.runtimes.pytorch.engine.clean_pass import refused_as_model_errors
 from circuitcheck.runtimes.pytorch.engine.passes import (
     clean_activations,
     clean_metric,
@@ -90,11 +91,11 @@ class HookedModel(TorchModel):
         """
         require_room(self, prompts.task.longest)
         ids = rows_of(self, prompts.batches()[0]).ids
-        with unchanged(self):
+        with unchanged(self), refused_as_model_errors(self, ids.shape):
             model = with_wide_products(self, ids)
         if not needs_probe(model):
             return model
-        with unchanged(model):
+        with unchanged(model), refused_as_model_errors(model, ids.shape):
             return with_batching(model, ids)
 
     def layout(self, kind: str) -> Layout:

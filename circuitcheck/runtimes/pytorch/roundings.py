@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from circuitcheck.core.errors import ModelError
+from circuitcheck.runtimes.pytorch.default_type import float32_by_default
 from circuitcheck.runtimes.pytorch.ports.structure import Structure
 from circuitcheck.runtimes.pytorch.quantizers.int8_sim import fake_quantize, simulate_int8
 from circuitcheck.runtimes.pytorch.quantizers.rtn import GROUP, linear_weights, quantize_rtn
@@ -39,6 +40,7 @@ class Way:
     apply: Callable[[nn.Module, Structure], object]
 
 
+@float32_by_default()
 def rounded(model: Model, way: Way) -> Model:
     """A rounded copy of a model; its own module is left alone.
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from circuitcheck.core.errors import ModelError
 from circuitcheck.runtimes.pytorch.engine.packing import is_out_of_memory
 from circuitcheck.runtimes.pytorch.engine.shadow import shadowed
 from circuitcheck.runtimes.pytorch.forward import final_hidden, unembedding
@@ -142,6 +143,28 @@ def is_refusal(error: BaseException) -> bool:
         trace = trace.tb_next
     is_ours = trace is not None and str(trace.tb_frame.f_globals.get("__name__", "")).partition(".")[0] == PACKAGE
     return isinstance(error, REFUSALS) and not is_ours and not is_out_of_memory(error)
+
+
+@contextmanager
+def refused_as_model_errors(model: TorchModel, ids: Sequence[int]) -> Iterator[None]:
+    """The first passes of all: what a model's own code, or its metric's, raises in them is said of the model.
+
+    Args:
+        model: which one.
+        ids: shape of the token ids that are run.
+
+    Raises:
+        ModelError: instead of such an error.
+    """
+    try:
+        yield
+    except (*REFUSALS, ArithmeticError) as error:
+        if not is_refusal(error) and not isinstance(error, ArithmeticError):
+            raise
+        raise ModelError(
+            f"{model.name} cannot be run on token ids of the shape {list(ids)}, by its own code or that of its metric: "
+            f"{refusal(error)}"
+        ) from error
 
 
 def refusal(error: BaseException) -> str:

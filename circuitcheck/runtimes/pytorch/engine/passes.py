@@ -15,6 +15,7 @@ from circuitcheck.core.activations import Activations, join
 from circuitcheck.core.errors import ConfigurationError
 from circuitcheck.core.next_token import KEPT, NextToken
 from circuitcheck.core.prompts import Batch, Prompts
+from circuitcheck.runtimes.pytorch.engine.clean_pass import refused_as_model_errors
 from circuitcheck.runtimes.pytorch.engine.packing import backward_prompts
 from circuitcheck.runtimes.pytorch.forward import last_logits, metric_of, run_model
 from circuitcheck.runtimes.pytorch.ports.ports import Edit, Port, editing, layout_of, reading
@@ -56,7 +57,8 @@ def clean_metric(model: TorchModel, prompts: Prompts, *, counterfactual: bool = 
     with torch.no_grad():
         for batch in prompts.batches(model.at_most(None)):
             rows = rows_of(model, batch, counterfactual=counterfactual)
-            found = metric_of(model, rows.ids, rows.answer, rows.foil)
+            with refused_as_model_errors(model, rows.ids.shape):
+                found = metric_of(model, rows.ids, rows.answer, rows.foil)
             metric[[prompts.columns[place] for place in batch.index]] = found.cpu().numpy()
     return metric
 
