@@ -38,9 +38,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="NAME",
         help="which of the report's candidates DIR holds (default: the one called like DIR)",
     )
+    parser.add_argument(
+        "--allow-incomplete", action="store_true", help="show a report that does not hold all that was to be compared"
+    )
     given = parser.parse_args(arguments)
     try:
-        changed = update_card(given.directory, given.report, base_model=given.base_model, candidate=given.candidate)
+        changed = update_card(
+            given.directory,
+            given.report,
+            base_model=given.base_model,
+            candidate=given.candidate,
+            allow_incomplete=given.allow_incomplete,
+        )
     except (CircuitcheckError, OSError) as error:
         sys.stderr.write(f"circuitcheck: {error}\n")
         return 1

@@ -13,6 +13,7 @@ from circuitcheck.modelcard.front_matter import newline_of, read_head, replaced,
 from circuitcheck.modelcard.model_index import card_values, merge_results
 from circuitcheck.report.compare import load_report
 from circuitcheck.report.fields import Entry
+from circuitcheck.report.rows import outcome
 
 PLACES = ("report.json", "circuitcheck/report.json")
 """Where a release's report is looked for."""
@@ -26,6 +27,7 @@ def update_card(
     *,
     base_model: str | None = None,
     candidate: str | None = None,
+    allow_incomplete: bool = False,
 ) -> list[str]:
     """Puts the verdict into `README.md` of a release, and leaves everything else in it byte for byte as it was.
 
@@ -35,18 +37,22 @@ def update_card(
         base_model: the reference's id on the hub; if not given, what the card names, or else the report.
         candidate: which of the report's candidates the release is; if not given, the one that is called like the
             directory.
+        allow_incomplete: whether a report may be shown that does not hold all that was to be compared, as the card then
+            says.
 
     Returns:
         What was done, for a person.
 
     Raises:
-        ConfigurationError: there is no such directory, report or candidate, or the card is broken.
+        ConfigurationError: there is no such directory, report or candidate, the report is incomplete or contradicts
+            itself, or the card is broken.
         OSError: the card cannot be written.
     """
     folder = Path(directory)
     if not folder.is_dir():
         raise ConfigurationError(f"there is no directory {folder}. Name the release that the model card belongs to.")
     document = load_report(report or _find_report(folder))
+    _require_whole(document, allow_incomplete)
     document = document | {"runs": _runs_of(document, folder, candidate)}
     file, name = folder / "README.md", folder.resolve().name
     try:
@@ -106,6 +112,15 @@ def _with_block(text: str, block: str, newline: str) -> str:
             "Remove what is too much; the block is written anew."
         )
     return text[: text.index(START)] + block + text[text.index(END) + len(END) :]
+
+
+def _require_whole(document: Mapping[str, Any], allow_incomplete: bool) -> None:
+    if allow_incomplete or (document["complete"] and not document.get("interrupted")):
+        return
+    raise ConfigurationError(
+        f"the report is {outcome(document).word}: {outcome(document).listed}. Gate the whole release, or show a part "
+        "with --allow-incomplete."
+    )
 
 
 def _find_report(folder: Path) -> Path:

@@ -54,6 +54,7 @@ class Judge:
 
         candidate = self.models.candidate(case.candidate)
         self.references.require_fresh(case, baseline, candidate)
+        named = self.references.named_notes(case, baseline)
         reference = self.models.reference() if self.settings.against_base else None
         with self.progress(str(case)) as advance:
             verdict = decide(
@@ -65,7 +66,11 @@ class Judge:
                 reference=reference,
             )
         measurement = verdict.measurement
-        notes = (*measurement.notes, *environment_notes(baseline, measurement.environment))
+        is_copy = case.candidate == "f32" or (
+            not case.is_precision and candidate.facts.fingerprints["weights"] == baseline.fingerprints["weights"]
+        )
+        more = (*named, *_sameness(measurement, is_copy), *environment_notes(baseline, measurement.environment))
+        notes = (*measurement.notes, *more)
         return replace(verdict, measurement=replace(measurement, candidate=case.candidate_name, notes=notes))
 
     def additions(self, case: Case, baseline: Baseline, verdict: Verdict) -> Entry:
@@ -132,3 +137,13 @@ class Judge:
         from circuitcheck.verdict.limits import limits_for
 
         return limits_for(precision, task, self.settings.limits)
+
+
+def _sameness(measurement: Measurement, is_copy: bool) -> tuple[str, ...]:
+    """That a candidate is the reference: its verdict is right, and says nothing about a release."""
+    if is_copy:
+        return ("This candidate is the reference itself: it has the weights that were recorded.",)
+    circuit = measurement.circuit
+    if circuit is not None and not any(unit.drift or unit.importance_change.value for unit in circuit.units):
+        return ("Nothing of what this candidate computes differs from the reference: is it a copy of it?",)
+    return ()

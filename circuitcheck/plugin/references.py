@@ -126,13 +126,35 @@ class References:
         """A reference that is measured now is still the one that somebody accepted, where anybody did."""
         if not self.file(case).exists():
             return
-        accepted, facts = self.stored(case).fingerprints["weights"], reference.facts
-        weights = facts.fingerprints["weights"]
-        if accepted != weights:
+        facts = reference.facts
+        _require_same(case, self.stored(case), facts.name, facts.fingerprints["weights"])
+
+    def named_notes(self, case: Case, baseline: Baseline) -> tuple[str, ...]:
+        """What a reader must know of the reference that was named, and that a saved candidate is compared without.
+
+        Raises:
+            CircuitcheckError: it is at hand, and not the one that was recorded; or it is not, and has another name.
+        """
+        if case.is_precision or self.settings.against_base:
+            return ()  # its weights were loaded, and held against the baseline
+        from circuitcheck.runtimes.pytorch.loading.load import weights_at_hand
+        from circuitcheck.runtimes.pytorch.loading.source import model_name
+
+        model, download = self.settings.model, self.settings.download
+        found = self.store.get_or_make("reference", lambda: {"weights": weights_at_hand(model, download=download)})
+        if found["weights"] is not None:
+            _require_same(case, baseline, model, found["weights"])
+            return ()
+        recorded, weights = baseline.model, baseline.fingerprints["weights"]
+        if recorded not in (model, model_name(model)):
             raise StaleBaselineError(
-                f"the reference {facts.name} is not the one that was accepted for {case.circuit!r}: its weights "
-                f"were {accepted[:12]} and are {weights[:12]}, so nothing was compared."
+                f"the golden baseline for {case.circuit!r} was recorded of {recorded}, and this run names {model}, so "
+                f"nothing was compared. Name it as it was recorded: --circuit-model={recorded}."
             )
+        return (
+            f"The reference {model} is not on this machine, so that the golden baseline is of it was taken from its "
+            f"name alone; the baseline was recorded of {recorded} with the weights {weights[:12]}.",
+        )
 
     def require_fresh(self, case: Case, baseline: Baseline, model: Runtime, *, is_reference: bool = False) -> None:
         """Refuses a baseline that speaks of other weights, prompts, tokens or another specification.
@@ -172,3 +194,12 @@ class References:
     def spec_of(self, case: Case) -> MeasurementSpec:
         """What this run measures of a case."""
         return self.settings.spec(case.unit)
+
+
+def _require_same(case: Case, baseline: Baseline, name: str, weights: str) -> None:
+    accepted = baseline.fingerprints["weights"]
+    if accepted != weights:
+        raise StaleBaselineError(
+            f"the reference {name} is not the one that was accepted for {case.circuit!r}: its weights were "
+            f"{accepted[:12]} and are {weights[:12]}, so nothing was compared."
+        )

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from circuitcheck.core.errors import ConfigurationError
+from circuitcheck.core.phrases import listed
+from circuitcheck.report.consistency import contradictions
 from circuitcheck.report.escape import code, plain, prose
 from circuitcheck.report.fields import SCHEMA, Entry
 from circuitcheck.report.numbers import brief
@@ -31,7 +33,7 @@ def load_report(path: str | Path) -> dict[str, Any]:
     """Reads a `report.json`.
 
     Raises:
-        ConfigurationError: it is missing, cannot be read, or is no report of this schema.
+        ConfigurationError: it is missing, cannot be read, is no report of this schema, or contradicts itself.
     """
     file = Path(path)
     if file.is_dir():
@@ -56,6 +58,12 @@ def load_report(path: str | Path) -> dict[str, Any]:
     missing = sorted({"environment", "complete", "expected_runs"} - set(found))
     if missing or not all(isinstance(run, dict) and run.keys() >= NAMES for run in found["runs"]):
         raise ConfigurationError(f"report {file} is damaged: it lacks {', '.join(missing) or 'names of its runs'}.")
+    try:
+        wrong = list(contradictions(found))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ConfigurationError(f"report {file} is damaged: {type(error).__name__}: {error}") from error
+    if wrong:
+        raise ConfigurationError(f"report {file} contradicts itself: {listed(wrong, 3, '; ')}. Gate the release again.")
     return found
 
 

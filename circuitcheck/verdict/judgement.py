@@ -23,7 +23,7 @@ def hold(criterion: Criterion, value: Estimate, limit: float, measurement: Measu
         limit: in the criterion's unit.
         measurement: what the value was read off.
     """
-    word = _word(value, criterion.relation, limit)
+    word = word_of(value, criterion.relation, limit)
     message = "" if word == "PASS" else _message(criterion, value, limit, word, measurement)
     return Judgement(criterion.name, value, criterion.relation, limit, criterion.unit, word, message)
 
@@ -34,7 +34,8 @@ def worst(words: Iterable[Word]) -> Word:
     return "FAIL" if "FAIL" in found else "INCONCLUSIVE" if "INCONCLUSIVE" in found else "PASS"
 
 
-def _word(value: Estimate, relation: Relation, limit: float) -> Word:
+def word_of(value: Estimate, relation: Relation, limit: float) -> Word:
+    """PASS where the whole interval keeps the limit, FAIL where none of it does or anything is not finite."""
     if not _is_finite(value):
         return "FAIL"
     if relation == "<=":

@@ -324,9 +324,66 @@ def test_what_is_missing_is_named(release: Path, tmp_path: Path):
     (release / "README.md").write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigurationError, match="not UTF-8"):
         update_card(release)
-    (release / "report.json").write_text(json.dumps(report() | {"runs": []}))
+    (release / "report.json").write_text(json.dumps(report() | {"runs": [], "expected_runs": 0}))
     with pytest.raises(ConfigurationError, match="no runs"):
         update_card(release)
+
+
+FORGED = {
+    "a verdict that its criteria do not come to": lambda run: run.update(verdict="PASS"),
+    "a criterion that its interval does not keep": lambda run: run["criteria"][5].update(verdict="PASS"),
+    "both": lambda run: (run.update(verdict="PASS"), run["criteria"][5].update(verdict="PASS")),
+    "the other side of a limit": lambda run: run["criteria"][5].update(relation=">=", verdict="PASS"),
+    "a criterion that nobody knows": lambda run: run["criteria"][5].update(name="drift_least"),
+    "a value that is not finite": lambda run: run["criteria"][0]["value"].update(value=None),
+    "no criteria": lambda run: run.update(verdict="PASS", criteria=[]),
+}
+
+
+@pytest.mark.parametrize("forged", FORGED)
+def test_a_report_that_contradicts_itself_is_refused(release: Path, forged: str):
+    document = report()
+    FORGED[forged](next(run for run in document["runs"] if run["verdict"] == "FAIL"))
+    (release / "report.json").write_text(json.dumps(document))
+    with pytest.raises(ConfigurationError, match=r"contradicts itself: mine-int8 on facts: .* Gate the release"):
+        update_card(release)
+    assert not (release / "README.md").exists()
+
+
+def test_a_whole_runs_verdict_that_its_runs_do_not_come_to_is_refused(release: Path):
+    (release / "report.json").write_text(json.dumps(report() | {"verdict": "PASS"}))
+    with pytest.raises(ConfigurationError, match="its verdict is PASS, and its runs come to FAIL"):
+        update_card(release)
+
+
+@pytest.mark.parametrize("key", ["criteria", "verdict", "message", "candidate"])
+def test_a_report_that_lacks_a_part_of_a_run_is_damaged(release: Path, key: str):
+    document = report()
+    del document["runs"][0][key]
+    (release / "report.json").write_text(json.dumps(document))
+    with pytest.raises(ConfigurationError, match="is damaged"):
+        update_card(release)
+
+
+def test_an_incomplete_report_is_refused_unless_that_is_allowed(release: Path):
+    part = report(verdicts={}) | {"expected_runs": 5, "complete": False}
+    stopped = report(verdicts={}) | {"interrupted": True}
+    for document, word in ((part, "INCOMPLETE: 2 PASS, 3 of 5 not compared"), (stopped, "INTERRUPTED: 2 PASS")):
+        (release / "report.json").write_text(json.dumps(document))
+        with pytest.raises(ConfigurationError, match=f"the report is {word}.* --allow-incomplete"):
+            update_card(release)
+    (release / "report.json").write_text(json.dumps(part))
+    assert main([str(release), "--allow-incomplete"]) == 0
+    assert "The report is not complete" in read(release)
+
+
+def test_loosened_limits_stand_beside_the_verdict(release: Path):
+    document = report(verdicts={})
+    document["runs"][0]["loosened"] = [{"name": "recovery", "relation": ">=", "limit": 0.0, "default": 0.5}]
+    (release / "report.json").write_text(json.dumps(document))
+    update_card(release)
+    assert "| ✅ PASS, loosened limits |" in read(release)
+    assert "Loosened limits&#58; recovery &#62;= 0 instead of 0.500." in read(release)
 
 
 def test_a_failed_write_leaves_the_old_card(release: Path, monkeypatch: pytest.MonkeyPatch):

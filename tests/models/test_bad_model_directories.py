@@ -110,7 +110,7 @@ def test_pickles_and_code_are_not_even_downloaded(monkeypatch, directory):
         return str(directory)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    assert load_model("some-owner/some-model", download=True).name == "some-model"
+    assert load_model("some-owner/some-model", download=True).name == "some-owner/some-model"
     assert asked == ["some-owner/some-model"]
 
 

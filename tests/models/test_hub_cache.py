@@ -50,12 +50,12 @@ def test_baselines_are_recorded_and_candidates_gated_by_hub_id(desk):
     assert recorded.returncode == 0, recorded.stdout
     folder = Path(desk.folder) / "baselines" / "pythia-70m"
     assert sorted(file.name for file in folder.glob("*.json")) == ["facts.json", "induction.json", "ioi.json"]
-    assert Baseline.load(folder / "ioi.json").model == "pythia-70m"
+    assert Baseline.load(folder / "ioi.json").model == HUB_ID
 
     gated = desk.gate(*options, "--circuit-report-dir=out", "--circuit-candidate=f16", **environment)
     assert gated.returncode == 1, gated.stdout
     entry = desk.report()["f16"]
-    assert (entry["model"], entry["verdict"]) == ("pythia-70m", "INCONCLUSIVE")
+    assert (entry["model"], entry["verdict"]) == (HUB_ID, "INCONCLUSIVE")
     assert "solves" in entry["message"]
 
 

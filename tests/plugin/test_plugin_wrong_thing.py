@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
+
 import pytest
 import torch
 from gate_folder import random_model, save_model
 from gate_runner import Gate
+
+from circuitcheck import load_model, load_task, record_reference
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -134,3 +139,63 @@ def test_stricter_limits_are_not_called_loosened(gate: Gate) -> None:
     result = gate.run("--circuit-report-dir=out")
     assert gate.report()["runs"][0]["loosened"] == []
     result.stdout.no_fnmatch_line("*oosened limits*")
+
+
+# --- the reference that is named, and a candidate that is one ---
+
+
+@pytest.fixture
+def release(gate: Gate) -> Gate:
+    """A saved candidate, which is compared without its reference."""
+    save_model(random_model().half(), gate.path / "release")
+    gate.configure(candidates=["release"])
+    return gate
+
+
+def notes(gate: Gate) -> str:
+    return "\n".join(note for run in gate.report()["runs"] for note in run["notes"])
+
+
+def test_a_wrong_reference_of_the_same_name_is_refused(release: Gate) -> None:
+    save_model(random_model(seed=1), release.path / "elsewhere" / "model")
+    result = release.run("--circuit-report", "--circuit-model=elsewhere/model")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["*the reference elsewhere/model is not the one that was accepted for 'ioi': its *"])
+    (release.path / "empty" / "model").mkdir(parents=True)
+    result = release.run("--circuit-report", "--circuit-model=empty/model")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["*model directory empty/model has no config.json*"])
+
+
+def test_an_absent_reference_is_said(release: Gate) -> None:
+    assert release.run("--circuit-report-dir=out").ret == pytest.ExitCode.OK
+    assert "not on this machine" not in notes(release)
+    release.model.rename(release.path / "moved")
+    release.configure(candidates=["release"], model="models/model")
+    assert release.run("--circuit-report-dir=out").ret == pytest.ExitCode.OK
+    assert "The reference models/model is not on this machine, so that the golden baseline is" in notes(release)
+
+
+def test_a_baseline_of_another_owners_model_is_refused(release: Gate) -> None:
+    reference = load_model(release.model)
+    task = load_task(str(release.path / "ioi.jsonl"), vocabulary=50)
+    of_owner = replace(record_reference(reference, task, reason="of the hub"), model="someone/model")
+    of_owner.save(release.baselines)
+    release.model.rename(release.path / "moved")
+    release.configure(candidates=["release"], model="someone/model")
+    assert release.run("--circuit-report").ret == pytest.ExitCode.OK
+    for other in ("another/model", "model"):
+        result = release.run("--circuit-report", f"--circuit-model={other}")
+        assert result.ret == pytest.ExitCode.TESTS_FAILED
+        result.stdout.fnmatch_lines([f"*was recorded of someone/model, and this run names {other}, so nothing *"])
+
+
+def test_a_candidate_that_is_the_reference_is_called_so(gate: Gate) -> None:
+    shutil.copytree(gate.model, gate.path / "copy")
+    save_model(random_model().double(), gate.path / "double")
+    gate.configure(candidates=["f32", "f16", "copy", "double"])
+    assert gate.run("--circuit-report-dir=out").ret == pytest.ExitCode.OK
+    said = {run["candidate"]: " ".join(run["notes"]) for run in gate.report()["runs"]}
+    for name in ("f32", "copy"):
+        assert "This candidate is the reference itself" in said[name]
+    assert "reference itself" not in said["f16"]

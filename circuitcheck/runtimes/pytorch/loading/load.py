@@ -33,7 +33,14 @@ from circuitcheck.runtimes.pytorch.loading.fingerprint import (
 from circuitcheck.runtimes.pytorch.loading.gguf import NOTE as GGUF_NOTE
 from circuitcheck.runtimes.pytorch.loading.gguf import GGUFContent, read_gguf
 from circuitcheck.runtimes.pytorch.loading.precision import NAMES, dtype_for, precision_of, stored_precision
-from circuitcheck.runtimes.pytorch.loading.source import Source, model_name, resolve_directory, resolve_source
+from circuitcheck.runtimes.pytorch.loading.source import (
+    Source,
+    full_name,
+    model_name,
+    resolve_directory,
+    resolve_source,
+    source_at_hand,
+)
 from circuitcheck.runtimes.pytorch.loading.tokenizer import load_tokenizer
 from circuitcheck.runtimes.pytorch.loading.transformers_loader import ATTENTION, first_pass, load_module
 from circuitcheck.runtimes.pytorch.ports.structure import Structure, resolve
@@ -93,7 +100,7 @@ def load_model(
         module=module,
         structure=structure,
         tokenizer=tokenizer,
-        name=model_name(source),
+        name=full_name(source, download=download),
         precision=_precision(precision, module, census, content),
         fingerprints={"weights": _fingerprint(found), "tokenizer": fingerprint_tokenizer(tokenizer)},
         notes=tuple(
@@ -153,6 +160,20 @@ def _release_notes(
 
 def _fingerprint(source: Source) -> str:
     return fingerprint_file(source.directory / source.gguf) if source.gguf else fingerprint_directory(source.directory)
+
+
+def weights_at_hand(source: str | Path, *, download: bool = False) -> str | None:
+    """The fingerprint of a model's weights, which are not loaded; None where they are not on this machine.
+
+    Args:
+        source: as for `load_model`.
+        download: whether the hub's local cache may be looked into.
+
+    Raises:
+        ModelError: what is here cannot be read.
+    """
+    found = source_at_hand(source, download=download)
+    return None if found is None else _fingerprint(found)
 
 
 def hook_module(

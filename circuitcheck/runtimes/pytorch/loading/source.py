@@ -73,6 +73,35 @@ def model_name(source: str | Path) -> str:
     return path.resolve().name if path.is_dir() else str(source).rpartition("/")[2]
 
 
+def full_name(source: str | Path, *, download: bool = False) -> str:
+    """How recordings call a model: by its whole id where it comes from the hub, since owners share names of models."""
+    is_from_hub = download and is_hub_id(str(source)) and not Path(source).expanduser().exists()
+    return str(source) if is_from_hub else model_name(source)
+
+
+def source_at_hand(source: str | Path, *, download: bool = False) -> Source | None:
+    """A model's files as far as they lie on this machine, the hub's local cache included; None where they do not.
+
+    Args:
+        source: as for `resolve_source`.
+        download: whether the hub's local cache may be looked into; the hub itself is not asked.
+
+    Raises:
+        ModelError: a directory of that name is here, and has no weights that may be read.
+    """
+    path = Path(source).expanduser()
+    if str(source) == EMBEDDED or path.exists():
+        return resolve_source(source)
+    if not (download and is_hub_id(str(source))):
+        return None
+    from huggingface_hub import snapshot_download
+
+    try:
+        return resolve_source(snapshot_download(str(source), allow_patterns=NEEDED_FILES, local_files_only=True))
+    except Exception:  # noqa: BLE001 - not in the cache, or a part of it only; the hub client raises its own
+        return None
+
+
 def resolve_source(source: str | Path, *, download: bool = False) -> Source:
     """Finds a model's files.
 
