@@ -40,6 +40,10 @@ NOT_MEASURING = ("report", "plugin", "suite", "modelcard", "summary.py", "roc.py
 """Parts of the package, and of `detection`, whose changes leave finished rows as they are."""
 
 
+TOGETHER = 32
+"""Candidates of one model that a process measures behind one another, at most."""
+
+
 def version() -> str:
     """SHA-256 of all code that measures."""
     total = hashlib.sha256()
@@ -130,7 +134,8 @@ def _write(file: Path, content: bytes) -> None:
 def measure_all(wanted: Sequence[Case], cache: Path, processes: int) -> list[Row]:
     """Rows of all candidates whose family applies to their model."""
     missing = [case for case in wanted if not row_file(cache, case).is_file()]
-    jobs = [list(some) for _, some in groupby(missing, key=lambda case: (case.seed, case.model))]
+    groups = (list(some) for _, some in groupby(missing, key=lambda case: (case.seed, case.model)))
+    jobs = [some[start : start + TOGETHER] for some in groups for start in range(0, len(some), TOGETHER)]
     with tqdm(total=len(wanted), initial=len(wanted) - len(missing), unit="candidate") as progress:
         for count in _run(jobs, cache, processes):
             progress.update(count)

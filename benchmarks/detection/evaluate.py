@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,8 @@ class Row:
         scores: detector to score.
         values: criterion to value, low, high and limit.
         touched: head to the part of it that a fault changes, where it is one of heads.
-        lost: share of the answers to fresh prompts that the candidate loses; and plain rounding to its precision.
+        lost: share of the answers to fresh prompts that the candidate loses.
+        lost_plainly: that plain rounding to its precision loses; 0 for benign ones.
         alone: what the fault does without rounding.
         taken: its severity by where it is.
         seconds: that making and measuring it took.
@@ -152,17 +153,22 @@ class Bench:
 
     Attributes:
         model: the reference with its tasks.
-        baselines: task to what was recorded of it.
-        outputs: what it says to the evaluation text.
+        cache: where trained weights are kept.
     """
 
     def __init__(self, model: Model, cache: Path) -> None:
         self.model, self.cache = model, cache
-        reference = hook_module(model.module, name=model.name)
-        self.baselines: Mapping[str, Baseline] = {
-            task: record_reference(reference, prompts.gate) for task, prompts in model.tasks.items()
-        }
-        self.outputs: Outputs = outputs(reference, model.evaluation)
+        self.reference = hook_module(model.module, name=model.name)
+
+    @cached_property
+    def outputs(self) -> Outputs:
+        """What the reference says to the evaluation text."""
+        return outputs(self.reference, self.model.evaluation)
+
+    def baseline(self, task: str) -> Baseline:
+        """What is recorded of it, once."""
+        gate = self.model.tasks[task].gate
+        return self.model.once(f"baseline {task}", lambda: record_reference(self.reference, gate))  # type: ignore[no-any-return]
 
     def row(self, case: Case) -> tuple[Row, dict[str, Any]] | None:
         """The row, and everything that was measured as plain data and arrays; None where the family does not apply."""
@@ -171,7 +177,7 @@ class Bench:
             module, touched = family.make(self.model, case.seed, case.precision, self.cache)
         except LookupError:
             return None
-        baseline, fresh = self.baselines[case.task], reference_answers(self.model, case.task)
+        baseline, fresh = self.baseline(case.task), reference_answers(self.model, case.task)
         watched = _watched(module, case)
         scores = output_scores(self.outputs, outputs(watched, self.model.evaluation))
         found = answers(module, self.model.tasks[case.task].fresh, profiled=False)
@@ -226,7 +232,9 @@ class Bench:
         return self.model.once(f"alone {task} {case.family} {case.seed}", compare)  # type: ignore[no-any-return]
 
     def _lost_plainly(self, case: Case) -> float:
-        """What plain rounding to the same precision loses."""
+        """What plain rounding to the same precision loses; only for faults."""
+        if FAMILIES[case.family].benign:
+            return 0.0
 
         def compare() -> float:
             module = deepcopy(self.model.module)
@@ -238,7 +246,7 @@ class Bench:
 
     def raw(self, task: str) -> dict[str, Any]:
         """What there is of the reference, as plain data and arrays."""
-        baseline = self.baselines[task]
+        baseline = self.baseline(task)
         return {
             "model": self.model.name,
             "task": task,

@@ -17,7 +17,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from circuitcheck.core.candidates import BITSANDBYTES, TORCHAO
+from circuitcheck.core.errors import ModelError
 from circuitcheck.core.units import Unit
+from circuitcheck.runtimes.pytorch.ports.structure import resolve
+from circuitcheck.runtimes.pytorch.quantizers.recipes import RECIPES
+from circuitcheck.runtimes.pytorch.quiet import quiet_quantizers
 from detection import quantizing, surgery
 from detection.anatomy import head_channels, head_counts, head_maps, layers_of, linear_maps, matrix
 from detection.bases import KINDS, change_basis
@@ -180,6 +185,15 @@ def _everything(job: Job) -> None:
     quantizing.round_embeddings(job.module, 8)
 
 
+def _by_a_library(job: Job) -> None:
+    """By the library that a release would use, with its own kernels."""
+    try:
+        with quiet_quantizers():
+            RECIPES[job.precision](job.module, resolve(job.module))
+    except ModelError as error:
+        raise LookupError(str(error)) from error
+
+
 def _gptq(job: Job) -> None:
     quantizing.round_by_gptq(job.module, job.bits, job.model.calibration, job.choice(32, None, 16))
 
@@ -253,6 +267,8 @@ _benign("another basis", precisions=("f32", "8-bit", "4-bit"), edit=_rewritten, 
 _benign("small adapter merged", precisions=("f32", "8-bit", "4-bit"), edit=_small_adapter, seeds=3)
 _benign("layers mixed, 4 and 8 bits", _mixed, ("4-bit",))
 _benign("embeddings rounded, too", _everything)
+_benign("torchao's kernels", _by_a_library, TORCHAO)
+_benign("bitsandbytes' kernels", _by_a_library, BITSANDBYTES)
 
 
 def _pruned(job: Job) -> Touched:

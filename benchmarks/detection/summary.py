@@ -14,9 +14,6 @@ from detection.detectors import OURS, OUTPUTS, TASKS
 from detection.evaluate import Row
 from detection.roc import matched_pairs, roc_area
 
-BITS = {"f32": "32", "f16": "16", "bf16": "16", "float8": "8", "int8-sim": "8"}
-"""Bits of the precisions that are not named by them."""
-
 FAULTS = ("material", "subtle")
 """What a gate has to catch; `minor` ones and no-ops are counted apart."""
 
@@ -36,8 +33,8 @@ AREA = 0.95
 
 
 def bits(precision: str) -> str:
-    """Bits of a weight of a precision."""
-    return BITS.get(precision) or precision.removesuffix("-bit")
+    """Bits of a weight of a precision, which all names say."""
+    return "".join(filter(str.isdigit, precision))
 
 
 def is_red(row: Row) -> bool:

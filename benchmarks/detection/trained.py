@@ -16,7 +16,7 @@ from circuitcheck.embedded.train import build_model, train
 from detection.healing import save_whole
 
 STEPS = 1200
-"""Half of the embedded model's: all three solve 0.99 of each task after them."""
+"""Half of the embedded model's; the Llama solves every prompt of all three tasks after them."""
 
 
 def build_llama(tokenizer: Tokenizer) -> LlamaForCausalLM:

@@ -26,6 +26,7 @@ FAMILIES_TO_CHOOSE_ON = {
     "another basis",
     "layers mixed, 4 and 8 bits",
     "embeddings rounded, too",
+    "torchao's kernels",
     "map at 3 bits",
     "wrong positions",
     "attention replaced by its mean",

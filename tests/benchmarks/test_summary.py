@@ -74,7 +74,7 @@ def test_a_refused_candidate_is_caught_by_every_criterion():
 
 
 @pytest.mark.parametrize(
-    ("precision", "expected"), [("f32", "32"), ("bf16", "16"), ("int8-sim", "8"), ("4-bit", "4"), ("3-bit", "3")]
+    ("precision", "expected"), [("f32", "32"), ("bf16", "16"), ("int8-sim", "8"), ("4-bit", "4"), ("bnb-nf4", "4")]
 )
 def test_bits(precision, expected):
     assert bits(precision) == expected
