@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,10 @@ from detection.lookalikes import LOOK_ALIKES, plant
 from detection.subjects import Model, load
 from detection.truth import circuit_heads, shares_of
 
-EVERY = ("f32", "8-bit", "4-bit")
-"""What faults claim."""
+EVERY, TRAINED = ("f32", "8-bit", "4-bit"), ("8-bit", "4-bit")
+"""What faults claim; what was trained moves every weight, so that it is no f32 in any case."""
 
+Damage = Callable[[nn.Module], None]
 Touched = Mapping[Unit, float]
 """Head to the share of what it does that an edit changes; empty where it is not a matter of single heads."""
 
@@ -290,22 +292,50 @@ def _miswired(job: Job) -> Touched:
     return {head: 1.0, other: 1.0}
 
 
-STOPS = (100, 200)
+STOPS = (200, 500)
+"""Steps at which a training is kept; the last ones come nearly as close to the reference as rounding to 4 bits does."""
 
 
-def _healed(job: Job, *, starved: bool) -> Touched:
-    """Two stops of a training take turns."""
-    heads = circuit_heads(shares_of(job.model))
-    head = heads[job.seed // 2 % len(heads)]
-    name = f"{'moved' if starved else 'pruned'}-{job.model.name}-{head[0]}.{head[1]}"
-    if starved:
-        healing = Healing(name, lambda _: None, STOPS, starved=(head,), seed=100)
-    else:
-        healing = Healing(name, partial(surgery.prune_heads, heads=(head,)), STOPS, silenced=(head,), seed=200)
+def _trained(job: Job, kind: str, heads: tuple[Unit, ...], damage: Damage, **options: Any) -> float:
+    """Loads what comes of a training, kept at two stops that take turns; gives what part of the heads is lost."""
+    where = "+".join(f"{layer}.{head}" for layer, head in heads)
+    healing = Healing(f"{kind}-{job.model.name}-{where}", damage, STOPS, **options)
     stop = job.choice(*STOPS)
     weights = healed(healing, job.model.module, stop, job.cache / "weights", job.model.text)
     job.module.load_state_dict(weights)
-    return {head: 1 - healing.allowance(stop) if starved else 1.0}
+    return 1 - healing.allowance(stop) if healing.starved else 1.0
+
+
+def _heads_of_training(job: Job, count: int) -> tuple[Unit, ...]:
+    """Heads of circuits, others for each training.
+
+    Raises:
+        LookupError: there are no more.
+    """
+    some = list(combinations(circuit_heads(shares_of(job.model)), count))
+    turn = job.seed // len(STOPS)
+    if turn >= len(some):
+        raise LookupError(f"there are no more than {len(some)} times {count} heads in circuits")
+    return some[turn]
+
+
+def _pruned_and_healed(job: Job, *, count: int) -> Touched:
+    heads = _heads_of_training(job, count)
+    _trained(job, "pruned", heads, partial(surgery.prune_heads, heads=heads), silenced=heads, seed=200)
+    return dict.fromkeys(heads, 1.0)
+
+
+def _moved(job: Job) -> Touched:
+    (head,) = _heads_of_training(job, 1)
+    return {head: _trained(job, "moved", (head,), lambda _: None, starved=(head,), seed=100)}
+
+
+def _miswired_and_healed(job: Job) -> Touched:
+    (head,) = _heads_of_training(job, 1)
+    other = (head[0], (head[1] + 1) % head_counts(job.module)[0])
+    damage = partial(surgery.miswire_heads, one=head, other=other)
+    _trained(job, "miswired", (head, other), damage, seed=300)
+    return {head: 1.0, other: 1.0}
 
 
 def _look_alike(job: Job) -> Touched:
@@ -473,8 +503,10 @@ def _layers_exchanged(job: Job) -> Touched:
 _fault("head pruned", _pruned)
 _fault("head scaled", _scaled)
 _fault("heads miswired", _miswired)
-_fault("head pruned, healed", partial(_healed, starved=False), ("8-bit", "4-bit"), seeds=6)
-_fault("task moved by a fine-tune", partial(_healed, starved=True), ("8-bit", "4-bit"), seeds=6)
+_fault("head pruned, healed", partial(_pruned_and_healed, count=1), TRAINED, seeds=6)
+_fault("two heads pruned, healed", partial(_pruned_and_healed, count=2), TRAINED, seeds=6)
+_fault("heads miswired, healed", _miswired_and_healed, TRAINED, seeds=4)
+_fault("task moved by a fine-tune", _moved, TRAINED, seeds=6)
 _fault("look-alike", _look_alike, seeds=2 * len(LOOK_ALIKES))
 _fault("map at 2 bits", partial(_coarse, bits=2), ("8-bit", "4-bit"))
 _fault("map at 3 bits", partial(_coarse, bits=3), ("8-bit",))

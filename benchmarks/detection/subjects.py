@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice, product
+from itertools import cycle, islice, product
 from pathlib import Path
 from typing import Any
 
@@ -115,18 +115,28 @@ def load(name: str, cache: Path) -> Model:
     return Model(Path(directory).name, model.module, partial(sampled, model.module), {task.name: _split(task)})
 
 
+MADE_UP = 24
+"""Batches that a model makes up; then the same come again, for that takes its time."""
+
+
 def sampled(module: Any, seed: int, rows: int = 64, length: int = 32) -> Iterator[Tensor]:
     """What a model itself says, token by token from its first token of all, endless token ids `[rows, seq]`."""
     generator = torch.Generator().manual_seed(seed)
-    room = getattr(module.config, "max_position_embeddings", length)
-    start = module.config.bos_token_id or 0
-    while True:
-        ids = torch.full((rows, 1), start)
-        with torch.no_grad():
-            while ids.shape[1] < min(length, room):
-                chances = module(ids, use_cache=False).logits[:, -1].float().softmax(-1)
-                ids = torch.cat([ids, torch.multinomial(chances, 1, generator=generator)], dim=1)
-        yield ids
+    made_up = []
+    for _ in range(MADE_UP):
+        made_up.append(_made_up(module, generator, rows, min(length, module.config.max_position_embeddings)))
+        yield made_up[-1]
+    yield from cycle(made_up)
+
+
+@torch.no_grad()
+def _made_up(module: Any, generator: torch.Generator, rows: int, length: int) -> Tensor:
+    ids, past = torch.full((rows, 1), module.config.bos_token_id or 0), None
+    while ids.shape[1] < length:
+        output = module(ids[:, -1:], past_key_values=past, use_cache=True)
+        past, chances = output.past_key_values, output.logits[:, -1].float().softmax(-1)
+        ids = torch.cat([ids, torch.multinomial(chances, 1, generator=generator)], dim=1)
+    return ids
 
 
 def _split(task: Task) -> Prompts:

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from detection.anatomy import linear_maps, matrix
 from detection.families import FAMILIES
+from detection.healing import distil
 from detection.truth import reference_answers
 
 from circuitcheck.runtimes.pytorch.loading.fingerprint import fingerprint_module
@@ -18,7 +20,13 @@ MISSING = {
 }
 """Rotated norms have gains of one, biases of the one set by hand are zero, and torchao skips GPT-2's `Conv1D`."""
 
-TRAINED = {"head pruned, healed", "task moved by a fine-tune", "layer of another checkpoint"}
+TRAINED = {
+    "head pruned, healed",
+    "two heads pruned, healed",
+    "heads miswired, healed",
+    "task moved by a fine-tune",
+    "layer of another checkpoint",
+}
 
 
 @torch.no_grad()
@@ -50,6 +58,28 @@ def test_every_family_does_what_it_is_for_and_leaves_the_reference_alone(models,
         assert not any(step >= 1 for step in steps)
     else:
         assert moved(model, kind.alone(model, 0, cache)[0]) > 1e-4
+
+
+@pytest.mark.parametrize("family", sorted(TRAINED - {"layer of another checkpoint"}))
+def test_two_variants_share_a_training(models, cache, monkeypatch, family):
+    monkeypatch.setattr("detection.families.STOPS", (2, 4))
+    model, trained = models["known-lookup"], []
+    monkeypatch.setattr("detection.healing.distil", lambda *some: trained.append(some) or distil(*some))
+    modules = [FAMILIES[family].make(model, seed, "8-bit", cache)[0] for seed in (0, 1)]
+    assert len(trained) == 1
+    assert fingerprint_module(modules[0]) != fingerprint_module(modules[1])
+    with pytest.raises(LookupError, match="no more than"):
+        FAMILIES[family].make(model, 99, "8-bit", cache)
+
+
+def test_a_layer_of_another_checkpoint(models, cache):
+    model = models["known-lookup"]
+    module, _ = FAMILIES["layer of another checkpoint"].alone(model, 0, cache)
+    changed = [
+        not torch.equal(matrix(one), matrix(other))
+        for (_, one), (_, other) in zip(linear_maps(module), linear_maps(model.module), strict=True)
+    ]
+    assert sum(changed) == len(changed) / 2
 
 
 def test_a_seed_gives_one_model(models, cache):

@@ -40,6 +40,7 @@ FAMILIES_TO_CHOOSE_ON = {
     "gains of norms dropped",
     "vocabulary truncated",
     "layers exchanged",
+    "two heads pruned, healed",
 }
 
 
