@@ -152,6 +152,10 @@ def _run(jobs: Sequence[Sequence[Case]], cache: Path, processes: int) -> Iterato
             yield future.result()
 
 
+SHOWN = [f"{truth} {number}" for truth in ("benign", "material", "subtle", "minor") for number in (32, 16, 8, 4, 3)]
+"""Columns of the tables by model, and by what is new."""
+
+
 def show(summary: dict[str, Any]) -> None:
     """Prints everything."""
     for half, figures in summary.items():
@@ -174,6 +178,10 @@ def show(summary: dict[str, Any]) -> None:
         )
         print("\nFalse alarms by cause")
         print(tabulate(figures["false_alarms"], ["bits", "verdict", "red", "candidates"]))
+        for name in ("by_model", "by_what_is_new"):
+            places = [key for key in SHOWN if any(key in table for table in figures[name].values())]
+            print(f"\n{name.replace('_', ' ').capitalize()}, red of all")
+            print(tabulate([[one, *map(table.get, places)] for one, table in figures[name].items()], ["", *places]))
         print("\nBy family")
         print(
             tabulate(

@@ -152,6 +152,15 @@ def by_family(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return tables
 
 
+def by_place(rows: Sequence[Row], place: str) -> dict[str, dict[str, str]]:
+    """Red ones of all, such as `3/20`, by truth and bits, for each value of a field of the rows such as `model`."""
+    tables = {}
+    for value in sorted({getattr(row, place) for row in rows}):
+        shares = red_shares([row for row in rows if getattr(row, place) == value])
+        tables[value] = {f"{one['truth']} {one['bits']}": f"{one['red']}/{one['candidates']}" for one in shares}
+    return tables
+
+
 def summarize(rows: Sequence[Row]) -> dict[str, Any]:
     """All figures of both halves, as plain data."""
     summary = {}
@@ -165,5 +174,7 @@ def summarize(rows: Sequence[Row]) -> dict[str, Any]:
             "areas": {name: [area.value, area.low, area.high] for name, area in areas(some).items()},
             "false_alarms": [[*cause, count] for cause, count in false_alarms(some).most_common()],
             "families": by_family(some),
+            "by_model": by_place(some, "model"),
+            "by_what_is_new": by_place(some, "half"),
         }
     return summary

@@ -64,6 +64,8 @@ def test_halves_are_told_apart():
     summary = summarize(ROWS)
     assert of(summary["report"]["red"], "benign", "4")["red"] == 1
     assert summary.keys() == {"choose", "report"}
+    assert summary["report"]["by_what_is_new"] == {"both": {"benign 4": "1/1", "benign all": "1/1"}}
+    assert summary["choose"]["by_model"]["m"]["subtle all"] == "1/2"
     assert summarize(ROWS[:3]).keys() == {"choose"}
 
 
