@@ -24,7 +24,8 @@ from circuitcheck.core.results import Verdict
 from circuitcheck.core.runtime import Work
 from circuitcheck.stats.drift import drift_sums
 from detection.detectors import Outputs, our_scores, output_scores, outputs, task_scores
-from detection.families import FAMILIES, Family
+from detection.families import FAMILIES
+from detection.family import Family
 from detection.quantizing import quantize
 from detection.subjects import Model, half_of
 from detection.truth import (

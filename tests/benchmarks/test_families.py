@@ -62,7 +62,7 @@ def test_every_family_does_what_it_is_for_and_leaves_the_reference_alone(models,
 
 @pytest.mark.parametrize("family", sorted(TRAINED - {"layer of another checkpoint"}))
 def test_two_variants_share_a_training(models, cache, monkeypatch, family):
-    monkeypatch.setattr("detection.families.STOPS", (2, 4))
+    monkeypatch.setattr("detection.faults.STOPS", (2, 4))
     model, trained = models["known-lookup"], []
     monkeypatch.setattr("detection.healing.distil", lambda *some: trained.append(some) or distil(*some))
     modules = [FAMILIES[family].make(model, seed, "8-bit", cache)[0] for seed in (0, 1)]
