@@ -20,7 +20,8 @@ LEAST_TOKENS, TOKENS_A_NUMBER = 64, 4
 """Tokens that are read: at least so many, and so many for each number of a unit, from which its value follows."""
 
 NEGLIGIBLE = 1e-3
-"""Directions of a value that write less than this share of what the strongest one does are left as they are."""
+"""Directions of a value that write less than this share of what the strongest of any unit in the group does are left as
+they are: a unit that later layers read, and the unembedding does not, is told by nothing but noise."""
 
 Source = Literal["unembedding", "embedding", "sketch"]
 """What writes are read through; a random sketch does not turn with a rotated residual stream."""
@@ -65,7 +66,10 @@ class Reading:
         for group, read, wanted in zip(values.groups, self.maps, change.groups, strict=True):
             # By the normal equations, in float64: their matrix is small, and its eigenvalues are squares.
             double = read.astype(np.float64)
-            inverse = np.linalg.pinv(double.swapaxes(1, 2) @ double, rcond=NEGLIGIBLE**2, hermitian=True)
+            squares = double.swapaxes(1, 2) @ double
+            largest = np.linalg.eigvalsh(squares)[:, -1]
+            share = NEGLIGIBLE**2 * largest.max(initial=0.0) / np.where(largest > 0, largest, 1.0)
+            inverse = np.linalg.pinv(squares, rcond=share, hermitian=True)
             step = np.einsum("pct,ctw,cwv->pcv", wanted, double, inverse, optimize=True)
             groups.append((group + step).astype(np.float32))
         return replace(values, groups=tuple(groups))

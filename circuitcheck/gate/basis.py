@@ -111,21 +111,42 @@ def _compared(read_ref: Reading, z_ref: Activations, read_cand: Reading, z_cand:
     order = _matched(*next(zip(reference.in_double(), writes.in_double(), strict=True)))
     reading = read_cand.reordered((order,))
     z, writes = (replace(side, groups=(side.groups[0][:, order],)) for side in (z_cand, writes))
-    change = writes.groups[0] - reference.groups[0]
-    moved = read_ref.moved(z_ref, replace(writes, groups=(change,)))
-    sums, left = drift_sums(reference, writes), drift_sums(writes, read_ref.writes(moved)).difference.sum(-1)
+    sums = drift_sums(reference, writes)
+    other = _in_other_coordinates(relative_drift(drift_sums(z_ref, z)), relative_drift(sums))
+    moved = _writing(writes, read_ref, _either(other, z_ref, z))
+    left = drift_sums(writes, read_ref.writes(moved)).difference.sum(-1)
     size = np.maximum(sums.reference.sum(-1), sums.candidate.sum(-1))
     return Written(
         reading=reading,
         order=(order,),
         z=z,
         moved=moved,
-        repair=reading.moved(z, replace(writes, groups=(-change,))),
+        repair=_writing(reference, reading, _either(other, z, z_ref)),
         sums=sums,
         at_answer=drift_sums(reference.answer_position(), writes.answer_position()),
         # A unit that neither side lets write anything has no share of it.
         unread=np.sqrt(left / np.where(size == 0, 1.0, size)),
     )
+
+
+def _in_other_coordinates(z: NDArray[np.float64], write: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Whether units are kept in other coordinates, by how far their values and what they write have moved."""
+    return np.asarray(z > np.maximum(CHANGED, CHANGED_TIMES * write))
+
+
+def _either(first: NDArray[np.bool_], one: Activations, other: Activations) -> Activations:
+    """Values of some units from the one, and of all others from the other."""
+    return replace(one, groups=(np.where(first[:, None], one.groups[0], other.groups[0]),))
+
+
+def _writing(wanted: Activations, reading: Reading, start: Activations) -> Activations:
+    """The values nearest to `start` that write what is wanted; where that cannot be read, `start` itself.
+
+    A unit in the same coordinates starts from the other side's value: of what the unembedding does not see, that is all
+    there is to know.
+    """
+    change = wanted.groups[0] - reading.writes(start).groups[0]
+    return reading.moved(start, replace(wanted, groups=(change,)))
 
 
 def coordinates_drift(baseline: Recording, written: Written) -> NDArray[np.float64]:
@@ -137,11 +158,7 @@ def basis_of(baseline: Recording, written: Written) -> Basis:
     """In which coordinates the candidate keeps its units."""
     layout = baseline.layout
     values, writes = coordinates_drift(baseline, written), relative_drift(written.sums)
-    changed = [
-        place
-        for place, (z, write) in enumerate(zip(values, writes, strict=True))
-        if z > max(CHANGED, CHANGED_TIMES * write)
-    ]
+    changed = np.flatnonzero(_in_other_coordinates(values, writes)).tolist()
     return Basis(
         source=written.reading.source,
         tokens=len(written.reading.tokens),

@@ -36,7 +36,7 @@ def solved_task(model: HookedModel) -> Task:
         clean = (number % 4, number // 4, 1)
         logits = last_logits(model, torch.tensor([clean]))[0]
         counterfactual = ((number + 1) % 4, number // 4, 1)
-        pairs.append(PromptPair(clean, counterfactual, int(logits.argmax()), int(logits.argmin()), f"c{number % 5}"))
+        pairs.append(PromptPair(clean, counterfactual, int(logits.argmax()), int(logits.argmin()), f"c{number}"))
     return Task("micro", tuple(pairs))
 
 
