@@ -1,0 +1,106 @@
+"""A baseline knows what rounding alone does to its reference, and a candidate is held against that."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tiny_circuits
+import tiny_models
+
+from circuitcheck.baseline.diff import describe_roundings
+from circuitcheck.core.errors import ModelError
+from circuitcheck.core.runtime import Rounding, Work
+from circuitcheck.core.specification import MeasurementSpec
+from circuitcheck.gate.judge import judge
+from circuitcheck.gate.measure import measure
+from circuitcheck.gate.record import record_reference
+from circuitcheck.gate.rounding import with_roundings
+from circuitcheck.runtimes.pytorch.quantizers.rtn import quantize_rtn
+
+# Ratios of float32 sums in another order.
+ROUNDING = 1e-5
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_models.tiny_model()
+
+
+@pytest.fixture(scope="module")
+def baseline(model):
+    """Under every rounding that the runtime knows, as when nothing is said."""
+    return record_reference(model, tiny_circuits.solvable_task(model), MeasurementSpec(draws=200))
+
+
+def test_all_ways_are_measured_and_finer_ones_move_less(model, baseline):
+    assert [(one.precision, one.name) for one in baseline.roundings] == [
+        (one.precision, one.name) for one in model.roundings()
+    ]
+    drift = {one.precision: one.measures["drift"] for one in reversed(baseline.roundings)}  # the first of each remains
+    order = ["f16", "bf16", "8-bit", "4-bit", "3-bit", "2-bit"]
+    assert [drift[name] for name in order] == sorted(drift[name] for name in order)
+    assert all(len(one.moves) == len(baseline.layout.units) for one in baseline.roundings)
+
+
+def test_what_was_measured_is_what_a_candidate_of_that_kind_shows(model, baseline):
+    (way,) = (one for one in model.roundings() if (one.precision, one.name) == ("f16", "everything"))
+    (known,) = (one for one in baseline.roundings if one.precision == "f16")
+    circuit = measure(way.make(), baseline).circuit
+    assert [unit.move for unit in circuit.units] == pytest.approx(known.moves.tolist(), rel=ROUNDING)
+    assert circuit.drift.value == pytest.approx(known.measures["drift"], rel=ROUNDING)
+    # f16 is rounded in one way only, so the candidate is as far as rounding goes.
+    assert circuit.excess.pooled.value == pytest.approx(1, rel=ROUNDING)
+    assert circuit.excess.precision == "f16"
+
+
+def test_other_seeds_of_the_same_rounding_are_explained_by_it(model, baseline):
+    candidate = replace(tiny_circuits.copy_of(model), precision="int8-rtn")
+    quantize_rtn(candidate.module, candidate.structure, 8, stochastic_seed=77)
+    excess = measure(candidate, baseline).circuit.excess
+    assert excess.precision == "8-bit"
+    assert excess.pooled.value < 1.25
+    assert len(excess.layers) == 2
+    assert excess.layer.value == max(excess.layers) == excess.layers[excess.worst_layer]
+    assert excess.unit.value == max(excess.units)
+
+
+def test_a_fault_beside_rounding_is_not_explained_and_its_layer_is_named(model, baseline):
+    """One head at 0.7 of its size moves as much as rounding to 8 bits times twenty."""
+    candidate = replace(tiny_circuits.scale_head(model, 1, 0, 0.7), precision="int8-rtn")
+    verdict = judge(measure(candidate, baseline))
+    (message,) = (one.message for one in verdict.criteria if one.name == "excess_layer")
+    assert "not explained by 8-bit rounding: " in message
+    assert message.endswith("times its drift in layer 1")
+    assert verdict.measurement.circuit.excess.worst_unit == "1.0"
+
+
+def test_a_head_that_hardly_writes_is_no_ratio_of_nothing_to_nothing(model, baseline):
+    """Its own rounding is next to nothing, and so is its move: held against all others it does not matter."""
+    roundings = tuple(
+        replace(one, moves=np.where(np.arange(len(one.moves)) == 0, 1e-9, one.moves).astype(np.float32))
+        for one in baseline.roundings
+    )
+    (way,) = (one for one in model.roundings() if (one.precision, one.name) == ("f16", "everything"))
+    excess = measure(way.make(), replace(baseline, roundings=roundings)).circuit.excess
+    assert max(excess.units) < 3
+
+
+def test_a_rounding_that_cannot_be_made_is_named_and_the_others_stand(model, baseline):
+    def refuse():
+        raise ModelError("it overflows")
+
+    ways = [Rounding("f16", "everything", refuse), *(one for one in model.roundings() if one.precision == "bf16")]
+    again = with_roundings(replace(baseline, roundings=()), ways, Work())
+    assert [one.precision for one in again.roundings] == ["bf16"]
+    assert again.notes[-1] == "Not known is what f16 does to this model (everything): it overflows"
+    half = measure(replace(model, precision="f16"), again).circuit
+    assert half.excess is None, "limits of other models hold"
+
+
+def test_accepting_shows_a_row_for_each_precision(baseline):
+    lines = describe_roundings(baseline)
+    assert lines[0].startswith("what plain rounding alone does to this model on this task")
+    assert [line.split()[0] for line in lines[3:]] == list(dict.fromkeys(one.precision for one in baseline.roundings))
+    assert describe_roundings(replace(baseline, roundings=())) == []

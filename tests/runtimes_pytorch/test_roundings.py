@@ -1,0 +1,76 @@
+"""Plain roundings of a reference: copies that are rounded as they say, and a reference that is left alone."""
+
+from __future__ import annotations
+
+import pytest
+import tiny_models
+import torch
+from torch import nn
+
+from circuitcheck.core.errors import ModelError
+from circuitcheck.runtimes.pytorch.hooked import HookedModel
+from circuitcheck.runtimes.pytorch.loading.fingerprint import fingerprint_module
+from circuitcheck.runtimes.pytorch.roundings import WAYS, rounded
+from circuitcheck.verdict.limits import DRIFT_LIMITS
+
+IDS = torch.tensor([[1, 2, 3, 4]])
+
+
+@pytest.fixture(scope="module", params=["gpt_neox", "gpt2"])
+def model(request) -> HookedModel:
+    return tiny_models.tiny_model(request.param)
+
+
+def weights_inside(model: HookedModel) -> list[nn.Parameter]:
+    layers = [model.module.get_submodule(site.path) for site in model.structure.layers]
+    return [parameter for layer in layers for parameter in layer.parameters() if parameter.dim() == 2]
+
+
+def test_every_precision_that_rounds_has_its_ways_under_distinct_names():
+    assert {way.precision for way in WAYS} == set(DRIFT_LIMITS) - {"f32"}
+    assert len({(way.precision, way.name) for way in WAYS}) == len(WAYS)
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: f"{way.precision}, {way.name}")
+def test_a_copy_is_rounded_and_the_reference_left_alone(model, way):
+    before = fingerprint_module(model.module)
+    copy = rounded(model, way)
+    assert copy.precision == way.precision
+    with torch.no_grad():
+        change = (copy.module(IDS).logits.float() - model.module(IDS).logits).abs().max()
+    assert 0 < change < 100
+    assert fingerprint_module(model.module) == before
+
+
+def test_weights_take_as_many_values_as_they_may(model):
+    for way in WAYS:
+        if way.precision.endswith("-bit"):
+            levels = 2 * (2 ** (int(way.precision[0]) - 1) - 1) + 1
+            group = 32 if "groups" in way.name else None
+            for weight in weights_inside(rounded(model, way)):
+                columns = weight.T if type(model.module).__name__.startswith("GPT2") else weight
+                rows = columns.detach().reshape(-1, group or columns.shape[1])
+                # A row of codes times one scale; codes times scale differ in the last place where signs differ.
+                steps = rows / rows.abs().amax(1, keepdim=True).clamp(min=1e-30) * (levels // 2)
+                assert (steps - steps.round()).abs().max() < 1e-3, way.name
+
+
+def test_float8_weights_are_floats_of_8_bits_times_a_scale(model):
+    (way,) = (way for way in WAYS if way.name == "weights per tensor")
+    for weight in weights_inside(rounded(model, way)):
+        scale = weight.abs().max() / torch.finfo(torch.float8_e4m3fn).max
+        assert torch.allclose((weight / scale).to(torch.float8_e4m3fn).float() * scale, weight, rtol=1e-6)
+
+
+def test_a_model_without_linear_maps_is_refused_by_what_is_missing():
+    model = tiny_models.tiny_model()
+    for site in model.structure.layers:
+        layer = model.module.get_submodule(site.path)
+        for path, part in list(layer.named_modules()):
+            if isinstance(part, nn.Linear):
+                parent = layer.get_submodule(path.rpartition(".")[0])
+                setattr(parent, path.rpartition(".")[2], nn.Identity())
+    for way in WAYS:
+        if way.name.startswith("weights"):
+            with pytest.raises(ModelError, match="linear map"):
+                rounded(model, way)
