@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from circuitcheck.core.people import plain_lines
+
 
 class CircuitcheckError(Exception):
-    """Base class; catch it to catch everything below."""
+    """Base class; catch it to catch everything below. Strangers' words in its message are shown, and never obeyed."""
+
+    def __str__(self) -> str:
+        """The message for people; `args` has it as it was given."""
+        return plain_lines(super().__str__())
 
 
 class ConfigurationError(CircuitcheckError):

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from circuitcheck.core.errors import CircuitcheckError
+from circuitcheck.core.people import plain_lines
 from circuitcheck.modelcard.card import update_card
 
 
@@ -51,9 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             allow_incomplete=given.allow_incomplete,
         )
     except (CircuitcheckError, OSError) as error:
-        sys.stderr.write(f"circuitcheck: {error}\n")
+        sys.stderr.write(plain_lines(f"circuitcheck: {error}") + "\n")
         return 1
-    sys.stdout.write("".join(f"{line}\n" for line in changed))
+    sys.stdout.write("".join(f"{plain_lines(line)}\n" for line in changed))
     return 0
 
 

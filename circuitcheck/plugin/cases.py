@@ -7,6 +7,7 @@ from itertools import product
 from pathlib import Path
 
 from circuitcheck.core.candidates import PRECISIONS
+from circuitcheck.core.people import plain
 from circuitcheck.core.specification import MeasurementSpec
 from circuitcheck.plugin.settings import Settings
 
@@ -49,7 +50,7 @@ class Case:
 
     def __str__(self) -> str:
         """The id that pytest shows."""
-        return f"{self.candidate_name}-{self.circuit}"
+        return plain(f"{self.candidate_name}-{self.circuit}")
 
 
 def cases_of(settings: Settings) -> list[Case]:

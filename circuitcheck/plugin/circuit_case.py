@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-import pytest
-
 from circuitcheck.core.errors import CircuitcheckError, ConfigurationError
 from circuitcheck.plugin.cases import Case
+from circuitcheck.plugin.say import fail, skip
 from circuitcheck.plugin.session import GateSession
-from circuitcheck.report.escape import plain_lines
 from circuitcheck.report.fields import Entry
 from circuitcheck.verdict.criteria import BY_NAME
 
@@ -43,12 +41,12 @@ class CircuitCase:
         self._properties += _properties(found)
         failures, undecided = _problems(entry, names, found)
         if failures:
-            pytest.fail(plain_lines(f"{self._case}: " + "\n".join(failures)), pytrace=False)
+            fail(f"{self._case}: " + "\n".join(failures))
         if undecided:
-            message = plain_lines(f"{self._case} is INCONCLUSIVE: " + "\n".join(undecided))
+            message = f"{self._case} is INCONCLUSIVE: " + "\n".join(undecided)
             if self._session.settings.allow_inconclusive:
-                pytest.skip(message)
-            pytest.fail(message, pytrace=False)
+                skip(message)
+            fail(message)
 
     def take_properties(self) -> list[tuple[str, object]]:
         """What has been checked since this was last asked, as names and values for JUnit reports."""
@@ -60,10 +58,9 @@ class CircuitCase:
         doing, done = ("calibrating", "calibrated") if self._session.settings.calibrate else ("accepting", "accepted")
         acceptance = self._session.accept(self._case)
         if isinstance(acceptance, CircuitcheckError):
-            message = f"{self._case.circuit} could not be {done}, nothing was written: {acceptance}"
-            pytest.fail(plain_lines(message), pytrace=False)
+            fail(f"{self._case.circuit} could not be {done}, nothing was written: {acceptance}")
         outcome = acceptance.outcome if acceptance.baseline is None else f"to be {done} at the end of the run"
-        pytest.skip(f"{doing}, nothing was compared; {self._case.circuit}: {outcome}")
+        skip(f"{doing}, nothing was compared; {self._case.circuit}: {outcome}")
 
 
 def _known(names: tuple[str, ...]) -> tuple[str, ...]:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from circuitcheck.core.errors import CircuitcheckError
+from circuitcheck.core.people import plain, plain_lines
 from circuitcheck.core.phrases import first_lines
+from circuitcheck.plugin.say import command, say
 from circuitcheck.plugin.session import GateSession
 from circuitcheck.plugin.settings import INCOMPLETE
 from circuitcheck.report.fields import Entry
@@ -78,42 +80,41 @@ def _show_accepted(session: GateSession, terminal: pytest.TerminalReporter) -> N
     done = "calibrated" if session.settings.calibrate else "accepted"
     terminal.section("golden baselines", "=")
     if not session.accepted:
-        terminal.write_line(f"Nothing was {done}: {NOT_SELECTED}", red=True)
+        say(terminal, f"Nothing was {done}: {NOT_SELECTED}", red=True)
     for circuit, acceptance in session.accepted.items():
         if isinstance(acceptance, CircuitcheckError):
-            terminal.write_line(
-                f"{circuit}: could not be {done}, nothing was written: {first_lines(acceptance)}", red=True
-            )
+            failed = f"{circuit}: could not be {done}, nothing was written: {first_lines(acceptance)}"
+            say(terminal, plain(failed), red=True)
             continue
-        terminal.write_line(f"{circuit}: {acceptance.outcome}", bold=True)
+        say(terminal, plain_lines(f"{circuit}: {acceptance.outcome}"), bold=True)
         for line in acceptance.details:
-            terminal.write_line(f"  {line}")
-    terminal.write_line("Nothing was compared in this run.")
+            say(terminal, plain_lines(f"  {line}"))
+    say(terminal, "Nothing was compared in this run.")
 
 
 def _show_report(session: GateSession, terminal: pytest.TerminalReporter) -> None:
     entries = session.entries()
     terminal.section("circuit report", "=")
     if not entries:
-        terminal.write_line(NOTHING_COMPARED, red=True)
+        say(terminal, NOTHING_COMPARED, red=True)
     else:
         from circuitcheck.report.text import render_entries
 
-        terminal.write_line(render_entries(entries))
-        terminal.write_line(f"settings: {session.settings.file or 'no table [tool.circuitcheck] was found'}")
+        say(terminal, render_entries(entries))
+        say(terminal, plain_lines(f"settings: {session.settings.file or 'no table [tool.circuitcheck] was found'}"))
         settings = session.settings
         for line in unused_limits(settings.limits, settings.metric, entries, len(session.cases)):
-            terminal.write_line(line, yellow=True)
+            say(terminal, plain_lines(line), yellow=True)
         if session.document and session.document["compare"]:
             from circuitcheck.report.text import render_comparison
 
-            terminal.write_line("\n" + render_comparison(session.document["compare"]))
+            say(terminal, "\n" + render_comparison(session.document["compare"]))
         if not any(entry["criteria"] or entry["verdict"] == "FAIL" for entry in entries):
-            terminal.write_line(NOTHING_TO_COMPARE, red=True)
+            say(terminal, NOTHING_TO_COMPARE, red=True)
     for line, is_good in session.written:
-        terminal.write_line(line, red=not is_good)
+        say(terminal, plain_lines(line), red=not is_good)
     for line in session.commands:  # in columns of their own: a workflow reads whole lines
-        terminal.write_line(line)
+        command(terminal, line)
 
 
 def _write(session: GateSession, code: int | pytest.ExitCode) -> Outcome:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from circuitcheck.core.errors import ConfigurationError
+from circuitcheck.core.people import plain_lines
+from circuitcheck.plugin.say import refusal, say
 from circuitcheck.plugin.settings import OPTIONS
 
 if TYPE_CHECKING:
@@ -50,7 +52,7 @@ def remove_old_reports(directory: Path | None) -> None:
         if directory is not None:
             remove_reports(directory)
     except ConfigurationError as error:
-        raise pytest.UsageError(f"circuitcheck: {error}") from error
+        raise refusal(error) from error
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -75,7 +77,7 @@ def gate_session(config: pytest.Config) -> GateSession:
             settings = read_settings(config)
             check(settings, config)
         except ConfigurationError as error:
-            raise pytest.UsageError(f"circuitcheck: {error}") from error
+            raise refusal(error) from error
         finally:
             remove_old_reports(report_dir(config))
         processes = getattr(config, "workerinput", {}).get("workercount", 1)
@@ -108,7 +110,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         try:
             cases = gate_session(metafunc.config).cases
         except pytest.UsageError as error:  # only [tool.circuitcheck] can be at fault here
-            raise pytest.Collector.CollectError(str(error)) from error
+            raise pytest.Collector.CollectError(plain_lines(str(error))) from error
         run_store(metafunc.config).mark_collected()
         metafunc.parametrize(FIXTURE, cases, ids=str, indirect=True, scope="session")
 
@@ -165,4 +167,4 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         from circuitcheck.plugin.closing import last_line
 
         line, colour = last_line(config.stash[SESSION], config.stash[ENDED].exitstatus)
-        terminal.write_line(line, bold=True, **{colour: True})
+        say(terminal, line, bold=True, **{colour: True})

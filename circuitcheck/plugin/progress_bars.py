@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from circuitcheck.core.people import plain
 from circuitcheck.core.progress import Advance, silent
 
 Progress = Callable[[str], AbstractContextManager[Advance]]
@@ -35,7 +36,7 @@ class TerminalProgress:
         capture: Any = self._plugins.get_plugin("capturemanager")
         # Captured output goes to a file, so the bar needs the terminal for itself.
         with capture.global_and_fixture_disabled() if capture else nullcontext():
-            bar: Any = tqdm(desc=description, unit=" rows", file=stream, leave=False, dynamic_ncols=True)
+            bar: Any = tqdm(desc=plain(description), unit=" rows", file=stream, leave=False, dynamic_ncols=True)
             try:
                 yield bar.update
             finally:

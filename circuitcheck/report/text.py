@@ -8,11 +8,11 @@ from typing import Any
 
 from tabulate import tabulate
 
+from circuitcheck.core.people import plain, plain_lines
 from circuitcheck.core.results import Verdict
 from circuitcheck.report.compare import comparison_lines
 from circuitcheck.report.coordinates import kept_otherwise
 from circuitcheck.report.document import run_entry
-from circuitcheck.report.escape import plain, plain_lines
 from circuitcheck.report.fields import Entry
 from circuitcheck.report.rows import (
     UNIT_HEADINGS,

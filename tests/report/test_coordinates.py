@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import synthetic_results as synthetic
 
+from circuitcheck.core.people import INVISIBLE
 from circuitcheck.report.coordinates import UNREAD, coordinates, how_read
 from circuitcheck.report.document import document, failed_entry, run_entry
-from circuitcheck.report.escape import INVISIBLE
 from circuitcheck.report.html.page import render_html
 from circuitcheck.report.markdown import render_markdown
 from circuitcheck.report.text import render_entries

@@ -13,11 +13,11 @@ import synthetic_results as synthetic
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from circuitcheck.core.people import INVISIBLE
 from circuitcheck.core.results import Association, Estimate, Integrated, Verdict
 from circuitcheck.diagnostics.keep_list import KeepList
 from circuitcheck.report.compare import compare
 from circuitcheck.report.document import failed_entry, failed_keep_entry, keep_entry, run_entry
-from circuitcheck.report.escape import INVISIBLE
 from circuitcheck.report.text import BROKEN_UNITS, FRAGILE_UNITS, WIDTH, render, render_comparison, render_entries
 
 COLUMNS = (

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from made_up_reports import made_up_report, unmeasured_run
 from markdown_it import MarkdownIt
 
+from circuitcheck.core.people import INVISIBLE
 from circuitcheck.report.compare import compare
-from circuitcheck.report.escape import INVISIBLE, code, prose
+from circuitcheck.report.escape import code, prose
 from circuitcheck.report.markdown import COMMENT, SMALLEST, STEP_SUMMARY, render_markdown, write_step_summary
 
 EVIL = ("a|b", "`rm`", "<script>", "@all #1", "$x$", "[a](b)", "**", "a\nb", "~~s~~", ":smile:", "\u202eabc", "&lt;")

@@ -11,6 +11,7 @@ from typing import Any
 from jinja2 import ChainableUndefined, Environment, PackageLoader, Undefined
 from markupsafe import Markup
 
+from circuitcheck.core.people import visible
 from circuitcheck.report import numbers, words
 from circuitcheck.report.html import colors
 from circuitcheck.report.html.view import view
@@ -60,6 +61,7 @@ def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("circuitcheck.report.html"),
         autoescape=True,
+        finalize=lambda value: visible(value) if type(value) is str else value,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=ChainableUndefined,
