@@ -11,7 +11,7 @@ from typing import Any
 from circuitcheck.core.errors import ConfigurationError
 from circuitcheck.core.people import plain
 from circuitcheck.core.phrases import listed
-from circuitcheck.report.consistency import contradictions
+from circuitcheck.report.contradictions import contradictions
 from circuitcheck.report.escape import code, prose
 from circuitcheck.report.fields import SCHEMA, Entry
 from circuitcheck.report.numbers import brief
