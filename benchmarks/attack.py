@@ -13,7 +13,6 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -57,7 +56,7 @@ def main() -> int:
         tallies += found
         print(shown(found), flush=True)
         if options.json:
-            options.json.write_text(json.dumps([asdict(tally) for tally in tallies], indent=1))
+            options.json.write_text(json.dumps([vars(tally) for tally in tallies], indent=1))
     return int(any(tally.faults for tally in tallies))
 
 
