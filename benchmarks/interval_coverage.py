@@ -300,7 +300,7 @@ def _joint_before(values: np.ndarray, draws: np.ndarray, units: int) -> list[Est
 def _share(sample: Sample, truth: float) -> Trial:
     margins = _quantile(sample.kind, truth) - sample.errors()
     hits = margins > 0
-    now = share_estimate(hits, sample.weights, sample.level, margins=margins, units=sample.units)
+    now = share_estimate(hits, sample.weights, sample.level, changes=margins, units=sample.units)
     return trial(now, share_estimate(hits, sample.weights, sample.old_level), truth)
 
 

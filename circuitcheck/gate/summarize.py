@@ -94,7 +94,7 @@ def summarize(baseline: Recording, observed: Observation, precision: str, integr
             sample.weights,
             sample.level,
             sample.nominal,
-            margins=observed.preference,
+            changes=metric_cand - metric_ref,
             units=sample.units,
         ),
         metric_change=mean_change(metric_ref, metric_cand, sample, baseline.spec.metric),

@@ -17,7 +17,7 @@ from circuitcheck.core.results import Estimate
 from circuitcheck.stats.estimate import LEVEL, asked_level, estimate, mean_estimates
 
 ALIKE = {1: 0.34, 2: 0.28, 7: 0.38}
-"""How alike misses of one prompt in ten are, by powers of how alike their margins are (bivariate normal, to 0.05)."""
+"""How alike misses of one prompt in ten are, by powers of how alike what moves them is (bivariate normal, to 0.05)."""
 
 
 def cluster_weights(clusters: Sequence[str], draws: int = 1000, seed: int = 0) -> np.ndarray:
@@ -124,7 +124,7 @@ def share_estimate(
     level: float = LEVEL,
     nominal: float = LEVEL,
     *,
-    margins: np.ndarray | None = None,
+    changes: np.ndarray | None = None,
     units: int | None = None,
 ) -> Estimate:
     """Share of prompts that hit, with the outer ends of two intervals.
@@ -132,16 +132,17 @@ def share_estimate(
     A bootstrap of prompts that all hit has no width and would claim certainty from a handful of prompts; the Wilson
     interval (1927, doi 10.1080/01621459.1927.10502953) does not. Wilson's in turn takes prompts for independent, and
     is too narrow where whole clusters miss; the clustered bootstrap is not. Where no prompt misses, hits do not tell
-    whether clusters would miss as a whole; the margins by which they hit do, and Wilson's interval then counts as many
-    prompts as are worth that many independent ones (the design effect, Kish 1965).
+    whether clusters would miss as a whole; what moved the prompts does, and Wilson's interval then counts only as many
+    prompts as they are worth independent ones (the design effect, Kish 1965).
 
     Args:
         hits: bool, `[prompts]`.
         weights: `[draws, prompts]`.
         level: of the percentiles, as `percentile_level` gives it.
         nominal: of Wilson's interval.
-        margins: by how much each prompt hits, `[prompts]`; prompts are taken for independent where they are not given.
-        units: how many clusters are drawn from, as `drawn_units` gives it; needed with margins.
+        changes: what moved each prompt towards a miss or away from it, `[prompts]`; prompts are taken for independent
+            where it is not given.
+        units: how many clusters are drawn from, as `drawn_units` gives it; needed with changes.
 
     Returns:
         The share, dimensionless, between 0 and 1.
@@ -152,20 +153,20 @@ def share_estimate(
     hits = _one_per_prompt(hits, weights)
     share, n = float(hits.mean()), float(len(hits))
     drawn = estimate(share, weighted_means(weights, hits), level)
-    if margins is not None and units is not None:
-        n /= _design_effect(_one_per_prompt(margins, weights), weights, units)
+    if changes is not None and units is not None:
+        n /= _design_effect(_one_per_prompt(changes, weights), weights, units)
     z2 = float(ndtri((1 + nominal) / 2)) ** 2
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = sqrt(z2 * share * (1 - share) / n + z2 * z2 / (4 * n * n)) / (1 + z2 / n)
     return Estimate(share, min(drawn.low, max(centre - half, 0.0)), max(drawn.high, min(centre + half, 1.0)))
 
 
-def _design_effect(margins: np.ndarray, weights: np.ndarray, units: int) -> float:
-    """How many prompts are worth one independent prompt for whether they hit, from how alike clusters' margins are."""
-    size = len(margins) / units
-    if units < 2 or size <= 1 or not np.isfinite(margins).all() or (spread := float(margins.var(ddof=1))) == 0:
+def _design_effect(changes: np.ndarray, weights: np.ndarray, units: int) -> float:
+    """How many prompts are worth one independent one for whether they hit, from how alike a cluster's changes are."""
+    size = len(changes) / units
+    if units < 2 or size <= 1 or not np.isfinite(changes).all() or (spread := float(changes.var(ddof=1))) == 0:
         return 1.0
-    ratio = float(weighted_means(weights, margins).var()) * units / (units - 1) * len(margins) / spread
+    ratio = float(weighted_means(weights, changes).var()) * units / (units - 1) * len(changes) / spread
     alike = min(max((ratio - 1) / (size - 1), 0.0), 1.0)
     return 1 + (size - 1) * sum(share * alike**power for power, share in ALIKE.items())
 

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.stats import kendalltau
 
 from circuitcheck.stats.bootstrap import cluster_weights, percentile_level, weighted_means
-from circuitcheck.stats.estimate import LEVEL, mean_estimates
+from circuitcheck.stats.estimate import LEVEL, estimate
 
 
 def rank_biased_overlap(
@@ -214,7 +214,8 @@ def indistinct_from_zero(importance: np.ndarray, draws: np.ndarray, level: float
     Returns:
         bool, `[heads]`.
     """
-    return np.array([interval.low <= 0 <= interval.high for interval in mean_estimates(importance, draws, level)])
+    intervals = [estimate(float(value), column, level) for value, column in zip(importance, draws.T, strict=True)]
+    return np.array([interval.low <= 0 <= interval.high for interval in intervals])
 
 
 def ranks(importance: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 from circuitcheck.core.errors import CandidateError
 from circuitcheck.core.results import Area, Estimate
 from circuitcheck.stats.bootstrap import mean_estimate, ratio_estimate, weighted_means
-from circuitcheck.stats.estimate import LEVEL, rounding_slack
+from circuitcheck.stats.estimate import LEVEL, estimate, rounding_slack
 
 Damage = Literal["no damage", "unresolved", "damage"]
 Diagnosis = Literal["no damage", "unresolved", "localized", "distributed", "collapse"]
@@ -54,9 +54,10 @@ def recovery(
 
 
 def resolved(reference: np.ndarray, candidate: np.ndarray, weights: np.ndarray, level: float = LEVEL) -> bool:
-    """Whether there is damage to speak of: the interval of the mean of m_ref - m_cand excludes 0.
+    """Whether there is damage to speak of: percentiles of the mean of m_ref - m_cand exclude 0.
 
-    And what float32 rounding can do: two ways to run one model differ by that on every prompt alike.
+    And what float32 rounding can do: two ways to run one model differ by that on every prompt alike. Percentiles,
+    because a share of the damage can be told wherever draws have one, however far the tail of damage may reach.
 
     Args:
         reference: m of the reference in logits, `[prompts]`.
@@ -64,7 +65,10 @@ def resolved(reference: np.ndarray, candidate: np.ndarray, weights: np.ndarray, 
         weights: `[draws, prompts]`.
         level: of the percentiles, as `percentile_level` gives it.
     """
-    return _resolved(_damage(reference, candidate, weights, level), np.asarray(reference, np.float64))
+    lost = _lost(reference, candidate)
+    drawn = estimate(float(lost.mean()), weighted_means(weights, lost), level)
+    slack = float(rounding_slack(np.asarray(reference, np.float64)).mean())
+    return drawn.low > slack or drawn.high < -slack
 
 
 def damage(
@@ -81,7 +85,7 @@ def damage(
 
     Returns:
         `no damage` where the whole interval of the damage is below 5 % of the scale, `unresolved` where it reaches
-        beyond and contains 0, else `damage`.
+        beyond and damage is not `resolved`, else `damage`.
 
     Raises:
         CandidateError: a metric that is NaN or infinite.
@@ -89,10 +93,10 @@ def damage(
     metric = np.asarray(reference, np.float64)
     if not (np.isfinite(metric).all() and np.isfinite(candidate).all()):
         raise CandidateError("a metric is NaN or infinite, so its damage cannot be placed; look at the candidate's z.")
-    lost = _damage(metric, candidate, weights, level)
+    lost = mean_estimate(_lost(metric, candidate), weights, level)
     if max(abs(lost.low), abs(lost.high)) < NEGLIGIBLE * scale:
         return "no damage"
-    return "damage" if _resolved(lost, metric) else "unresolved"
+    return "damage" if resolved(metric, candidate, weights, level) else "unresolved"
 
 
 def areas_over_random(
@@ -184,12 +188,6 @@ def _mean_heights(repaired: np.ndarray, counts: Sequence[int]) -> np.ndarray:
     return np.asarray(np.trapezoid(repaired, grid, axis=-2) / (grid[-1] - grid[0]))
 
 
-def _damage(reference: np.ndarray, candidate: np.ndarray, weights: np.ndarray, level: float) -> Estimate:
+def _lost(reference: np.ndarray, candidate: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore"):
-        difference = np.asarray(reference, np.float64) - np.asarray(candidate, np.float64)
-    return mean_estimate(difference, weights, level)
-
-
-def _resolved(damage: Estimate, reference: np.ndarray) -> bool:
-    slack = float(rounding_slack(reference).mean())
-    return damage.low > slack or damage.high < -slack
+        return np.asarray(reference, np.float64) - np.asarray(candidate, np.float64)

@@ -19,7 +19,7 @@ from circuitcheck.core.results import Estimate
 from circuitcheck.stats.bootstrap import drawn_level, ratio_draws
 from circuitcheck.stats.estimate import LEVEL, asked_level, magnitude, mean_estimates, skewed_reach, standard_errors
 
-NORMAL_DRAWS = 2000
+NORMAL_DRAWS = 4000
 """Draws of correlated normal errors that tell how far the largest goes out."""
 
 
@@ -148,7 +148,9 @@ def _together(values: np.ndarray, draws: np.ndarray, units: int, level: float) -
     half = np.zeros(len(values))
     if moves.any():
         scores = (draws[:, moves] - draws[:, moves].mean(0)) / errors[moves]
-        reach = skewed_reach(_joint_reach(scores, units, level), np.array(_shown_skewness(skewness[moves], units)))[1]
+        reach = skewed_reach(
+            _joint_reach(scores, units, level), np.array(_shown_skewness(skewness[moves], units, len(draws)))
+        )[1]
         half[moves] = reach * errors[moves]
     return np.array([values - half, values + half])
 
@@ -166,19 +168,20 @@ def _joint_reach(scores: np.ndarray, units: int, level: float) -> float:
         level: to be reached.
     """
     draws, heads = scores.shape
+    root = np.asarray(np.linalg.qr(scores, mode="r")) / sqrt(draws)  # correlations are root.T @ root
     pairs = heads * (heads - 1)
-    alike = (float(np.square(scores @ scores.T).sum()) / draws**2 - heads) / max(pairs, 1)
+    alike = (float(np.square(root @ root.T).sum()) - heads) / max(pairs, 1)
     chance = min(1.0, max(1 - alike, 0.0) / ((units - 1) * alike)) if pairs and alike > 0 else float(pairs > 0)
     rng = np.random.default_rng(0)
-    normal = sqrt((1 - chance) / draws) * rng.standard_normal((NORMAL_DRAWS, draws)) @ scores
+    normal = sqrt(1 - chance) * (root.T @ rng.standard_normal((len(root), NORMAL_DRAWS)))
     if chance:
         normal += sqrt(chance) * rng.standard_normal(normal.shape)
-    largest = float(np.quantile(np.abs(normal).max(1), asked_level(units, level)))
+    largest = float(np.quantile(np.abs(normal).max(0), asked_level(units, level)))
     return float(student.isf(ndtr(-largest), units - 1)) * sqrt(units / (units - 1))
 
 
-def _shown_skewness(skewness: np.ndarray, units: int) -> float:
-    """The typical skewness of the heads' draws, without what chance makes of normal values."""
+def _shown_skewness(skewness: np.ndarray, units: int, draws: int) -> float:
+    """The typical skewness of the heads' draws, without what chance makes of normal values and of so many draws."""
     square = float(np.square(skewness).mean())
-    chance = 6 * (units - 2) / ((units + 1) * (units + 3)) / units
+    chance = 6 * (units - 2) / ((units + 1) * (units + 3)) / units + 6 / draws
     return sqrt(max(square - chance, 0.0))

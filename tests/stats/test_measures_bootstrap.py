@@ -204,22 +204,22 @@ def test_values_that_do_not_fit_the_weights_are_refused(measure, prompts):
 
 
 def test_whole_clusters_may_miss_where_no_prompt_does():
-    """16 clusters of 4: margins that a cluster shares say no more than 16 prompts, others as much as 64."""
+    """16 clusters of 4: changes that a cluster shares say no more than 16 prompts, others as much as 64."""
     hits, names = np.ones(64, bool), [str(number) for number in np.repeat(np.arange(16), 4)]
     weights, rng = cluster_weights(names), np.random.default_rng(0)
     of_cluster, own = 5 + np.repeat(rng.normal(size=16), 4), 5 + rng.normal(size=64)
     shared, apart, unknown = (
-        share_estimate(hits, weights, margins=margins, units=16).low for margins in (of_cluster, own, None)
+        share_estimate(hits, weights, changes=changes, units=16).low for changes in (of_cluster, own, None)
     )
     assert shared == pytest.approx(16 / (16 + 1.96**2), abs=0.01)
     assert unknown == pytest.approx(64 / (64 + 1.96**2), abs=1e-3)
     assert unknown - 0.02 < apart <= unknown
 
 
-@pytest.mark.parametrize("margins", [np.full(8, 2.0), np.array([np.nan] + [1.0] * 7), np.array([np.inf] + [1.0] * 7)])
-def test_margins_that_say_nothing_leave_prompts_independent(margins):
+@pytest.mark.parametrize("changes", [np.full(8, 2.0), np.array([np.nan] + [1.0] * 7), np.array([np.inf] + [1.0] * 7)])
+def test_changes_that_say_nothing_leave_prompts_independent(changes):
     weights = cluster_weights(list("aabbccdd"))
-    found = share_estimate(np.ones(8, bool), weights, margins=margins, units=4)
+    found = share_estimate(np.ones(8, bool), weights, changes=changes, units=4)
     assert found == share_estimate(np.ones(8, bool), weights)
 
 

@@ -166,7 +166,7 @@ def test_few_is_a_fifth_rounded_up(heads, count, expected):
         (REFERENCE * (1 - 0.06), "damage"),
         (REFERENCE * (1 + 0.06), "damage"),
         # A loss of 4 % of the mean of 7.5, with an interval beyond 5 %: nearly all of it is on one prompt of eight.
-        (REFERENCE - np.array([2.331] + [0.01] * 7), "unresolved"),
+        (REFERENCE - np.array([2.331] + [0.01] * 7), "damage"),
     ],
 )
 def test_no_damage_is_none_to_speak_of_or_below_5_percent(candidate, expected):

@@ -16,7 +16,7 @@ from circuitcheck.stats.simultaneous import largest_magnitude, simultaneous
 
 def test_single_head_by_hand():
     # Draws one standard error either way, without skewness: Student's t of 4 degrees of freedom at 1 - 0.05 (1 - 1.5 /
-    # 5), of a variance divided by 4; a quantile of 2000 normal draws is known to 2 %.
+    # 5), of a variance divided by 4; a quantile of 4000 normal draws is known to 2 %.
     draws = np.array([[1.0], [3.0]] * 50)
     reach = student.isf(0.0175, 4) * sqrt(5 / 4)
     (together,), (alone,) = (simultaneous(np.array([2.0]), draws, 5, alone=alone) for alone in (False, True))
