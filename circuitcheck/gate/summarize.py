@@ -46,6 +46,9 @@ UNMEASURED: dict[str, Any] = {
 }
 """What is known of the importance of a unit that a screened sweep left out."""
 
+MATTERS = 0.1
+"""Share of its metric by which a prompt has to move before prompts could be lost."""
+
 
 @dataclass(frozen=True)
 class Importances:
@@ -94,7 +97,7 @@ def summarize(baseline: Recording, observed: Observation, precision: str, integr
             sample.weights,
             sample.level,
             sample.nominal,
-            changes=metric_cand - metric_ref,
+            changes=_changes_that_matter(metric_ref, metric_cand),
             units=sample.units,
         ),
         metric_change=mean_change(metric_ref, metric_cand, sample, baseline.spec.metric),
@@ -132,7 +135,13 @@ def _next_token(baseline: Recording, observed: Observation, sample: Sample) -> d
 
 def _pooled(sums: DriftSums, part: Sample) -> Estimate:
     pooled = pooled_sums(sums)
-    return estimate(float(relative_drift(pooled)[0]), drift_draws(pooled, part.weights)[:, 0], part.level)
+    return mean_estimates(relative_drift(pooled), drift_draws(pooled, part.weights), part.level)[0]
+
+
+def _changes_that_matter(reference: Array, candidate: Array) -> Array | None:
+    """What moved each prompt; None where none moved by a tenth of what it had: that loses no template as a whole."""
+    changes = candidate - reference
+    return changes if (np.abs(changes) > MATTERS * np.abs(reference)).any() else None
 
 
 def _importances(baseline: Recording, observed: Observation, sample: Sample) -> Importances:
