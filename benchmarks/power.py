@@ -40,6 +40,9 @@ NOT_MEASURING = ("report", "plugin", "suite", "modelcard", "summary.py", "roc.py
 """Parts of the package, and of `detection`, whose changes leave finished rows as they are."""
 
 
+PROMPTS = 64
+"""Of the gate, where nothing else is asked for."""
+
 TOGETHER = 32
 """Candidates of one model that a process measures behind one another, at most."""
 
@@ -58,10 +61,10 @@ def version() -> str:
 VERSION = version()
 
 
-def row_file(cache: Path, case: Case) -> Path:
+def row_file(cache: Path, case: Case, prompts: int = PROMPTS) -> Path:
     """Where a candidate's finished row is kept; `null` where its family does not apply."""
     name = hashlib.sha256(case.name.encode()).hexdigest()[:32]
-    return cache / "rows" / VERSION / f"{name}.json"
+    return cache / "rows" / f"{VERSION}-{prompts}" / f"{name}.json"
 
 
 def cases(
@@ -101,7 +104,7 @@ def model_and_tasks(subject: str) -> tuple[str, list[str]]:
 _benches: dict[str, Bench] = {}
 
 
-def work(some: Sequence[Case], cache: Path) -> int:
+def work(some: Sequence[Case], cache: Path, prompts: int) -> int:
     """Measures candidates of one model; each row is kept as soon as it is there.
 
     A process keeps the models that it has loaded, and computes in one thread, for processes that share cores would wait
@@ -110,10 +113,10 @@ def work(some: Sequence[Case], cache: Path) -> int:
     torch.set_num_threads(1)
     name = some[0].model
     if name not in _benches:
-        _benches[name] = Bench(load(name, cache / "models"), cache)
+        _benches[name] = Bench(load(name, cache / "models"), cache, prompts)
     bench = _benches[name]
     for case in some:
-        found, file = bench.row(case), row_file(cache, case)
+        found, file = bench.row(case), row_file(cache, case, prompts)
         file.parent.mkdir(parents=True, exist_ok=True)
         if found is not None:
             _write(file.with_suffix(".pickle"), pickle.dumps({"row": asdict(found[0]), **found[1]}))
@@ -131,24 +134,24 @@ def _write(file: Path, content: bytes) -> None:
     part.replace(file)
 
 
-def measure_all(wanted: Sequence[Case], cache: Path, processes: int) -> list[Row]:
+def measure_all(wanted: Sequence[Case], cache: Path, processes: int, prompts: int = PROMPTS) -> list[Row]:
     """Rows of all candidates whose family applies to their model."""
-    missing = [case for case in wanted if not row_file(cache, case).is_file()]
+    missing = [case for case in wanted if not row_file(cache, case, prompts).is_file()]
     groups = (list(some) for _, some in groupby(missing, key=lambda case: (case.seed, case.model)))
     jobs = [some[start : start + TOGETHER] for some in groups for start in range(0, len(some), TOGETHER)]
     with tqdm(total=len(wanted), initial=len(wanted) - len(missing), unit="candidate") as progress:
-        for count in _run(jobs, cache, processes):
+        for count in _run(jobs, cache, processes, prompts):
             progress.update(count)
-    found = (json.loads(row_file(cache, case).read_text()) for case in wanted)
+    found = (json.loads(row_file(cache, case, prompts).read_text()) for case in wanted)
     return [Row(**row) for row in found if row is not None]
 
 
-def _run(jobs: Sequence[Sequence[Case]], cache: Path, processes: int) -> Iterator[int]:
+def _run(jobs: Sequence[Sequence[Case]], cache: Path, processes: int, prompts: int) -> Iterator[int]:
     if processes == 1:
-        yield from (work(some, cache) for some in jobs)
+        yield from (work(some, cache, prompts) for some in jobs)
         return
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
-        for future in as_completed([pool.submit(work, some, cache) for some in jobs]):
+        for future in as_completed([pool.submit(work, some, cache, prompts) for some in jobs]):
             yield future.result()
 
 
@@ -207,6 +210,7 @@ def main() -> None:
     parser.add_argument("--families", nargs="*", default=[], help="by name; all by default")
     parser.add_argument("--half", choices=("choose", "report"), help="both by default")
     parser.add_argument("--per-family", type=int, default=4, help="variants of each (default: %(default)s)")
+    parser.add_argument("--prompts", type=int, default=PROMPTS, help="most of a task (default: %(default)s)")
     parser.add_argument("--precisions", nargs="*", default=[], help="that candidates claim; all by default")
     parser.add_argument("--cache", type=Path, help="keeps trained weights and finished rows")
     parser.add_argument("--jobs", type=int, default=2, help="processes (default: %(default)s)")
@@ -218,7 +222,7 @@ def main() -> None:
         wanted = cases(
             arguments.subjects, arguments.families, arguments.half, arguments.per_family, arguments.precisions
         )
-        rows = measure_all(wanted, cache, arguments.jobs)
+        rows = measure_all(wanted, cache, arguments.jobs, arguments.prompts)
     if arguments.quiet:
         return
     summary = summarize(rows)

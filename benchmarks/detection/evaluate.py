@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from circuitcheck import HookedModel, hook_module, judge, measure, record_reference
+from circuitcheck import HookedModel, Task, hook_module, record_reference
 from circuitcheck.baseline.baseline import Baseline
 from circuitcheck.core.activations import Activations
 from circuitcheck.core.errors import CircuitcheckError
@@ -22,6 +22,7 @@ from circuitcheck.core.prompts import Prompts
 from circuitcheck.core.reading import Reading
 from circuitcheck.core.results import Verdict
 from circuitcheck.core.runtime import Work
+from circuitcheck.gate.decide import decide
 from circuitcheck.stats.drift import drift_sums
 from detection.detectors import Outputs, our_scores, output_scores, outputs, task_scores
 from detection.families import FAMILIES
@@ -155,10 +156,11 @@ class Bench:
     Attributes:
         model: the reference with its tasks.
         cache: where trained weights are kept.
+        prompts: of each task, the most that the gate may look at.
     """
 
-    def __init__(self, model: Model, cache: Path) -> None:
-        self.model, self.cache = model, cache
+    def __init__(self, model: Model, cache: Path, prompts: int) -> None:
+        self.model, self.cache, self.prompts = model, cache, prompts
         self.reference = hook_module(model.module, name=model.name)
 
     @cached_property
@@ -168,7 +170,7 @@ class Bench:
 
     def baseline(self, task: str) -> Baseline:
         """What is recorded of it, once."""
-        gate = self.model.tasks[task].gate
+        gate = Task(task, self.model.tasks[task].gate.pairs[: self.prompts])
         return self.model.once(f"baseline {task}", lambda: record_reference(self.reference, gate))  # type: ignore[no-any-return]
 
     def row(self, case: Case) -> tuple[Row, dict[str, Any]] | None:
@@ -186,8 +188,7 @@ class Bench:
         taken = severity(shares_of(self.model)[case.task], touched)
         verdict, red = None, []
         try:
-            measurement = measure(watched, baseline, curves=False)
-            verdict = judge(measurement)
+            verdict = decide(watched, baseline, curves=False)
             red = [one.name for one in verdict.criteria if one.verdict != "PASS"]
         except CircuitcheckError as error:
             red = [str(error)]

@@ -29,8 +29,11 @@ from detection import known
 from detection.texts import training_text
 from detection.trained import RECIPES, trained
 
-PROMPTS, FRESH = 64, 400
-"""Of the gate, and for the ground truth where the task has as many."""
+MOST, FRESH = 256, 400
+"""Prompts for the gate, and for the ground truth, where the task has as many."""
+
+MOST_FACTS = 64
+"""Of facts there are fewer, and some are to be left for the ground truth."""
 
 SALT = "circuitcheck, issue 12, draw 8782"
 """Fixed before the first run: the first draw of equal halves in which all to choose on are the models that limits were
@@ -48,7 +51,7 @@ class Prompts:
     """One task.
 
     Attributes:
-        gate: what the gate sees.
+        gate: what the gate may see, the first of them first.
         fresh: other prompts of the same kind, which no gate sees.
     """
 
@@ -101,7 +104,7 @@ def half_of(name: str) -> str:
 
 
 def load(name: str, cache: Path) -> Model:
-    """A model by name, or `DIRECTORY:TASK.jsonl`, whose first prompts are the gate's and whose others are fresh.
+    """A model by name, or `DIRECTORY:TASK.jsonl`, whose first half is the gate's and whose second half is fresh.
 
     Args:
         name: a key of `MODELS`, or a directory and a file.
@@ -140,27 +143,41 @@ def _made_up(module: Any, generator: torch.Generator, rows: int, length: int) ->
 
 
 def _split(task: Task) -> Prompts:
-    return Prompts(Task(task.name, task.pairs[:PROMPTS]), Task(task.name, task.pairs[PROMPTS:][:FRESH]))
+    most = min(MOST, len(task.pairs) // 2)
+    return Prompts(Task(task.name, task.pairs[:most]), Task(task.name, task.pairs[most:][:FRESH]))
+
+
+DRAWS = 20_000
+"""Prompts that are drawn of an endless stream until there are enough different ones, at most."""
+
+
+def _different(stream: Iterator[PromptPair], count: int) -> tuple[PromptPair, ...]:
+    """The first so many of a stream that are not the same."""
+    pairs: dict[PromptPair, None] = {}
+    for pair in islice(stream, DRAWS):
+        pairs.setdefault(pair)
+        if len(pairs) == count:
+            break
+    return tuple(pairs)
 
 
 def _streamed(name: str, stream: Callable[[random.Random], Iterator[PromptPair]]) -> Prompts:
-    """Prompts of a stream that never ends; none twice."""
-    pairs: dict[tuple[int, ...], PromptPair] = {}
-    for pair in islice(stream(random.Random(name)), 50 * (PROMPTS + FRESH)):
-        pairs.setdefault(pair.clean, pair)
-    return _split(Task(name, tuple(pairs.values())))
+    some = _different(stream(random.Random(name)), MOST + FRESH)
+    gate = some[:MOST]
+    seen = {pair.clean for pair in gate}
+    return Prompts(Task(name, gate), Task(name, tuple(pair for pair in some[MOST:] if pair.clean not in seen)))
 
 
 def _built_in(tokenizer: Any) -> dict[str, Prompts]:
     """The three tasks; where there are few prompts, as of facts, fresh ones share some, with other foils."""
     tasks = {}
     for name, stream in BUILT_IN.items():
-        gate = load_task(name, tokenizer, prompts=PROMPTS)
+        gate = load_task(name, tokenizer, prompts=MOST_FACTS if name == "facts" else MOST)
         seen = {pair.clean for pair in gate.pairs}
-        texts = islice(stream(random.Random(f"fresh {name}"), partial(is_single_token, tokenizer)), 4 * FRESH)
+        texts = stream(random.Random(f"fresh {name}"), partial(is_single_token, tokenizer))
         found = (tokenize(tokenizer, text)[0] for text in texts)
-        fresh = dict.fromkeys(pair for pair in found if pair is not None and pair.clean not in seen)
-        tasks[name] = Prompts(gate, Task(name, tuple(islice(fresh, FRESH))))
+        fresh = _different((pair for pair in found if pair is not None and pair.clean not in seen), FRESH)
+        tasks[name] = Prompts(gate, Task(name, fresh))
     return tasks
 
 
@@ -191,6 +208,17 @@ KINDS = (
     "mouse",
     "fish",
     "duck",
+    "king",
+    "pig",
+    "lion",
+    "doll",
+    "man",
+    "cow",
+    "hen",
+    "fox",
+    "ant",
+    "bee",
+    "owl",
 )
 STORIES = (
     "{name} was a happy {kind}. {name} liked to play in the park. One day,",
@@ -203,7 +231,6 @@ STORIES = (
     "{name} was a {kind} who liked to run. {name} ran and ran. One day,",
 )
 FRESH_STORIES = (
-    *STORIES,
     "{name} was a {kind} with a big smile. {name} loved to sing. One day,",
     "There was a little {kind} called {name}. {name} loved the sun. Then",
     "{name} saw a big {kind}. {name} was so happy. After that,",
@@ -216,7 +243,7 @@ FRESH_STORIES = (
 
 
 def _stories(name: str, _: Path) -> Model:
-    """Which of two children was named at the beginning; fresh prompts are of more templates and more kinds."""
+    """Which of two children was named at the beginning; fresh prompts are of other templates."""
     model = load_model(SHARED / name, device="cpu")
 
     def task(templates: tuple[str, ...], kinds: tuple[str, ...]) -> dict[tuple[int, ...], PromptPair]:
@@ -228,10 +255,8 @@ def _stories(name: str, _: Path) -> Model:
                 pairs[pair.clean] = pair
         return pairs
 
-    gate = dict(islice(task(STORIES, KINDS[:6]).items(), PROMPTS))
-    fresh = [pair for clean, pair in task(FRESH_STORIES, KINDS).items() if clean not in gate]
-    random.Random(0).shuffle(fresh)
-    tasks = {"names": Prompts(Task("names", tuple(gate.values())), Task("names", tuple(fresh[:FRESH])))}
+    gate, fresh = (tuple(task(templates, KINDS).values()) for templates in (STORIES, FRESH_STORIES))
+    tasks = {"names": Prompts(Task("names", gate[:MOST]), Task("names", fresh[:FRESH]))}
     return Model(name, model.module, partial(sampled, model.module, length=48), tasks)
 
 
@@ -243,7 +268,7 @@ def _makemore(name: str, _: Path) -> Model:
     """Which letter goes on; fresh prompts are beginnings of names that the model makes up and is sure of."""
     model = load_model(SHARED / name, device="cpu")
     task = load_task(SHARED / name / "task.jsonl", vocabulary=model.facts.vocabulary)
-    gate = Task("letters", task.pairs[:PROMPTS])
+    gate = Task("letters", task.pairs[:MOST])
     text = partial(sampled, model.module, length=10)
     seen = {pair.clean for pair in task.pairs}
     fresh = [pair for pair in _beginnings(model.module, next(text(0, rows=3000))) if pair.clean not in seen]

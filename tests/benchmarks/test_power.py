@@ -104,14 +104,3 @@ def test_subjects_by_name():
     some = cases(["embedded/ioi"], ["GPTQ"], "report", 2, ["4-bit"])
     assert some == [Case("embedded", "ioi", "GPTQ", seed, "4-bit") for seed in range(2)]
     assert cases(["embedded/ioi"], ["GPTQ"], "choose", 2, []) == []
-
-
-def test_a_trained_model(cache):
-    """Plain rounding passes on the embedded model, and what breaks its circuit does not."""
-    benign = cases(["embedded/facts"], ["rounded in groups", "int8-sim"], "choose", 1, ["8-bit", "4-bit", "int8-sim"])
-    faults = cases(["embedded/facts"], ["wrong keys and values", "layers exchanged"], "choose", 1, ["8-bit", "4-bit"])
-    rows = measure_all([*benign, *faults], cache, processes=1)
-    assert {row.truth for row in rows[:3]} == {"benign"}
-    assert {row.truth for row in rows[3:]} <= {"material", "subtle"}
-    assert {row.word for row in rows[:3]} == {"PASS"}
-    assert {row.word for row in rows[3:]} == {"FAIL"}

@@ -6,7 +6,7 @@ import torch
 from detection import known, trained
 from detection.anatomy import head_counts
 from detection.families import FAMILIES
-from detection.subjects import FRESH, MODELS, PROMPTS, TASKS_OF, half_of, load, sampled
+from detection.subjects import FRESH, MODELS, MOST, MOST_FACTS, TASKS_OF, half_of, load, sampled
 from detection.truth import circuit_heads, reference_answers, shares_of
 
 from circuitcheck import load_task
@@ -59,7 +59,7 @@ def test_fresh_prompts_are_none_of_the_gates(models):
     for model in models.values():
         for task in model.tasks.values():
             gate, fresh = ({pair.clean for pair in some.pairs} for some in (task.gate, task.fresh))
-            assert len(task.gate.pairs) == PROMPTS
+            assert len(task.gate.pairs) == (MOST_FACTS if task.gate.name == "facts" else MOST)
             assert 0.9 * FRESH < len(task.fresh.pairs) <= FRESH
             assert not gate & fresh
 
@@ -108,7 +108,7 @@ def test_any_directory_with_a_task(models, tmp_path):
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     model = load(f"{tmp_path / 'mine'}:{file}", tmp_path)
     assert model.name == "mine"
-    assert [len(some.pairs) for some in (model.tasks["own"].gate, model.tasks["own"].fresh)] == [64, 16]
+    assert [len(some.pairs) for some in (model.tasks["own"].gate, model.tasks["own"].fresh)] == [40, 40]
     assert model.evaluation.shape == (64, 32)
     assert np.isfinite(reference_answers(model, "own").metric).all()
 
