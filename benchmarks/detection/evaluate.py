@@ -262,6 +262,7 @@ class Bench:
             "ablated": baseline.ablated,
             "ceiling": baseline.ceiling,
             "noise": baseline.noise,
+            "roundings": [asdict(one) for one in baseline.roundings],
             "circuit": None if self.model.circuit is None else sorted(self.model.circuit),
             "fresh": _plain_answers(reference_answers(self.model, task)),
         }

@@ -71,6 +71,7 @@ def test_all_that_was_measured_is_kept_as_plain_data(rows, wanted, cache):
         assert len(kept["fresh"]["metric"]) == 400
     reference = pickle.loads(next(row_file(cache, wanted[0]).parent.glob("reference*.pickle")).read_bytes())
     assert reference["ablated"]["resample"].shape == (8, 64)
+    assert {one["precision"] for one in reference["roundings"]} >= {"8-bit", "4-bit"}
     assert reference["circuit"] == [(0, 2), (1, 1), (1, 3)]
 
 
