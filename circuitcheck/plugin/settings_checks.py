@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from circuitcheck.core.candidates import EMBEDDED, GGUF, PRECISIONS, is_hub_id
-from circuitcheck.core.errors import ConfigurationError
+from circuitcheck.core.errors import BaselineError, ConfigurationError
 from circuitcheck.plugin.cases import Case
 from circuitcheck.plugin.settings import TASKS, Settings, is_ci
 
@@ -62,6 +62,13 @@ def _check_tasks(tasks: tuple[str, ...]) -> None:
             f"task {_listed(unknown)} is neither built in ({', '.join(TASKS)}) nor a .jsonl file seen from "
             f"{Path.cwd()}. Correct the spelling, or write the file: one prompt pair a line."
         )
+    from circuitcheck.baseline.baseline import baseline_file
+
+    for task in tasks:
+        try:
+            baseline_file(Path(), Case(0, "", task).task_name)
+        except BaselineError as error:
+            raise ConfigurationError(str(error)) from error
 
 
 def _check_model(settings: Settings) -> None:

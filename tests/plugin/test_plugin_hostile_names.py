@@ -61,12 +61,20 @@ def test_settings_that_are_refused_when_the_gate_is_collected(gate: Gate) -> Non
 
 
 def test_names_and_lines_of_task_files(gate: Gate) -> None:
+    """A name that no baseline can have is refused before anything is loaded."""
     lines = read_lines(gate.path / "ioi.jsonl")
     name = EVIL.replace("/", "") + ".jsonl"
-    write_lines(gate.path / name, [{**line, "cluster": EVIL, EVIL: 1} for line in lines])
-    assert_harmless(gate.run("--circuit-report", f"--circuit-task={name}"))
-    write_lines(gate.path / name, lines)
-    assert_harmless(gate.run("--circuit-accept=new", "--circuit-reason", EVIL, f"--circuit-task={name}"))
+    for file, broken in ((name, {}), ("mine.jsonl", {EVIL: 1})):
+        write_lines(gate.path / file, [{**line, "cluster": EVIL, **broken} for line in lines])
+        result = gate.run("--circuit-accept=new", "--circuit-reason", EVIL, f"--circuit-task={file}")
+        assert result.ret == (pytest.ExitCode.USAGE_ERROR if file == name else pytest.ExitCode.TESTS_FAILED)
+        assert_harmless(result)
+    write_lines(
+        gate.path / "mine.jsonl", [{**line, "cluster": f"{EVIL}{place % 8}"} for place, line in enumerate(lines)]
+    )
+    result = gate.run("--circuit-accept=new", "--circuit-reason", EVIL, "--circuit-task=mine.jsonl")
+    assert result.ret == pytest.ExitCode.OK
+    assert_harmless(result)
 
 
 def test_names_that_are_no_utf8(gate: Gate) -> None:
