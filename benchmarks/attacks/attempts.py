@@ -75,21 +75,21 @@ def attempts(kind: str, make: Callable[[], Attempt], times: int, seed: int = 0) 
         seed: same seed, same attempts.
     """
     context = multiprocessing.get_context("fork")
-    beat, (receiver, sender) = context.Value("d", time.time()), context.Pipe(duplex=False)
+    beat, (receiver, sender) = context.Array("d", [time.time(), -1]), context.Pipe(duplex=False)
     child = context.Process(target=_attempts, args=(kind, make, times, seed, beat, sender))
     child.start()
     sender.close()
     tally = Tally(kind)
     while not receiver.poll(1):
-        if time.time() - beat.value > PATIENCE:
-            tally.note("hangs", f"seed {seed}")
+        if time.time() - beat[0] > PATIENCE:
+            tally.note("hangs", f"attempt {beat[1]:.0f} of seed {seed}")
             child.kill()
             break
     else:
         try:
             tally = receiver.recv()
         except EOFError:  # it ended before it could tell
-            tally.note("dies", f"seed {seed}")
+            tally.note("dies", f"attempt {beat[1]:.0f} of seed {seed}")
     child.join()
     return tally
 
@@ -104,7 +104,7 @@ def _attempts(kind: str, make: Callable[[], Attempt], times: int, seed: int, bea
         _outcome(attempt, random.Random(f"warm-{number}"))
     start = memory = _peak()
     for number in range(times):
-        beat.value = time.time()
+        beat[:] = [time.time(), number]
         began = time.perf_counter()
         word, example = _outcome(attempt, random.Random(f"{kind}-{seed}-{number}"))
         took, grown = time.perf_counter() - began, _peak() - memory

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import asdict
 from typing import Any
 
@@ -42,9 +43,9 @@ from circuitcheck.core.units import Group, Layout
 DIGITS = 16
 """Of the SHA-256 of each array, and of that in the name of an array file."""
 
-LAST_DIGIT, NOTHING = 2e-6, 1e-9
-"""Numbers that a reviewer reads may differ by so much of themselves, or of the largest: another machine sums in another
-order, and the sixth digit, or what is left where everything cancels, may turn out differently."""
+LAST_DIGITS, NOTHING = 1.01, 1e-9
+"""By so many units of the sixth digit, or so much of the largest, numbers that a reviewer reads may differ: another
+machine sums in another order, and a last digit, or what is left where everything cancels, may turn out differently."""
 
 
 def encode(baseline: Recording) -> tuple[bytes, bytes]:
@@ -257,8 +258,13 @@ def _is_near(one: Any, other: Any, scale: float) -> bool:
     if isinstance(one, list):
         return len(one) == len(other) and all(map(_is_near, one, other, [scale] * len(one)))
     if isinstance(one, float):
-        return bool(abs(one - other) <= LAST_DIGIT * abs(other) + NOTHING * scale)
+        return bool(abs(one - other) <= LAST_DIGITS * _sixth_digit(max(abs(one), abs(other))) + NOTHING * scale)
     return bool(one == other)
+
+
+def _sixth_digit(size: float) -> float:
+    """What one unit of it is worth in a number of that size."""
+    return float(10.0 ** (math.floor(math.log10(size)) - 5)) if size > 0 else 0.0
 
 
 def _numbers(value: Any) -> list[float]:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from circuitcheck.core.bounded import read_bounded
 from circuitcheck.core.errors import ConfigurationError
 from circuitcheck.core.people import plain
-from circuitcheck.core.phrases import listed
+from circuitcheck.core.phrases import first_lines, listed
+from circuitcheck.core.strict_json import strict_json
 from circuitcheck.report.contradictions import contradictions
 from circuitcheck.report.escape import code, prose
 from circuitcheck.report.fields import SCHEMA, Entry
 from circuitcheck.report.numbers import brief
+from circuitcheck.report.received import require_report
 from circuitcheck.report.words import said_of, task_of
+
+MOST_BYTES = 2**28
+"""Of a report that is read."""
 
 LISTED = 8
 """Units named in one line."""
@@ -40,29 +45,30 @@ def load_report(path: str | Path) -> dict[str, Any]:
     if file.is_dir():
         file /= "report.json"
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = strict_json(read_bounded(file, MOST_BYTES))
     except FileNotFoundError as error:
         raise ConfigurationError(
             f"there is no report {file}. Give the report.json that `--circuit-report-dir DIR` wrote."
         ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"report {file} cannot be read: {error}") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ConfigurationError(f"report {file} is not JSON: {error}. Was it cut off? Write it again.") from error
     if not isinstance(found, dict) or "schema" not in found or not isinstance(found.get("runs"), list):
         raise ConfigurationError(f"{file} is not a report of circuitcheck: it has no schema and no runs.")
     if found["schema"] != SCHEMA:
         raise ConfigurationError(
-            f"report {file} has schema {found['schema']}, and this circuitcheck reads {SCHEMA}. Make it again from the "
-            "old release with this circuitcheck, or use the one that wrote it."
+            f"report {file} has schema {str(found['schema'])[:80]}, and this circuitcheck reads {SCHEMA}. Make it "
+            "again from the old release with this circuitcheck, or use the one that wrote it."
         )
     missing = sorted({"environment", "complete", "expected_runs"} - set(found))
     if missing or not all(isinstance(run, dict) and run.keys() >= NAMES for run in found["runs"]):
         raise ConfigurationError(f"report {file} is damaged: it lacks {', '.join(missing) or 'names of its runs'}.")
     try:
+        require_report(found)
         wrong = list(contradictions(found))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ConfigurationError(f"report {file} is damaged: {type(error).__name__}: {error}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigurationError(f"report {file} is damaged: {type(error).__name__}: {first_lines(error)}") from error
     if wrong:
         raise ConfigurationError(f"report {file} contradicts itself: {listed(wrong, 3, '; ')}. Gate the release again.")
     return found

@@ -143,3 +143,10 @@ def test_a_configuration_that_nothing_can_be_computed_with_is_a_model_error(tmp_
     model_directories.change_config(directory, n_head=-1)
     with pytest.raises(ModelError, match=r"gpt2 cannot be run on token ids of the shape \[\d+, \d\], by its own code"):
         load_model(directory).metric(task.prompts())
+
+
+def test_positions_without_end_are_refused_before_a_pass_makes_a_table_of_them(tmp_path):
+    """MPT's ALiBi is built in every pass, for all positions that its configuration has."""
+    directory = model_directories.save_tiny(tmp_path / "mpt", "mpt")
+    model_directories.change_config(directory, max_seq_len=10**9)
+    assert "does not fit its configuration: max_seq_len is 1000000000" in refusal(directory)

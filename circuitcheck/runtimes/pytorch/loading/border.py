@@ -31,8 +31,11 @@ COUNTED = re.compile(r"layer|block|expert|head|group|depth|stage")
 LAYERS = re.compile(r"(num_|n_)?([a-z]+_)?layers?")
 """Keys whose numbers count layers, each of which has tensors of its own; where they share, it has fewer."""
 
-MOST_PARTS, MOST_LAYERS = 100_000, 1_000
-"""Parts of a model, and layers where no tensor could be counted."""
+POSITIONS = re.compile(r"position|seq|ctx|context|window")
+"""Keys whose numbers count positions, for which some models build tables in every pass."""
+
+MOST_PARTS, MOST_LAYERS, MOST_POSITIONS = 100_000, 1_000, 2**24
+"""Parts of a model, layers where no tensor could be counted, and positions: no model has more than ten million."""
 
 NUMBERS_A_BYTE, SMALL, MOST_BUFFERS = 8, 2**24, 2**31
 """A byte holds at most so many numbers, and a model that is no larger than `SMALL` numbers needs no bound; bytes of
@@ -73,6 +76,7 @@ def require_counts(config: dict[str, Any], tensors: int, name: str) -> None:
     """
     for key, value in _integers(config):
         most = (tensors or MOST_LAYERS) if LAYERS.fullmatch(key) else MOST_PARTS if COUNTED.search(key) else 2**63
+        most = min(most, MOST_POSITIONS) if POSITIONS.search(key) else most
         if not -(2**63) <= value <= most:
             raise ModelError(
                 f"{name} does not fit its configuration: {key} is {_brief(value)}, and its files hold {tensors} "
