@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta, Struct
@@ -72,7 +72,7 @@ class Report(Struct):
     expected_runs: Annotated[int, Meta(ge=0)]
     environment: dict[Name, Name | dict[Name, Name]]
     runs: list[Run]
-    verdict: Literal["PASS", "FAIL", "INCONCLUSIVE", "INCOMPLETE"] | None = None
+    verdict: Name | None = None
 
 
 def require_report(found: Any) -> None:

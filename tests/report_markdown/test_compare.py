@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 import json
+import random
 from pathlib import Path
 
 import pytest
+from attacks.mutations import mutated_json
 from made_up_reports import made_up_report, unmeasured_run
 
 from circuitcheck.core.errors import ConfigurationError
+from circuitcheck.modelcard.block import render_block
 from circuitcheck.report.compare import compare, comparison_rows, load_report
 from circuitcheck.report.text import render_comparison
 
@@ -187,3 +190,26 @@ def test_what_is_no_report_is_refused_by_name(tmp_path: Path, content, message: 
     with pytest.raises(ConfigurationError, match=message) as caught:
         load_report(file)
     assert "old.json" in str(caught.value)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_report_that_says_anything_is_refused_or_compared(tmp_path: Path, seed: int):
+    """As strangers may write it: keys that are missing, of other types, out of range, without end."""
+    document = made_up_report(2, 2, candidates=("a",), tasks=("t",))
+    chance, file = random.Random(seed), tmp_path / "report.json"
+    refused = 0
+    for _ in range(60):
+        file.write_bytes(json.dumps(mutated_json(chance, document)).encode(errors="surrogatepass"))
+        try:
+            found = load_report(file)
+        except ConfigurationError as error:
+            refused += len(str(error)) < 2000
+            continue
+        render_comparison(compare(found, document))
+        render_block(found, "base")
+        refused += 1
+    assert refused == 60
+    twice = json.dumps(document).replace('"complete": true', '"complete": false, "complete": true')
+    file.write_text(twice)
+    with pytest.raises(ConfigurationError, match="the key 'complete' stands twice"):
+        load_report(file)
