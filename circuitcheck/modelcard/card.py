@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from circuitcheck.baseline.atomic import write_atomically
+from circuitcheck.core.bounded import read_bounded
 from circuitcheck.core.errors import ConfigurationError
 from circuitcheck.modelcard.block import END, START, render_block
 from circuitcheck.modelcard.front_matter import newline_of, read_head, replaced, split_card
@@ -14,6 +15,9 @@ from circuitcheck.modelcard.model_index import card_values, merge_results
 from circuitcheck.report.compare import load_report
 from circuitcheck.report.fields import Entry
 from circuitcheck.report.rows import outcome
+
+MOST_BYTES = 2**24
+"""Of a card that is read."""
 
 PLACES = ("report.json", "circuitcheck/report.json")
 """Where a release's report is looked for."""
@@ -56,7 +60,7 @@ def update_card(
     document = document | {"runs": _runs_of(document, folder, candidate)}
     file, name = folder / "README.md", folder.resolve().name
     try:
-        before = file.read_bytes().decode("utf-8") if file.exists() else None
+        before = read_bounded(file, MOST_BYTES).decode("utf-8") if file.exists() else None
         text, notes = updated(f"# {name}\n" if before is None else before, document, name, base_model)
     except UnicodeDecodeError as error:
         raise ConfigurationError(f"{file} is not UTF-8: {error}. Save it as UTF-8; it was left as it is.") from error

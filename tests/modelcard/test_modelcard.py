@@ -409,3 +409,10 @@ def _head(text: str) -> dict:
 
 def _results(text: str) -> list[dict]:
     return _head(text)["model-index"][0]["results"]
+
+
+def test_a_card_that_is_a_device_is_not_read(release: Path):
+    (release / "README.md").unlink(missing_ok=True)
+    (release / "README.md").symlink_to("/dev/zero")
+    with pytest.raises(OSError, match="it is no regular file"):
+        update_card(release, base_model="a/b")
