@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import stat
@@ -18,7 +19,7 @@ from hypothesis import given, settings
 from quick_recording import record
 
 from circuitcheck.baseline.baseline import Baseline, baseline_file
-from circuitcheck.baseline.encoding import decode, encode
+from circuitcheck.baseline.encoding import _is_near, decode, encode
 from circuitcheck.core.activations import Activations
 from circuitcheck.core.prompts import Task
 from circuitcheck.core.specification import MeasurementSpec
@@ -180,3 +181,11 @@ def test_unsolved_task_round_trips(tmp_path):
     loaded = Baseline.load(nothing.save(tmp_path)[0])
     assert_same(nothing, loaded)
     assert "solves 0 of 6 prompts" in loaded.incompetence
+
+
+@pytest.mark.parametrize("number", [1.0, 0.187825, 0.0818637, 9.5])
+def test_the_last_of_six_digits_may_turn_out_differently_and_no_other(number: float) -> None:
+    """What a rounding measures is kept as float32: 0.1878255 may be written as 0.187825 and read as 0.187826."""
+    step = 10.0 ** (math.floor(math.log10(number)) - 5)
+    assert _is_near(float(f"{number + step:.6g}"), number, 1.0)
+    assert not _is_near(float(f"{number + 12 * step:.6g}"), number, 1.0)
