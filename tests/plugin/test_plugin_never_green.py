@@ -179,7 +179,7 @@ def test_an_unexpected_error_is_red_and_the_case_not_compared(gate: Gate) -> Non
         "    def measure(*arguments, **options):\n"
         "        raise RuntimeError('out of memory')\n\n"
         "    with pytest.MonkeyPatch.context() as patch:\n"
-        "        patch.setattr('circuitcheck.gate.measure.measure', measure)\n"
+        "        patch.setattr('circuitcheck.gate.decide.measure', measure)\n"
         "        yield\n"
     )
     result = gate.run("--circuit-report")

@@ -17,7 +17,7 @@ def test_report_prints_tables_and_the_gate_in_one_line(gate: Gate) -> None:
     result.stdout.fnmatch_lines(
         [
             "*= circuit report =*",
-            "*candidate*task*behaviour*metric*drift*drift*ranking*profile*recovery*verdict*",
+            "*candidate*task*profile*ranking*behaviour*verdict*",
             "*f16*ioi*PASS",
             "*f16*facts*PASS",
             "*int8-sim*ioi*PASS",
