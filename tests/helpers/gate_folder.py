@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from quick_recording import record
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-from circuitcheck import load_model, load_task
+from circuitcheck import load_model, load_task, record_reference
 
 VOCABULARY = 50
 PROMPTS, CLUSTERS = 40, 8
@@ -97,4 +96,4 @@ def build(folder: Path) -> None:
     reference = load_model(folder / "model")
     for task in TASKS:
         prompts = load_task(str(folder / f"{task}.jsonl"), vocabulary=VOCABULARY)
-        record(reference, prompts, reason="first recording").save(folder / "baselines" / "model")
+        record_reference(reference, prompts, reason="first recording").save(folder / "baselines" / "model")
