@@ -89,8 +89,10 @@ class Target:
         if again[1] != arrays or not _is_near(json.loads(again[0]), json.loads(json_bytes)):
             return "hidden: the JSON does not follow from the arrays"
         self._use(loaded)
-        now = _without_hashes(json.loads(json_bytes))
-        return "shown" if now != _without_hashes(self.content) else "hidden: nothing but a hash differs"
+        now, before = (
+            json.dumps(_without_hashes(one), sort_keys=True) for one in (json.loads(json_bytes), self.content)
+        )
+        return "shown" if now != before else "hidden: nothing but a hash differs"
 
     def _use(self, loaded: Baseline) -> None:
         """What comes after loading must not fail in other ways either."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import struct
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,11 @@ STRANGE: list[Any] = [
     *("os:system", "posixpath:join", "head", "block", "mean", "zero", "log_probability", "answer", "float64"),
     *([], {}, [[]], [None], [0] * 1000, {"": 0}, {"a": {"b": {"c": []}}}),
 ]
+
+
+def _strange(chance: random.Random) -> Any:
+    """One of its own, which further edits may change."""
+    return deepcopy(chance.choice(STRANGE))
 
 
 def mutated_bytes(chance: random.Random, content: bytes) -> bytes:
@@ -52,16 +58,16 @@ def mutated_json(chance: random.Random, content: Any) -> Any:
         parent, key = chance.choice(places)
         edit = chance.randrange(7)
         if edit <= 1:
-            parent[key] = chance.choice(STRANGE)
+            parent[key] = _strange(chance)
         elif edit == 2:
             del parent[key]
         elif edit == 3:
             other, name = chance.choice(places)
             parent[key] = json.loads(json.dumps(other[name]))
         elif edit == 4 and isinstance(parent, dict):
-            parent[chance.choice(["", "unheard", "\ud800", f"{key}x", "name", "schema"])] = chance.choice(STRANGE)
+            parent[chance.choice(["", "unheard", "\ud800", f"{key}x", "name", "schema"])] = _strange(chance)
         elif edit == 4:
-            parent.insert(key, chance.choice(STRANGE))
+            parent.insert(key, _strange(chance))
         else:
             parent[key] = _near(chance, parent[key])
     return content
@@ -94,7 +100,7 @@ def _near(chance: random.Random, value: Any) -> Any:
         return chance.choice([value + "x", value[:-1], value[::-1], value.upper(), value + "\n", value * 50])
     if isinstance(value, list):
         return chance.choice([value[::-1], value[:-1], value + value[:1], value * 3])
-    return dict(chance.sample(list(value.items()), len(value))) if isinstance(value, dict) else chance.choice(STRANGE)
+    return dict(chance.sample(list(value.items()), len(value))) if isinstance(value, dict) else _strange(chance)
 
 
 def mutated_header(chance: random.Random, file: bytes) -> bytes:

@@ -129,6 +129,13 @@ class Recording:
             next_token=None if said is None else said.first(count),
         )
 
+    @property
+    def largest_token(self) -> int:
+        """The largest token id that a candidate is asked about: in prompts, what is read, and what comes next."""
+        read = () if self.reading.source == "sketch" else self.reading.tokens
+        said = () if self.next_token is None else (self.next_token.tokens, self.next_token.likeliest)
+        return max(self.task.largest_token, *read[-1:], *(int(tokens.max(initial=0)) for tokens in said))
+
     def importance(self, kind: str) -> NDArray[np.float64]:
         """Mean over solved prompts of m(clean) - m(unit ablated), in logits, `[measured]`."""
         return np.asarray(self.effects(kind).mean(axis=1))

@@ -148,7 +148,7 @@ def require_comparable(candidate: Runtime, baseline: Recording) -> None:
     if layout != baseline.layout and not differences:
         kind = baseline.spec.unit
         differences = [f"it has {len(layout.units)} {kind}s, the reference {len(baseline.layout.units)}"]
-    needed = baseline.task.largest_token + 1
+    needed = baseline.largest_token + 1
     if facts.vocabulary is not None and facts.vocabulary < needed:
         differences.append(f"it knows {facts.vocabulary} token ids, the prompts need {needed}")
     if differences:

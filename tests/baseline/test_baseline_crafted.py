@@ -83,6 +83,14 @@ def test_no_place_of_the_json_can_be_missing_or_hold_more(path):
             assert_refused(forgery.resealed(content))
 
 
+@pytest.mark.parametrize("number", [0, 1, True, 7])
+def test_a_number_is_spelled_as_it_is_written(number):
+    """To Python 7 is 7.0, and true is 1."""
+    content = json.loads(JSON)
+    content["noise"]["AVX2"]["one thread"]["drift"] = number
+    assert_refused(forgery.resealed(content))
+
+
 def test_keys_that_stand_twice_are_refused():
     twice = JSON.replace(b' "reason": "because",\n', b' "reason": "because",\n "reason": "because",\n')
     assert len(twice) > len(JSON)

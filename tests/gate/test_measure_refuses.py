@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import tiny_circuits
 import tiny_models
@@ -106,3 +107,16 @@ def test_dead_layer_is_refused_by_the_proof(reference, baseline):
     candidate.module.gpt_neox.layers[1].attention.dense.weight.data.zero_()
     with pytest.raises(SiteError, match=r"layer 1, .*zeroing all of the layer's heads leaves the logits as they were"):
         measure(candidate, baseline)
+
+
+@pytest.mark.parametrize("what", ["reading", "next_token"])
+def test_token_ids_that_the_candidate_does_not_know_are_refused(reference, baseline, what):
+    """As in a baseline of a stranger's: the model would fail on them in its own way."""
+    if what == "reading":
+        tokens = (*baseline.reading.tokens[:-1], 10**6)
+        forged = replace(baseline, reading=replace(baseline.reading, tokens=tokens))
+    else:
+        tokens = np.full_like(baseline.next_token.tokens, 10**6)
+        forged = replace(baseline, next_token=replace(baseline.next_token, tokens=tokens))
+    with pytest.raises(CandidateError, match="it knows 50 token ids, the prompts need 1000001"):
+        measure(reference, forged)
