@@ -63,7 +63,7 @@ def shapes_of(
     if has_roundings:
         floats |= {
             "roundings.measures": ("roundings", len(MEASURES)),
-            "roundings.moves": ("roundings", len(layout.units)),
+            "roundings.squares": ("roundings", len(layout.units), "part"),
         }
     for place, group in enumerate(layout.groups[:maps]):
         floats[f"reading.map.{place:04d}"] = (group.count, "read", group.width)
@@ -98,7 +98,7 @@ def arrays_of(baseline: Recording) -> Arrays:
         floats["roundings.measures"] = [
             [one.measures.get(name, UNDEFINED) for name in MEASURES] for one in baseline.roundings
         ]
-        floats["roundings.moves"] = [one.moves for one in baseline.roundings]
+        floats["roundings.squares"] = [one.squares for one in baseline.roundings]
     return {name: np.ascontiguousarray(values, INTEGER) for name, values in integers.items()} | {
         name: np.ascontiguousarray(values, FLOAT) for name, values in floats.items()
     }

@@ -65,7 +65,7 @@ def _faults_of_roundings(baseline: Recording) -> Iterator[str]:
     ways = [(one.precision, one.name) for one in baseline.roundings]
     if len({*ways}) < len(ways):
         yield "the reference was rounded twice in one way"
-    if any((one.moves < 0).any() or min(one.measures.values(), default=0) < 0 for one in baseline.roundings):
+    if any((one.squares < 0).any() or min(one.measures.values(), default=0) < 0 for one in baseline.roundings):
         yield "rounding moved units by less than nothing"
     if ways and not baseline.solved:
         yield "rounding was measured on no prompts"

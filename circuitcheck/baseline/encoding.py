@@ -207,15 +207,15 @@ def recording_of(document: Document, content: bytes) -> dict[str, Any]:
 def _roundings(document: Document, arrays: Arrays) -> tuple[Rounded, ...]:
     if not document.roundings:
         return ()
-    rows = zip(document.roundings, arrays["roundings.measures"], arrays["roundings.moves"], strict=True)
+    rows = zip(document.roundings, arrays["roundings.measures"], arrays["roundings.squares"], strict=True)
     return tuple(
         Rounded(
             one.precision,
             one.name,
             {name: float(value) for name, value in zip(MEASURES, values, strict=True) if value != UNDEFINED},
-            moves,
+            squares,
         )
-        for one, values, moves in rows
+        for one, values, squares in rows
     )
 
 

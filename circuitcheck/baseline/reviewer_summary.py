@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from circuitcheck.baseline.recording import Recording
-from circuitcheck.baseline.rounded import moves_of
+from circuitcheck.baseline.rounded import squares_of
 from circuitcheck.core.results import Estimate
 from circuitcheck.stats.bootstrap import cluster_weights, mean_estimate, percentile_level, weighted_means
 from circuitcheck.stats.estimate import mean_estimates
@@ -51,7 +51,7 @@ def summary(baseline: Recording) -> dict[str, Any]:
             for unit, importance in zip(baseline.measured[start : start + CHUNK], found, strict=True):
                 rows[unit][kind] = _interval(importance)
     for precision in dict.fromkeys(one.precision for one in baseline.roundings):
-        moves = moves_of(baseline.roundings, precision)
+        moves = np.sqrt(squares_of(baseline.roundings, precision).mean(-1).max(0))
         for row, move in zip(rows.values(), moves, strict=True):
             row[f"moved by {precision}"] = float(move)
     content["units"] = list(rows.values())

@@ -29,20 +29,20 @@ class Rounded:
         precision: whose candidates it stands for, such as `4-bit`.
         name: how it rounds.
         measures: those of `MEASURES` that are defined, and their values.
-        moves: root mean square over prompts of how far each unit's write moved, in logits, float32 `[units]`.
+        squares: of how far each unit's write moved on each prompt that units are kept of, in logits squared, float32
+            `[units, part]`.
     """
 
     precision: str
     name: str
     measures: dict[str, float]
-    moves: NDArray[np.float32]
+    squares: NDArray[np.float32]
 
 
-def moves_of(roundings: Sequence[Rounded], precision: str) -> NDArray[np.float64]:
-    """How far roundings to a precision moved each unit, the furthest of them all, in logits.
+def squares_of(roundings: Sequence[Rounded], precision: str) -> NDArray[np.float64]:
+    """How far each rounding to a precision moved each unit on each prompt, in logits squared.
 
     Returns:
-        `[units]`; empty where the reference was not rounded to it.
+        `[roundings, units, part]`; `[0]` where the reference was not rounded to it.
     """
-    known = [one.moves.astype(np.float64) for one in roundings if one.precision == precision]
-    return np.max(known, axis=0) if known else np.empty(0)
+    return np.array([one.squares for one in roundings if one.precision == precision], np.float64)

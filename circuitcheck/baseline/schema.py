@@ -12,7 +12,7 @@ from msgspec import Meta, Struct
 
 from circuitcheck.core.specification import Ablation, MeasurementSpec
 
-SCHEMA = 6
+SCHEMA = 7
 MOST_UNITS, MOST_GROUPS = 250_000, 10_000
 
 Word = Annotated[str, Meta(max_length=300)]
@@ -120,7 +120,7 @@ class Document(Form):
         next_token: whether the arrays say what comes next after each solved prompt.
     """
 
-    schema: Literal[6]
+    schema: Literal[7]
     model: ModelForm
     task: TaskForm
     layout: LayoutForm

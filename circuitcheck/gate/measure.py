@@ -67,14 +67,21 @@ def measure(
     looked_at = len(baseline.task.pairs) if prompts is None else prompts
     baseline = baseline.first(looked_at)
     if reason is None:
-        candidate = candidate.measured_by(baseline.spec.metric).probed(baseline.task.prompts())
-        observed = _observe(candidate, baseline, work, curves=curves, level=level)
+        candidate = made_ready(candidate, baseline)
+        observed = observe(candidate, baseline, work, curves=curves, level=level)
         circuit = summarize(baseline, observed, candidate.facts.precision, _integrated(baseline, observed, reference))
     return _measurement(candidate, baseline, looked_at, reason, circuit, work)
 
 
-def _observe(candidate: Runtime, baseline: Recording, work: Work, *, curves: bool, level: float) -> Observation:
-    """Everything about the candidate that needs a forward pass: clean passes, ablations and repairs."""
+def made_ready(candidate: Runtime, baseline: Recording) -> Runtime:
+    """The candidate with the baseline's metric, and with what its kernels need."""
+    return candidate.measured_by(baseline.spec.metric).probed(baseline.task.prompts())
+
+
+def observe(
+    candidate: Runtime, baseline: Recording, work: Work, *, curves: bool = True, level: float = LEVEL
+) -> Observation:
+    """Everything about a candidate that is ready, as far as it needs a forward pass: clean ones, ablations, repairs."""
     everything, solved, spec = baseline.task.prompts(), baseline.solved_prompts, baseline.spec
     with candidate.unchanged():
         # First, because a proof by numbers that are not finite blames the hooks.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -15,7 +14,8 @@ from circuitcheck.core.errors import CircuitcheckError
 from circuitcheck.core.results import Circuit
 from circuitcheck.core.runtime import Rounding, Work
 from circuitcheck.gate.decide import looks
-from circuitcheck.gate.measure import measure
+from circuitcheck.gate.measure import made_ready, observe
+from circuitcheck.gate.summarize import summarize
 
 
 def with_roundings(baseline: Baseline, roundings: Iterable[Rounding], work: Work) -> Baseline:
@@ -32,17 +32,18 @@ def with_roundings(baseline: Baseline, roundings: Iterable[Rounding], work: Work
     """
     if baseline.incompetence is not None:
         return baseline
-    known, notes, prompts = [], [], looks(len(baseline.task.pairs))[0]
-    options: dict[str, Any] = {"advance": work.advance, "memory": work.memory}
+    # All of the part, which a later look may need.
+    looked_at = baseline.first(max(looks(len(baseline.task.pairs))[0], baseline.z.index[-1] + 1))
+    known, notes = [], []
     for one in roundings:
         try:
-            measurement = measure(one.make(), baseline, prompts=prompts, curves=False, **options)
+            rounded = made_ready(one.make(), baseline)
+            observed = observe(rounded, looked_at, Work(work.memory, work.advance), curves=False)
         except CircuitcheckError as error:
             notes.append(f"Not known is what {one.precision} does to this model ({one.name}): {error}")
             continue
-        assert measurement.circuit is not None
-        moves = np.array([unit.move for unit in measurement.circuit.units], np.float32)
-        known.append(Rounded(one.precision, one.name, _measures(measurement.circuit), moves))
+        measures = _measures(summarize(looked_at, observed, one.precision))
+        known.append(Rounded(one.precision, one.name, measures, observed.written.sums.difference.astype(np.float32)))
     return replace(baseline, roundings=tuple(known), notes=(*baseline.notes, *notes))
 
 
@@ -52,4 +53,6 @@ def _measures(circuit: Circuit) -> dict[str, float]:
         "ranking_agreement": circuit.ranking.agreement,
         "unrepaired": circuit.repair.unrepaired,
     }
-    return {name: one.value for name, one in found.items() if one is not None and math.isfinite(one.value)}
+    known = {name: one.value for name, one in found.items() if one is not None and math.isfinite(one.value)}
+    # As they are kept, so that a reference that did not change is the same as what was loaded of it.
+    return {name: float(np.float32(value)) for name, value in known.items()}

@@ -41,18 +41,23 @@ def test_all_ways_are_measured_and_finer_ones_move_less(model, baseline):
     drift = {one.precision: one.measures["drift"] for one in reversed(baseline.roundings)}  # the first of each remains
     order = ["f16", "bf16", "8-bit", "4-bit", "3-bit", "2-bit"]
     assert [drift[name] for name in order] == sorted(drift[name] for name in order)
-    assert all(len(one.moves) == len(baseline.layout.units) for one in baseline.roundings)
+    shape = (len(baseline.layout.units), len(baseline.z.index))
+    assert all(one.squares.shape == shape for one in baseline.roundings)
 
 
 def test_what_was_measured_is_what_a_candidate_of_that_kind_shows(model, baseline):
     (way,) = (one for one in model.roundings() if (one.precision, one.name) == ("f16", "everything"))
     (known,) = (one for one in baseline.roundings if one.precision == "f16")
     circuit = measure(way.make(), baseline).circuit
-    assert [unit.move for unit in circuit.units] == pytest.approx(known.moves.tolist(), rel=ROUNDING)
+    moves = np.sqrt(known.squares.mean(-1))
+    assert [unit.move for unit in circuit.units] == pytest.approx(moves.tolist(), rel=ROUNDING)
     assert circuit.drift.value == pytest.approx(known.measures["drift"], rel=ROUNDING)
     # f16 is rounded in one way only, so the candidate is as far as rounding goes.
     assert circuit.excess.pooled.value == pytest.approx(1, rel=ROUNDING)
     assert circuit.excess.precision == "f16"
+    # Both on the same prompts of the same draw: a ratio of a thing to itself has no width.
+    pooled = circuit.excess.pooled
+    assert (pooled.low, pooled.high) == pytest.approx((1, 1), rel=1e-3)
 
 
 def test_other_seeds_of_the_same_rounding_are_explained_by_it(model, baseline):
@@ -79,7 +84,7 @@ def test_a_fault_beside_rounding_is_not_explained_and_its_layer_is_named(model, 
 def test_a_head_that_hardly_writes_is_no_ratio_of_nothing_to_nothing(model, baseline):
     """Its own rounding is next to nothing, and so is its move: held against all others it does not matter."""
     roundings = tuple(
-        replace(one, moves=np.where(np.arange(len(one.moves)) == 0, 1e-9, one.moves).astype(np.float32))
+        replace(one, squares=np.where(np.arange(len(one.squares))[:, None] == 0, 1e-18, one.squares).astype(np.float32))
         for one in baseline.roundings
     )
     (way,) = (one for one in model.roundings() if (one.precision, one.name) == ("f16", "everything"))

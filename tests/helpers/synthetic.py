@@ -172,7 +172,7 @@ def baselines(draw) -> Baseline:
     measured = tuple(sorted(draw(some))) if spec.sweep == "screened" and solved else layout.units
     effects = arrays(np.float32, (len(measured), len(solved)), elements=FLOATS)
     ways = draw(st.lists(st.tuples(words, words), max_size=2, unique=True)) if solved else []
-    moves = arrays(np.float32, len(layout.units), elements=st.floats(0, 1e6, width=32))
+    squares = arrays(np.float32, (len(layout.units), len(part)), elements=st.floats(0, 1e6, width=32))
     rounded = st.dictionaries(st.sampled_from(ROUNDED), st.floats(0, 1e6, width=32), max_size=3)
     return Baseline(
         model=draw(words),
@@ -191,7 +191,7 @@ def baselines(draw) -> Baseline:
         reading=Reading(draw(st.sampled_from(["unembedding", "embedding", "sketch"])), read, maps),
         ceiling=draw(SHARES) if len(solved) > 1 else None,
         next_token=draw(next_tokens(len(solved))) if solved else None,
-        roundings=tuple(Rounded(*way, draw(rounded), draw(moves)) for way in ways),
+        roundings=tuple(Rounded(*way, draw(rounded), draw(squares)) for way in ways),
         noise=draw(st.dictionaries(words, st.dictionaries(words, changes, max_size=2), max_size=2)),
         environment={
             **{name: draw(words) for name in ("device", "instruction_set", "python")},
