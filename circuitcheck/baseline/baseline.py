@@ -10,17 +10,15 @@ from pathlib import Path
 
 from circuitcheck.baseline.atomic import COMMITTED, is_half_done, write_staged, write_together, writing
 from circuitcheck.baseline.encoding import DIGITS, decode, encode, other_arrays, parse
+from circuitcheck.baseline.names import baseline_file
 from circuitcheck.baseline.recording import Recording
 from circuitcheck.core.bounded import read_bounded
 from circuitcheck.core.errors import BaselineError
-from circuitcheck.core.specification import MeasurementSpec
 
 MOST_JSON, MOST_ARRAYS = 2**26, 2**33
 """Bytes of a baseline's files that are read and written: 64 MiB, about 250 000 units, and 8 GiB."""
 
 ARRAY_FILE = re.compile(rf"(.+)\.[0-9a-f]{{{DIGITS}}}\.safetensors")
-MOST_NAME = 150
-"""Bytes of a task's name."""
 
 TRIES = 1000
 """How often a reader looks again where a writer has just swept away what the JSON named."""
@@ -94,21 +92,6 @@ def save_all(baselines: Sequence[Baseline], directory: Path) -> list[Path]:
         names = ", ".join(map(str, json_files))
         raise BaselineError(f"golden baseline {names} cannot be written: {error.strerror or error}.") from error
     return [file for pair in zip(json_files, array_files, strict=True) for file in pair]
-
-
-def baseline_file(directory: Path, task: str, unit: str = MeasurementSpec.unit) -> Path:
-    """The JSON file of a task: `ioi.json`, or `ioi.block.json` for another kind of unit.
-
-    Raises:
-        BaselineError: no file can be called like the task.
-    """
-    is_plain = task.isprintable() and not task.startswith(".") and not {"/", "\\"} & {*task}
-    if not task or not is_plain or len(task.encode(errors="replace")) > MOST_NAME:
-        raise BaselineError(
-            f"no golden baseline can be called {task[:MOST_NAME]!r}, like its task. Give the task a name of letters, "
-            "digits, hyphens and underscores."
-        )
-    return directory / (f"{task}.json" if unit == MeasurementSpec.unit else f"{task}.{unit}.json")
 
 
 def _encoded(baseline: Baseline, json_file: Path) -> tuple[bytes, bytes]:

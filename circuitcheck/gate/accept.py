@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from circuitcheck.baseline.baseline import Baseline, baseline_file, save_all
+from circuitcheck.baseline.baseline import Baseline, save_all
 from circuitcheck.baseline.diff import describe_change, describe_new, describe_roundings
 from circuitcheck.baseline.encoding import encode
+from circuitcheck.baseline.names import baseline_file
 from circuitcheck.baseline.noise_floor import Change
 from circuitcheck.core.errors import BaselineError, CircuitcheckError
 from circuitcheck.core.progress import Advance, silent

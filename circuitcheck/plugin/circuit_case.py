@@ -27,7 +27,7 @@ class CircuitCase:
 
         Args:
             criteria: names as in the report, all where none is given; those that do not apply to every measurement may
-                be missing, but not all of them.
+                be missing, but not all of them. `recovery` may, where the damage is too small.
 
         Raises:
             ConfigurationError: there is no criterion of that name.
@@ -79,13 +79,19 @@ def _properties(found: Mapping[str, Entry]) -> Iterator[tuple[str, object]]:
         yield from ((f"circuitcheck.{name}.{key}", value) for key, value in shown.items())
 
 
+def _is_needed(name: str, entry: Entry, found: Mapping[str, Entry]) -> bool:
+    """Whether a criterion that is not there should be: some do not apply to everything, but one has to."""
+    applies_alone = bool(found) or name == "recovery"
+    return BY_NAME[name].always or not entry["repair"] or not applies_alone
+
+
 def _problems(entry: Entry, names: tuple[str, ...], found: Mapping[str, Entry]) -> tuple[list[str], list[str]]:
     """What fails, and what cannot be decided."""
     if entry["verdict"] == "INCONCLUSIVE" and not entry["criteria"]:
         return [], [entry["message"]]
     if entry["message"]:
         return [entry["message"]], []
-    missing = [name for name in names if name not in found and (BY_NAME[name].always or not found)]
+    missing = [name for name in names if name not in found and _is_needed(name, entry, found)]
     failures = [f"{name} was not measured" for name in missing]
     failures += [criterion["message"] for criterion in found.values() if criterion["verdict"] == "FAIL"]
     undecided = [criterion["message"] for criterion in found.values() if criterion["verdict"] == "INCONCLUSIVE"]

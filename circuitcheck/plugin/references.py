@@ -49,7 +49,7 @@ class References:
 
     def file(self, case: Case, folder: Path | None = None) -> Path:
         """The JSON of the case's baseline, in the reference's folder or in another."""
-        from circuitcheck.baseline.baseline import baseline_file
+        from circuitcheck.baseline.names import baseline_file
 
         return baseline_file(folder or self.folder, case.task_name, case.unit)
 

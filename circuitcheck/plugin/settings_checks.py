@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from circuitcheck.baseline.names import baseline_file
 from circuitcheck.core.candidates import EMBEDDED, GGUF, PRECISIONS, is_hub_id
 from circuitcheck.core.errors import BaselineError, ConfigurationError
 from circuitcheck.plugin.cases import Case
@@ -62,8 +63,6 @@ def _check_tasks(tasks: tuple[str, ...]) -> None:
             f"task {_listed(unknown)} is neither built in ({', '.join(TASKS)}) nor a .jsonl file seen from "
             f"{Path.cwd()}. Correct the spelling, or write the file: one prompt pair a line."
         )
-    from circuitcheck.baseline.baseline import baseline_file
-
     for task in tasks:
         try:
             baseline_file(Path(), Case(0, "", task).task_name)

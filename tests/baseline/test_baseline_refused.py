@@ -16,8 +16,9 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from circuitcheck.baseline.baseline import Baseline, baseline_file
+from circuitcheck.baseline.baseline import Baseline
 from circuitcheck.baseline.encoding import SCHEMA, decode, encode
+from circuitcheck.baseline.names import baseline_file
 from circuitcheck.core.errors import BaselineError, StaleBaselineError
 
 JSON, ARRAYS = encode(synthetic.make_baseline())

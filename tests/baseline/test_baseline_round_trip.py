@@ -18,8 +18,9 @@ import tiny_models
 from hypothesis import given, settings
 from quick_recording import record
 
-from circuitcheck.baseline.baseline import Baseline, baseline_file
+from circuitcheck.baseline.baseline import Baseline
 from circuitcheck.baseline.encoding import _is_near, decode, encode
+from circuitcheck.baseline.names import baseline_file
 from circuitcheck.core.activations import Activations
 from circuitcheck.core.prompts import Task
 from circuitcheck.core.specification import MeasurementSpec

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from circuitcheck.baseline.baseline import Baseline, baseline_file
+from circuitcheck.baseline.baseline import Baseline
 from circuitcheck.baseline.encoding import encode
 from circuitcheck.baseline.freshness import require_fresh
+from circuitcheck.baseline.names import baseline_file
 from circuitcheck.core.specification import MeasurementSpec
 from circuitcheck.runtimes.pytorch.loading.load import load_model
 from circuitcheck.tasks.named import BUILT_IN, load_task

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from gate_runner import Gate
 
-LIMITS = "behaviour_kept, metric_change, drift_median, *"
+LIMITS = "profile_distance, ranking_agreement, behaviour_kept, *"
 
 
 def assert_refused(gate: Gate, message: str, *arguments: str) -> None:

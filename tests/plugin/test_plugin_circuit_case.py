@@ -33,7 +33,9 @@ def case_of(*without: str, allow_inconclusive: bool = False, repair: Any = True,
 
 
 def test_a_name_that_no_criterion_has_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="there is no criterion drift, retrieval; known are behaviour_kept, "):
+    with pytest.raises(
+        ConfigurationError, match="there is no criterion drift, retrieval; known are profile_distance, "
+    ):
         case_of().check("drift", "recovery", "retrieval")
 
 

@@ -16,11 +16,12 @@ def test_criteria_are_properties_of_their_tests(gate: Gate, workers: tuple[str, 
     criteria = {row["name"]: row for row in gate.report()["runs"][0]["criteria"]}
     cases = {case.get("name"): case for case in ElementTree.parse(gate.path / "junit.xml").iter("testcase")}
     drift = {row.get("name"): row.get("value") for row in cases["test_drift[f16-ioi]"].iter("property")}
-    assert set(drift) == {f"circuitcheck.{name}.{key}" for name in ("drift_median", "drift_largest") for key in KEYS}
-    for name in ("drift_median", "drift_largest"):
+    names = ("excess", "excess_layer", "excess_unit")
+    assert set(drift) == {f"circuitcheck.{name}.{key}" for name in names for key in KEYS}
+    for name in names:
         expected = criteria[name]
         assert drift[f"circuitcheck.{name}.verdict"] == "PASS"
-        assert drift[f"circuitcheck.{name}.unit"] == "relative norm"
+        assert drift[f"circuitcheck.{name}.unit"] == "times rounding's drift"
         assert [float(drift[f"circuitcheck.{name}.{key}"]) for key in ("value", "limit", "low", "high")] == [
             expected["value"]["value"],
             expected["limit"],

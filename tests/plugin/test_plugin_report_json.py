@@ -84,14 +84,14 @@ def test_criteria_carry_value_interval_limit_and_unit(gate: Gate) -> None:
     assert set(criteria) >= {
         "behaviour_kept",
         "metric_change",
-        "drift_median",
-        "drift_largest",
-        "ranking_agreement",
+        "excess",
+        "excess_layer",
+        "excess_unit",
         "profile_distance",
         "unrepaired",
     }
-    drift = criteria["drift_median"]
-    assert (drift["limit"], drift["relation"], drift["unit"]) == (0.0045, "<=", "relative norm")
+    drift = criteria["excess"]
+    assert (drift["limit"], drift["relation"], drift["unit"]) == (1.2, "<=", "times rounding's drift")
     low, high = drift["value"]["interval"]
     assert 0 < low <= drift["value"]["value"] <= high < drift["limit"]
 

@@ -118,10 +118,10 @@ def test_prompts_is_the_number_of_pairs_of_built_in_tasks(gate: Gate, monkeypatc
 @pytest.mark.parametrize(
     ("limits", "expected"),
     [
-        ({}, [0.0045, 0.0045, 0.055]),
-        ({"drift_median": 0.5}, [0.5, 0.5, 0.5]),
-        ({"drift_median": 0.5, "f16": {"drift_median": 0.3}}, [0.3, 0.3, 0.5]),
-        ({"f16": {"drift_median": 0.3, "facts": {"drift_median": 0.2}}}, [0.3, 0.2, 0.055]),
+        ({}, [1.2, 1.2, 1.2]),
+        ({"excess": 1.1}, [1.1, 1.1, 1.1]),
+        ({"excess": 1.1, "f16": {"excess": 1.05}}, [1.05, 1.05, 1.1]),
+        ({"f16": {"excess": 1.1, "facts": {"excess": 1.05}}}, [1.1, 1.05, 1.2]),
     ],
     ids=["defaults", "everywhere", "precision", "precision and task"],
 )
@@ -129,7 +129,7 @@ def test_limits(gate: Gate, limits: dict[str, object], expected: list[float]) ->
     gate.configure(candidates=["f16", "int8-sim"], tasks=["ioi.jsonl", "facts.jsonl"], limits=limits)
     gate.run("--circuit-report-dir", "out")
     found = {
-        (run["candidate"], run["task"]): next(row["limit"] for row in run["criteria"] if row["name"] == "drift_median")
+        (run["candidate"], run["task"]): next(row["limit"] for row in run["criteria"] if row["name"] == "excess")
         for run in gate.report()["runs"]
     }
     assert [found["f16", "ioi"], found["f16", "facts"], found["int8-sim", "ioi"]] == expected

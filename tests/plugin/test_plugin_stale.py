@@ -11,9 +11,12 @@ from gate_runner import Gate
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from circuitcheck.baseline.schema import SCHEMA
+
 WAY_OUT = "  To accept the present reference instead: pytest *--circuit-accept=changed --circuit-reason 'why'"
 STALE = "*the golden baseline of model on 'ioi' is stale, so nothing was compared:"
 TWELVE = 12 * "[0-9a-f]"
+SPELLED = b'\n "schema": %d,\n' % SCHEMA
 
 
 def save_tokenizer(directory: Path, *words: str) -> None:
@@ -89,11 +92,11 @@ def test_another_measurement_spec(gate: Gate, option: str, old: str, new: str) -
 def test_another_schema(gate: Gate) -> None:
     file = gate.baselines / "ioi.json"
     content = file.read_bytes()
-    assert content.count(b'\n "schema": 5,\n') == 1
-    file.write_bytes(content.replace(b'\n "schema": 5,\n', b'\n "schema": 0,\n'))
+    assert content.count(SPELLED) == 1
+    file.write_bytes(content.replace(SPELLED, b'\n "schema": 0,\n'))
     assert_stale(
         gate,
-        "*ioi.json has schema 0, and this version of circuitcheck writes schema 5. Record it anew: pytest "
+        f"*ioi.json has schema 0, and this version of circuitcheck writes schema {SCHEMA}. Record it anew: pytest "
         "--circuit-accept=changed --circuit-reason 'new schema'.",
     )
 

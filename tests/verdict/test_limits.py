@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from circuitcheck.baseline.baseline import Baseline, baseline_file
+from circuitcheck.baseline.baseline import Baseline
+from circuitcheck.baseline.names import baseline_file
 from circuitcheck.core.candidates import PRECISIONS
 from circuitcheck.core.census import Census, WeightKind
 from circuitcheck.core.errors import ConfigurationError
