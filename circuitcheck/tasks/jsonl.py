@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,9 @@ def load_jsonl(path: Path, tokenizer: Any = None, vocabulary: int | None = None)
         tokenizer: needed for lines in text.
         vocabulary: number of token ids the model knows; ids beyond it are refused.
 
+    Returns:
+        The pairs with their clusters mixed, see `mixed`; in the order of the file within each cluster.
+
     Raises:
         TaskError: the file cannot be read, is empty, or has bad lines, which are all named.
     """
@@ -63,7 +68,21 @@ def load_jsonl(path: Path, tokenizer: Any = None, vocabulary: int | None = None)
         raise TaskError(f"task file {path} has {len(problems)} problem(s):\n  " + "\n  ".join(problems))
     if not pairs:
         raise TaskError(f"task file {path} is empty; it needs one JSON object a line.")
-    return Task(path.stem, tuple(pairs))
+    return Task(path.stem, mixed(pairs))
+
+
+def mixed(pairs: Sequence[PromptPair]) -> tuple[PromptPair, ...]:
+    """The first pair of every cluster, then the second of every cluster, and so on.
+
+    A gate looks at the first few, and keeps values of units of the first few: of one template alone they would say
+    nothing about others. People write templates one behind the other.
+    """
+    seen: Counter[str] = Counter()
+    turns = []
+    for pair in pairs:
+        turns.append(seen[pair.cluster])
+        seen[pair.cluster] += 1
+    return tuple(pairs[place] for place in sorted(range(len(pairs)), key=turns.__getitem__))
 
 
 def _parse(line: str, tokenizer: Any, vocabulary: int | None) -> Parsed:
