@@ -76,13 +76,14 @@ def test_token_ids_need_no_tokenizer(write):
 
 def test_templates_that_stand_one_behind_the_other_are_mixed(write):
     """Drift and repair use the first solved prompts: of 96 lines by template, 32 were of three templates of eight."""
-    lines = [IDS | {"cluster": cluster, "answer_id": answer} for cluster in "abc" for answer in (7, 8)]
-    task = load_jsonl(write(*lines, IDS | {"cluster": "a", "answer_id": 9}), vocabulary=VOCABULARY)
-    assert [(pair.cluster, pair.answer) for pair in task.pairs] == [
-        *(("a", 7), ("b", 7), ("c", 7)),
-        *(("a", 8), ("b", 8), ("c", 8)),
-        ("a", 9),
+    order = "aabbcca"
+    lines = [
+        IDS | {"clean_ids": [number, 2, 3], "counterfactual_ids": [number, 4, 3], "cluster": cluster}
+        for number, cluster in enumerate(order)
     ]
+    task = load_jsonl(write(*lines), vocabulary=VOCABULARY)
+    assert task.clusters == list("abcabca")
+    assert [pair.clean[0] for pair in task.pairs] == [0, 2, 4, 1, 3, 5, 6]
 
 
 def test_a_file_may_hold_both(write):
