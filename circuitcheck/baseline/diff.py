@@ -30,7 +30,7 @@ def describe_new(new: Recording) -> list[str]:
 
 
 def describe_roundings(recording: Recording) -> list[str]:
-    """What rounding alone does to this model, the worst of all ways: a row for each precision, and what it means."""
+    """What rounding alone does to this model, the worst of all ways: a table with a row for each precision."""
     if not recording.roundings:
         return []
     by_precision: dict[str, list[Rounded]] = {}

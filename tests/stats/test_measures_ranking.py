@@ -7,11 +7,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from circuitcheck.stats.ranking import (
+    at_the_bottom,
     indistinct_from_zero,
     kendall_tau_b,
     rank_biased_overlap,
     rank_biased_overlap_draws,
     ranks,
+    reversed_overlap,
     split_half_agreement,
     top_k_overlap,
 )
@@ -241,6 +243,22 @@ def test_heads_that_cannot_be_told_from_zero_are_ties_in_both_halves():
     assert split_half_agreement(noise, clusters) > 0.9  # intervals at 95 %: two or three of 50 are no ties
     noise[:3] += 9 * np.array([[3], [2], [1]])
     assert split_half_agreement(noise, clusters) > 0.9
+
+
+def test_negligible_heads_do_not_stand_out_however_certain_they_are():
+    """As on a storyteller of 40 heads: many certain ones near 0.11 logits beside one of 5."""
+    importance = np.array([5.0, 0.11, -0.3, 0.5])
+    draws = np.tile(importance, (10, 1))
+    assert at_the_bottom(importance, draws).tolist() == [False, True, False, False]
+
+
+@pytest.mark.parametrize(("heads", "floor"), [(1, 1.0), (2, 0.9), (3, 0.855), (4, 0.783)])
+def test_even_the_reversed_order_of_few_heads_agrees_by_much(heads, floor):
+    """Of two heads, the first rank alone disagrees, which weighs 0.1."""
+    importance = np.concatenate([np.arange(heads, 0, -1.0), np.full(6, 0.01)])
+    tied = importance < 1
+    # The bound is given to three digits.
+    assert reversed_overlap(importance, tied) == pytest.approx(floor, abs=5e-4)
 
 
 def test_indistinct_from_zero_by_hand():
