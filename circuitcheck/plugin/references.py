@@ -16,7 +16,6 @@ from circuitcheck.plugin.store import Store
 
 if TYPE_CHECKING:
     from circuitcheck.baseline.baseline import Baseline
-    from circuitcheck.baseline.rounded import Rounded
     from circuitcheck.core.prompts import Task
     from circuitcheck.core.runtime import Runtime
     from circuitcheck.core.specification import MeasurementSpec
@@ -99,28 +98,15 @@ class References:
 
         reference = self.models.reference().measured_by(metric_from_settings(spec.metric))
         self._require_accepted(case, reference)
-        options: dict[str, Any] = {} if whole else {"kinds": (spec.ablation,), "sources": ()}
-        known = self._roundings(case, spec, whole)
-        options |= {} if known is None else {"roundings": ()}
+        options: dict[str, Any] = {} if whole else {"kinds": (spec.ablation,), "sources": (), "roundings": ()}
         with self.progress(f"reference on {case.circuit}") as advance:
             recorded = record_reference(
                 reference, self.task(case, reference), spec, advance=advance, memory=self.settings.memory, **options
             )
-        recorded = recorded if known is None else replace(recorded, roundings=known)
-        return replace(recorded, notes=(*recorded.notes, AGAINST_BASE)) if whole else recorded
-
-    def _roundings(self, case: Case, spec: MeasurementSpec, whole: bool) -> tuple[Rounded, ...] | None:
-        """What is known already of what rounding does to the reference; None where it has to be measured.
-
-        It is far from what another machine makes of it, and another ablation or metric changes nothing of it.
-        """
-        if not whole:
-            return self.of(case).roundings
-        if not self.file(case).exists():
-            return None
-        stored = self.stored(case)
-        is_same = (stored.spec, stored.task) == (spec, self.task(case, self.models.reference()))
-        return stored.roundings if is_same else None
+        if whole:
+            return replace(recorded, notes=(*recorded.notes, AGAINST_BASE))
+        # What rounding does to what units write depends on neither ablation nor metric.
+        return replace(recorded, roundings=self.of(case).roundings)
 
     def _require_accepted(self, case: Case, reference: Runtime) -> None:
         """A reference that is measured now is still the one that somebody accepted, where anybody did."""
