@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tiny_circuits
 import tiny_models
+import torch
 
 from circuitcheck.baseline.diff import describe_roundings
 from circuitcheck.core.errors import ModelError
@@ -18,10 +19,17 @@ from circuitcheck.gate.measure import measure
 from circuitcheck.gate.record import record_reference
 from circuitcheck.gate.rounding import with_roundings
 from circuitcheck.runtimes.pytorch.quantizers.rtn import quantize_rtn
+from circuitcheck.runtimes.pytorch.roundings import stochastic_half
 from circuitcheck.verdict.criteria import BY_NAME
 
 # Ratios of float32 sums in another order.
 ROUNDING = 1e-5
+NEAREST = ("f16", "everything, to nearest")
+
+
+def way_of(ways, kind):
+    (found,) = (one for one in ways if (one.precision, one.name) == kind)
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -47,13 +55,12 @@ def test_all_ways_are_measured_and_finer_ones_move_less(model, baseline):
 
 
 def test_what_was_measured_is_what_a_candidate_of_that_kind_shows(model, baseline):
-    (way,) = (one for one in model.roundings() if (one.precision, one.name) == ("f16", "everything"))
-    (known,) = (one for one in baseline.roundings if one.precision == "f16")
-    circuit = measure(way.make(), baseline).circuit
+    known = way_of(baseline.roundings, NEAREST)
+    circuit = measure(way_of(model.roundings(), NEAREST).make(), replace(baseline, roundings=(known,))).circuit
     moves = np.sqrt(known.squares.mean(-1))
     assert [unit.move for unit in circuit.units] == pytest.approx(moves.tolist(), rel=ROUNDING)
     assert circuit.drift.value == pytest.approx(known.measures["drift"], rel=ROUNDING)
-    # f16 is rounded in one way only, so the candidate is as far as rounding goes.
+    # No other way is known, so the candidate is as far as rounding goes.
     assert circuit.excess.pooled.value == pytest.approx(1, rel=ROUNDING)
     assert circuit.excess.precision == "f16"
     # Both on the same prompts of the same draw: a ratio of a thing to itself has no width.
@@ -72,6 +79,20 @@ def test_other_seeds_of_the_same_rounding_are_explained_by_it(model, baseline):
     assert excess.unit.value == max(excess.units)
 
 
+@pytest.mark.parametrize(("dtype", "bits"), [(torch.float16, 13), (torch.bfloat16, 16)])
+def test_a_shorter_float_is_chosen_at_random_between_its_neighbours_and_in_the_mean_it_is_the_number(dtype, bits):
+    """Hand-computed: a fifth of the way from one neighbour to the next, on both sides of zero."""
+    step = 2.0**bits * torch.finfo(torch.float32).eps  # between neighbours of 1
+    number = torch.tensor([1 + step / 5, -1 - step / 5]).repeat(20000, 1)
+    found = stochastic_half(number, dtype, torch.Generator().manual_seed(0))
+    assert torch.equal(found.to(dtype).float(), found), "what the shorter float has"
+    assert torch.equal(found.abs().unique(), torch.tensor([1, 1 + step]))
+    # Standard error of a share of 0.2 in 20,000 is 0.0028.
+    assert ((found.abs() > 1).float().mean(0) - 0.2).abs().max() < 4 * 0.0028
+    kept = torch.tensor([0.0, 1.0, -2.5])
+    assert torch.equal(stochastic_half(kept, dtype, torch.Generator().manual_seed(0)), kept)
+
+
 def test_a_fault_beside_rounding_is_not_explained_and_its_layer_is_named(model, baseline):
     """One head at 0.7 of its size moves as much as rounding to 8 bits times twenty."""
     candidate = replace(tiny_circuits.scale_head(model, 1, 0, 0.7), precision="int8-rtn")
@@ -88,9 +109,9 @@ def test_a_head_that_hardly_writes_is_no_ratio_of_nothing_to_nothing(model, base
         replace(one, squares=np.where(np.arange(len(one.squares))[:, None] == 0, 1e-18, one.squares).astype(np.float32))
         for one in baseline.roundings
     )
-    (way,) = (one for one in model.roundings() if (one.precision, one.name) == ("f16", "everything"))
-    excess = measure(way.make(), replace(baseline, roundings=roundings)).circuit.excess
-    (known,) = (one.squares.mean(-1) for one in baseline.roundings if one.precision == "f16")
+    one_way = (way_of(roundings, NEAREST),)
+    excess = measure(way_of(model.roundings(), NEAREST).make(), replace(baseline, roundings=one_way)).circuit.excess
+    known = way_of(baseline.roundings, NEAREST).squares.mean(-1)
     others = known[1:].sum() / len(known)  # what all move in the mean, where the first hardly does
     assert excess.units[0] == pytest.approx(np.sqrt(known[0] / others), rel=ROUNDING)
 
@@ -99,7 +120,7 @@ def test_a_rounding_that_cannot_be_made_is_named_and_the_others_stand(model, bas
     def refuse():
         raise ModelError("it overflows")
 
-    ways = [Rounding("f16", "everything", refuse), *(one for one in model.roundings() if one.precision == "bf16")]
+    ways = [Rounding("f16", "everything", refuse), way_of(model.roundings(), ("bf16", "everything, to nearest"))]
     again = with_roundings(replace(baseline, roundings=()), ways, Work())
     assert [one.precision for one in again.roundings] == ["bf16"]
     assert again.notes[-1] == "Not known is what f16 does to this model (everything): it overflows"

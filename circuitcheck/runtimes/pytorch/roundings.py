@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -61,8 +62,7 @@ def _weights(bits: int) -> list[Way]:
     return [
         Way(
             f"{bits}-bit",
-            f"weights {'per channel' if group is None else f'in groups of {group}'}, "
-            f"{'to nearest' if seed is None else f'stochastic {seed}'}",
+            f"weights {'per channel' if group is None else f'in groups of {group}'}, {_manner(seed)}",
             partial(_integers, bits=bits, group=group, seed=seed),
         )
         for group in (None, GROUP)
@@ -104,13 +104,41 @@ def _to_float8(x: Tensor, axis: int | None) -> Tensor:
     return (x / scale).to(FLOAT8).to(x.dtype) * scale
 
 
-def _half(module: nn.Module, _: Structure, dtype: torch.dtype) -> None:
+def _half(module: nn.Module, _: Structure, *, dtype: torch.dtype, seed: int | None) -> None:
+    if seed is not None:
+        generator = torch.Generator().manual_seed(seed)
+        for parameter in module.parameters():
+            if parameter.dtype == torch.float32:
+                parameter.data = stochastic_half(parameter.data, dtype, generator)
     module.to(dtype)
 
 
+def stochastic_half(x: Tensor, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
+    """Float32 numbers as one of their two neighbours among a shorter type's floats, by chance and unbiased.
+
+    What is subnormal in the shorter type keeps more digits than it has there.
+    """
+    bits = round(math.log2(torch.finfo(dtype).eps / torch.finfo(x.dtype).eps))
+    # A float's bits, read as an integer, count the floats of its sign in order: adding below the last bit that is kept
+    # carries into it as often as the number lies beyond.
+    added = torch.randint(2**bits, x.shape, generator=generator, dtype=torch.int32).to(x.device)
+    return ((x.contiguous().view(torch.int32) + added) & -(2**bits)).view(x.dtype)
+
+
+def _halves(precision: str, dtype: torch.dtype) -> list[Way]:
+    return [
+        Way(precision, f"everything, {_manner(seed)}", partial(_half, dtype=dtype, seed=seed))
+        for seed in (None, *SEEDS)
+    ]
+
+
+def _manner(seed: int | None) -> str:
+    return "to nearest" if seed is None else f"stochastic {seed}"
+
+
 WAYS: tuple[Way, ...] = (
-    Way("f16", "everything", partial(_half, dtype=torch.float16)),
-    Way("bf16", "everything", partial(_half, dtype=torch.bfloat16)),
+    *_halves("f16", torch.float16),
+    *_halves("bf16", torch.bfloat16),
     *_weights(8),
     Way("8-bit", "weights per channel, activations per token", partial(_with_activations, round_input=_per_token)),
     Way("8-bit", "weights per channel, activations per prompt", partial(_with_activations, round_input=fake_quantize)),
