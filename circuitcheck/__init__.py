@@ -1,10 +1,10 @@
 """Does a quantized transformer still compute the same way? A pytest regression suite for circuit preservation.
 
-from circuitcheck import judge, load_model, load_task, measure, record_reference, render
+from circuitcheck import decide, load_model, load_task, record_reference, render
 
 task = load_task("ioi", load_model("embedded").tokenizer)
 baseline = record_reference(load_model("embedded"), task)
-print(render([judge(measure(load_model("embedded", "int8-sim"), baseline))]))
+print(render([decide(load_model("embedded", "int8-sim"), baseline)]))
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from circuitcheck.core.prompts import PromptPair, Task
     from circuitcheck.core.results import Measurement, Verdict
     from circuitcheck.core.specification import MeasurementSpec
+    from circuitcheck.gate.decide import decide
     from circuitcheck.gate.judge import judge
     from circuitcheck.gate.measure import measure
     from circuitcheck.gate.record import record_reference
@@ -37,6 +38,7 @@ _HOMES = {
     "PromptPair": "circuitcheck.core.prompts",
     "Task": "circuitcheck.core.prompts",
     "Verdict": "circuitcheck.core.results",
+    "decide": "circuitcheck.gate.decide",
     "hook_module": "circuitcheck.runtimes.pytorch.loading.load",
     "judge": "circuitcheck.gate.judge",
     "load_model": "circuitcheck.runtimes.pytorch.loading.load",
@@ -56,6 +58,7 @@ __all__ = [
     "PromptPair",
     "Task",
     "Verdict",
+    "decide",
     "hook_module",
     "judge",
     "load_model",

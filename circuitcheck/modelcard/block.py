@@ -21,7 +21,7 @@ METHOD = (
     "- **Behaviour kept** is the share of the reference's solved prompts that are solved here, **profile distance** "
     "the largest change of any head's importance relative to the largest importance, **ranking** the "
     "overlap of the heads' order, **drift** how far a head's output moved.\n"
-    "- A verdict is PASS only if the whole 95 % interval (bootstrap over templates) of every criterion lies on the "
+    "- A verdict is PASS only if the whole interval (95 %, bootstrap over templates) of every criterion lies on the "
     "right side of its limit."
 )
 

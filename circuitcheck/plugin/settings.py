@@ -174,7 +174,13 @@ class Settings:
         "pass (loads the reference)",
         repeated="to compare",
     )
-    prompts: int = option(64, "prompt pairs of each built-in task", metavar="N", least=1)
+    prompts: int | None = option(
+        None,
+        "prompt pairs of each built-in task; a candidate is measured on 64 first, and on more while INCONCLUSIVE "
+        "(default: up to 128, as many as its words give)",
+        metavar="N",
+        least=1,
+    )
     part: int = option(
         MeasurementSpec.part,
         "solved prompts that drift, gradients and repair use; baselines grow with it",

@@ -216,7 +216,8 @@ def _units(runs: Sequence[Entry]) -> Section:
     section.header = f"<details>\n<summary>Importance, drift and fragility</summary>\n\n{head}"
     section.footer = said_of(
         kinds,
-        "\nImportance is the logit difference lost by ablation, with its 95 % interval; drift is how far what a unit "
+        "\nImportance is the logit difference lost by ablation, with its interval (95 %, unless a note "
+        "says otherwise); drift is how far what a unit "
         "writes has moved, read in logits, beside it that of z, its coordinates; fragility is mean |gradient × drift|, "
         "repair what giving this unit the reference's write gives back, in logits. ❌ broke.\n\n</details>",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +15,26 @@ from circuitcheck.tasks.texts import Generator
 from circuitcheck.tasks.tokens import is_single_token, tokenize
 
 BUILT_IN: dict[str, Generator] = {"ioi": ioi.pairs, "facts": facts.pairs, "induction": induction.pairs}
-PROMPTS, SEED = 64, 0
+FEWEST, MOST = 64, 128
+"""Prompts of a built-in task where no number is asked for: as many as its words give, within these."""
+SEED = 0
 ATTEMPTS_PER_PROMPT = 50
 
 
 def load_task(
-    task: str | Path, tokenizer: Any = None, *, prompts: int = PROMPTS, seed: int = SEED, vocabulary: int | None = None
+    task: str | Path,
+    tokenizer: Any = None,
+    *,
+    prompts: int | None = None,
+    seed: int = SEED,
+    vocabulary: int | None = None,
 ) -> Task:
     """Loads a built-in task by name, or a JSONL file by path.
 
     Args:
         task: `ioi`, `facts`, `induction`, or a path that ends in `.jsonl`.
         tokenizer: the model's Hugging Face tokenizer; may be None for a file in token ids.
-        prompts: how many pairs a built-in task has; a file is always taken whole.
+        prompts: how many pairs a built-in task has, by default up to 128 and at least 64; a file is always taken whole.
         seed: of a built-in task's words.
         vocabulary: number of token ids the model knows.
 
@@ -55,7 +63,8 @@ def _known(task: Task, vocabulary: int | None) -> Task:
     return task
 
 
-def _generate(name: str, tokenizer: Any, prompts: int, seed: int) -> Task:
+def _generate(name: str, tokenizer: Any, prompts: int | None, seed: int) -> Task:
+    least, most = (FEWEST, MOST) if prompts is None else (prompts, prompts)
     singles: dict[str, bool] = {}
 
     def usable(word: str) -> bool:
@@ -63,15 +72,11 @@ def _generate(name: str, tokenizer: Any, prompts: int, seed: int) -> Task:
             singles[word] = is_single_token(tokenizer, word)
         return singles[word]
 
-    too_few = TaskError(
-        f"task {name!r}: {prompts} different prompts cannot be made from its words that are single tokens here; "
-        "ask for fewer, or write a task of your own as JSONL."
-    )
     pairs: dict[tuple[int, ...], PromptPair] = {}
     asked: set[str] = set()
-    try:
+    with suppress(ValueError):  # too few words are left to choose from
         stream = BUILT_IN[name](random.Random(f"{name}-{seed}"), usable)
-        for _ in range(prompts * ATTEMPTS_PER_PROMPT):
+        for _ in range(most * ATTEMPTS_PER_PROMPT):
             text = next(stream)
             if text.clean in asked:  # a task that has run out of prompts repeats them at length
                 continue
@@ -80,8 +85,11 @@ def _generate(name: str, tokenizer: Any, prompts: int, seed: int) -> Task:
             if pair is None or problems:
                 raise TaskError(f"task {name!r}: {text.clean!r} cannot be used: {'; '.join(problems)}")
             pairs.setdefault(pair.clean, pair)
-            if len(pairs) == prompts:
-                return Task(name, tuple(pairs.values()))
-    except ValueError as error:  # too few words are left to choose from
-        raise too_few from error
-    raise too_few
+            if len(pairs) == most:
+                break
+    if len(pairs) >= least:
+        return Task(name, tuple(pairs.values()))
+    raise TaskError(
+        f"task {name!r}: {least} different prompts cannot be made from its words that are single tokens here, only "
+        f"{len(pairs)}; ask for fewer (--circuit-prompts), or write a task of your own as JSONL."
+    )

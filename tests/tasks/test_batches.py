@@ -50,7 +50,7 @@ def test_batches_hold_what_was_asked_for_and_nothing_else(task, data, size):
 def test_built_in_tasks_have_several_lengths_and_large_batches(name):
     task = load_task(name, word_tokenizers.word_level())
     batches = task.prompts().batches()
-    check(task, batches, range(64))
+    check(task, batches, range(128))
     assert 1 < len(batches) <= 6
 
 

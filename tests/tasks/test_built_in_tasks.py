@@ -17,9 +17,9 @@ from circuitcheck.tasks.named import BUILT_IN, load_task
 from circuitcheck.tasks.word_lists import COMMON, COUNTRIES, NAMES, OBJECTS, PLACES
 
 FINGERPRINTS = {
-    "ioi": "0c1787a0c28e65545f6a7f5ad0f766ac85d7ed06839853cbcb51e21229b8162d",
-    "facts": "699d97aa2b1380f1acb1607bd786a7acb33902e89d1040e4a2891e3a65f5d37b",
-    "induction": "078d60f3e28915b0fed83d29ca56219526ba473cfc422d1b6dff09784e69eed9",
+    "ioi": "2e6de23b3bf0472a0096b57db9f85e7297f5039369cca9b2d7463e755c91f52c",
+    "facts": "542febcd7a2ede62003fced96e6a02f67905d7c1376afb7aec9d845e22567c44",
+    "induction": "19a61efd8ec3d30e6a5e8e573c556121fea73d98a9c2893631a8da700f2b2424",
 }
 """Of the default prompts under the embedded tokenizer. The golden baselines are of these: if a change is meant, accept
 them anew."""
@@ -49,10 +49,11 @@ def texts(name, count, seed=0):
 # --- what every task must be, under every tokenizer ------------------------------------------------------------------
 
 
-def test_sixty_four_different_pairs_in_sixteen_clusters(name, tokenizer):
+def test_up_to_128_different_pairs_in_sixteen_clusters(name, tokenizer):
     task = load_task(name, tokenizer)
     assert task.name == name
-    assert len(task.pairs) == len({pair.clean for pair in task.pairs}) == 64
+    assert len(task.pairs) == len({pair.clean for pair in task.pairs})
+    assert 64 <= len(task.pairs) <= 128, "as many as the words give"
     assert len(set(task.clusters)) == 16
     # clusters take turns, so that any part of the task has as many as it can
     assert len(set(task.clusters[:16])) == 16
@@ -84,7 +85,7 @@ def test_generation_depends_on_the_seed_alone(name):
     tokenizer = word_tokenizers.word_level()
     default = load_task(name, tokenizer)
     random.seed(1)  # a generator that used the global state would now differ
-    again = load_task(name, word_tokenizers.word_level(), prompts=64, seed=0)
+    again = load_task(name, word_tokenizers.word_level(), prompts=128, seed=0)
     assert again == default
     assert load_task(name, tokenizer, seed=1).pairs != default.pairs
     assert default.fingerprint == FINGERPRINTS[name]
@@ -245,7 +246,7 @@ def test_too_few_single_token_words_are_refused(name):
 
 def test_more_prompts_than_there_are_combinations_are_refused():
     with pytest.raises(
-        TaskError, match=r"task 'facts': 1000 different prompts cannot be made .*; ask for fewer, or .*JSONL"
+        TaskError, match=r"task 'facts': 1000 different prompts cannot be made .* only 131; ask for fewer .*JSONL"
     ):
         load_task("facts", word_tokenizers.word_level(), prompts=1000)
 

@@ -97,7 +97,7 @@ def draw_drift(axes: Axes, run: Mapping[str, Any], layers: int) -> list[Point]:
     unmoved = [x for x, unit in zip(values, units, strict=True) if not unit["drift"]]
     axes.scatter(unmoved, [still] * len(unmoved), s=56, marker="v", facecolors="none", edgecolors=MUTED, lw=0.7)
     note = "" if len(moved) == len(units) else "; ▽ none"
-    axes.set(xlabel="importance, logits (95 % interval)", ylabel=f"drift, relative{note}")
+    axes.set(xlabel="importance, logits (with its interval)", ylabel=f"drift, relative{note}")
     return sorted(points, key=lambda point: -abs(point[0]))
 
 
@@ -185,7 +185,7 @@ def draw_metric(axes: Axes, runs: Sequence[Entry]) -> None:
     axes.set_ylim(len(runs) - 0.4, -0.6)
     axes.margins(x=0.12)
     axes.locator_params(axis="x", nbins=5)
-    axes.set_xlabel("metric (95 % interval)")
+    axes.set_xlabel("metric (with its interval)")
 
 
 def draw_tasks(axes: Axes, by_task: Mapping[str, Mapping[str, Unit]], names: Sequence[str], layers: int) -> None:

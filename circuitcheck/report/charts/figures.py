@@ -142,7 +142,7 @@ def _task_specificity(runs: Sequence[Entry]) -> Figure:
     layers = max(drawings.depth(list(units.values())) for units in by_task.values())
     drawings.draw_tasks(axes, by_task, names, layers)
     left_out = f"; the {len(names)} largest of {len(shares)} units" if len(names) < len(shares) else ""
-    axes.set(xlabel=said_of(kinds, f"importance, logits (95 % interval){left_out}"), ylabel=said_of(kinds, "unit"))
+    axes.set(xlabel=said_of(kinds, f"importance, logits (with its interval){left_out}"), ylabel=said_of(kinds, "unit"))
     figure.legend(loc="outside lower center", ncols=min(len(by_task), 3))
     layer_bar(figure, [axes], layers)
     return figure
