@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from circuitcheck.gate.measure import measure
     from circuitcheck.gate.record import record_reference
     from circuitcheck.report.text import render
+    from circuitcheck.runtimes.choose import load_candidate
     from circuitcheck.runtimes.pytorch.hooked import HookedModel
     from circuitcheck.runtimes.pytorch.loading.load import hook_module, load_model
     from circuitcheck.tasks.named import load_task
@@ -41,6 +42,7 @@ _HOMES = {
     "decide": "circuitcheck.gate.decide",
     "hook_module": "circuitcheck.runtimes.pytorch.loading.load",
     "judge": "circuitcheck.gate.judge",
+    "load_candidate": "circuitcheck.runtimes.choose",
     "load_model": "circuitcheck.runtimes.pytorch.loading.load",
     "load_task": "circuitcheck.tasks.named",
     "measure": "circuitcheck.gate.measure",
@@ -61,6 +63,7 @@ __all__ = [
     "decide",
     "hook_module",
     "judge",
+    "load_candidate",
     "load_model",
     "load_task",
     "measure",

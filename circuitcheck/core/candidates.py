@@ -26,7 +26,16 @@ SAVED = "saved"
 GGUF = ".gguf"
 """Ending of a release that is one file."""
 
+VARIANT = re.compile(r"(.+\.gguf)@(\w+=[\w.-]*)", re.DOTALL)
+"""A file, and what is to be changed about how it runs."""
+
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+def split_variant(candidate: str) -> tuple[str, str]:
+    """A candidate's path or name, and the variant of it that is meant, such as `kv=q8_0`; empty for it as it is."""
+    found = VARIANT.fullmatch(candidate)
+    return (found[1], found[2]) if found else (candidate, "")
 
 
 def is_hub_id(name: str) -> bool:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from circuitcheck.core.errors import CandidateError, ConfigurationError
 from circuitcheck.core.results import Judgement, Verdict, Word
@@ -29,6 +29,7 @@ IN_VAIN = (
 )
 
 
+@runtime_checkable
 class Keepable(Runtime, Protocol):
     """A model whose linear maps can be replaced by a reference's."""
 

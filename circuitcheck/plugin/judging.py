@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from circuitcheck.verdict.limits import Limits
 
 
+NOT_KEEPABLE = "the runtime of {name} cannot put the reference's weights into it, so what to keep was not searched for."
+
+
 @dataclass(frozen=True)
 class Judge:
     """Verdicts on the cases of one pytest process.
@@ -104,7 +107,7 @@ class Judge:
         return self.store.get_or_make(f"keep-{number:04d}", lambda: self._searched(case))
 
     def _searched(self, case: Case) -> Entry:
-        from circuitcheck.diagnostics.keep_list import find_keep_list
+        from circuitcheck.diagnostics.keep_list import Keepable, find_keep_list
         from circuitcheck.report.document import failed_keep_entry, keep_entry
 
         siblings = [other for other in self.cases if other.candidate == case.candidate]
@@ -117,6 +120,8 @@ class Judge:
             ]
 
         candidate = self.models.candidate(case.candidate)
+        if not isinstance(candidate, Keepable):
+            return failed_keep_entry(NOT_KEEPABLE.format(name=candidate.facts.name))
         try:
             return keep_entry(find_keep_list(self.models.reference(), candidate, judge_candidate))
         except CircuitcheckError as error:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from circuitcheck.core.candidates import PRECISIONS, SAVED
+from circuitcheck.core.candidates import PRECISIONS
 from circuitcheck.plugin.settings import Settings
 
 if TYPE_CHECKING:
+    from circuitcheck.core.runtime import Runtime
     from circuitcheck.runtimes.pytorch.hooked import HookedModel
 
 
@@ -16,10 +17,10 @@ class Models:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._candidate: tuple[str, HookedModel] | None = None
+        self._candidate: tuple[str, Runtime] | None = None
         self._reference: HookedModel | None = None
 
-    def candidate(self, spec: str) -> HookedModel:
+    def candidate(self, spec: str) -> Runtime:
         """A candidate by precision or path; the one before it is freed first.
 
         Raises:
@@ -48,17 +49,27 @@ class Models:
         """Frees the models."""
         self._candidate = self._reference = None
 
-    def _load(self, spec: str) -> HookedModel:
+    def _load(self, spec: str) -> Runtime:
         settings = self._settings
         if spec in PRECISIONS:
             return self._loaded(settings.model, spec)
-        as_saved = SAVED if settings.dtype == "auto" else settings.dtype
-        return self._loaded(spec, as_saved, reference=settings.model)
+        from circuitcheck.core.metric import metric_from_settings
+        from circuitcheck.runtimes.choose import load_candidate
 
-    def _loaded(self, source: str, precision: str = "f32", **options: str) -> HookedModel:
+        candidate = load_candidate(
+            spec,
+            settings.runtime,
+            reference=settings.model,
+            device=settings.device,
+            dtype=settings.dtype,
+            download=settings.download,
+        )
+        return candidate.measured_by(metric_from_settings(settings.metric))
+
+    def _loaded(self, source: str, precision: str = "f32") -> HookedModel:
         from circuitcheck.core.metric import metric_from_settings
         from circuitcheck.runtimes.pytorch.loading.load import load_model
 
         settings = self._settings
-        model = load_model(source, precision, device=settings.device, download=settings.download, **options)
+        model = load_model(source, precision, device=settings.device, download=settings.download)
         return model.measured_by(metric_from_settings(settings.metric))

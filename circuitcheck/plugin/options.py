@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import pytest
 
+from circuitcheck.core.candidates import split_variant
 from circuitcheck.core.errors import ConfigurationError
 
 IN_TOML: dict[type, tuple[type, str]] = {
@@ -145,7 +146,9 @@ class Option:
 
     def _beside(self, value: Any, folder: Path) -> Any:
         """The path from here of what lies beside the pyproject.toml."""
-        is_path = self.paths_unless is not None and value not in self.paths_unless and (folder / value).exists()
+        if self.paths_unless is None or value in self.paths_unless:
+            return value
+        is_path = (folder / split_variant(value)[0]).exists()
         return str(folder / value) if is_path else value
 
     def _checked(self, value: Any) -> Any:

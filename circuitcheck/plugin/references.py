@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from circuitcheck.core.candidates import GGUF
+from circuitcheck.core.candidates import GGUF, split_variant
 from circuitcheck.core.errors import StaleBaselineError
 from circuitcheck.plugin.cases import Case
 from circuitcheck.plugin.models import Models
@@ -157,7 +157,7 @@ class References:
         from circuitcheck.baseline.freshness import require_fresh
 
         # A GGUF file describes its tokenizer in its own way; that the prompts are the same token ids is checked.
-        has_own_tokenizer = case.candidate.endswith(GGUF) and not is_reference
+        has_own_tokenizer = split_variant(case.candidate)[0].endswith(GGUF) and not is_reference
         fingerprints = model.facts.fingerprints
         require_fresh(
             baseline,

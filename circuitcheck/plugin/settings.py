@@ -14,6 +14,7 @@ from typing import Any
 from circuitcheck.core.candidates import BITSANDBYTES, DEFAULT_CANDIDATES, EMBEDDED, PRECISIONS, RTN, TORCHAO
 from circuitcheck.core.specification import ABLATIONS, METRICS, POSITIONS, SWEEPS, MeasurementSpec
 from circuitcheck.plugin.options import option, options_of
+from circuitcheck.runtimes.choose import AUTO, RUNTIMES
 from circuitcheck.runtimes.pytorch import UNIT_KINDS
 
 TABLE = "tool.circuitcheck"
@@ -223,6 +224,13 @@ class Settings:
         "auto",
         "type that saved candidates are loaded in; auto is as they were saved",
         choices=("auto", "f32", "f16", "bf16"),
+        repeated="to compare",
+    )
+    runtime: str = option(
+        AUTO,
+        "what saved candidates run in; auto is what their users run them in, where that is installed, and where it is "
+        "not, the report says what is missed",
+        choices=RUNTIMES,
         repeated="to compare",
     )
     download: bool = option(

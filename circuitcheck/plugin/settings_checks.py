@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from circuitcheck.baseline.names import baseline_file
-from circuitcheck.core.candidates import EMBEDDED, GGUF, PRECISIONS, is_hub_id
+from circuitcheck.core.candidates import EMBEDDED, GGUF, PRECISIONS, is_hub_id, split_variant
 from circuitcheck.core.errors import BaselineError, ConfigurationError
 from circuitcheck.plugin.cases import Case
 from circuitcheck.plugin.settings import TASKS, Settings, is_ci
@@ -50,10 +50,10 @@ def _check_candidates(settings: Settings) -> None:
 
 
 def _is_candidate(candidate: str, download: bool) -> bool:
-    path = Path(candidate)
+    path = Path(split_variant(candidate)[0])
     if candidate in PRECISIONS or not path.exists():
         return candidate in PRECISIONS or (download and is_hub_id(candidate))
-    return path.is_dir() or candidate.endswith(GGUF)
+    return path.is_dir() or path.name.endswith(GGUF)
 
 
 def _check_tasks(tasks: tuple[str, ...]) -> None:

@@ -42,6 +42,7 @@ GIVEN: dict[str, Any] = {
     "memory": "2K",
     "device": "cpu",
     "dtype": "bf16",
+    "runtime": "pytorch",
     "download": True,
     "allow_inconclusive": True,
     "allow_incomplete": True,
