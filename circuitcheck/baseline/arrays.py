@@ -10,15 +10,19 @@ import safetensors
 import safetensors.numpy
 from numpy.typing import NDArray
 
+from circuitcheck.baseline.more_arrays import (
+    Shape,
+    beside_arrays,
+    beside_shapes,
+    population_arrays,
+    population_shapes,
+)
 from circuitcheck.baseline.recording import Recording
 from circuitcheck.baseline.rounded import MEASURES
 from circuitcheck.core.phrases import listed
 from circuitcheck.core.units import Layout
 
 Arrays = dict[str, NDArray[Any]]
-Shape = tuple[str | int, ...]
-"""Sizes; those with a name are the same wherever the name stands."""
-
 NEXT_TOKEN = ("next_token.tokens", "next_token.log_probabilities", "next_token.likeliest")
 
 UNDEFINED = -1.0
@@ -29,7 +33,13 @@ TYPES = {"I32": INTEGER, "F32": FLOAT}
 
 
 def shapes_of(
-    layout: Layout, ablations: Sequence[str], maps: int, has_next_token: bool, has_roundings: bool
+    layout: Layout,
+    ablations: Sequence[str],
+    maps: int,
+    has_next_token: bool,
+    has_roundings: bool,
+    population: Layout | None = None,
+    beside: tuple[Layout, int] | None = None,
 ) -> tuple[dict[str, Shape], dict[str, Shape]]:
     """Every array that a baseline of such units has, and its shape: integers from 0 up, and finite floats.
 
@@ -39,6 +49,8 @@ def shapes_of(
         maps: how many maps read the units: one for each group, or one that all share.
         has_next_token: whether it says what comes next.
         has_roundings: whether the reference was rounded.
+        population: of all units, where the layout has some of them.
+        beside: of units of another kind, and how many maps read them.
     """
     integers: dict[str, Shape] = {
         "prompts.lengths": ("prompts",),
@@ -53,7 +65,8 @@ def shapes_of(
         "reading.tokens": ("read",),
     }
     floats: dict[str, Shape] = {"metric.clean": ("prompts",), "metric.counterfactual": ("prompts",)}
-    floats |= {f"metric.{kind}": ("measured", "solved") for kind in ablations}
+    of_prompts = "solved" if population is None else "part"
+    floats |= {f"metric.{kind}": ("measured", of_prompts) for kind in ablations}
     for place, group in enumerate(layout.groups):
         floats |= {f"{name}.{place:04d}": ("kept", group.count, group.width) for name in ("z", "gradient")}
     if has_next_token:
@@ -67,6 +80,14 @@ def shapes_of(
         }
     for place, group in enumerate(layout.groups[:maps]):
         floats[f"reading.map.{place:04d}"] = (group.count, "read", group.width)
+    for more in (
+        None if population is None else population_shapes(population),
+        None if beside is None else beside_shapes(*beside),
+    ):
+        if more is not None:
+            integers, floats = integers | more[0], floats | more[1]
+    if has_roundings and population is not None:
+        floats["roundings.layers"] = ("roundings", len({group.layer for group in population.groups}), "part")
     return integers, floats
 
 
@@ -89,7 +110,7 @@ def arrays_of(baseline: Recording) -> Arrays:
     floats |= {f"metric.{kind}": values for kind, values in baseline.ablated.items()}
     for name, values in (("z", baseline.z), ("gradient", baseline.gradient)):
         floats |= {f"{name}.{place:04d}": group for place, group in enumerate(values.groups)}
-    floats |= {f"reading.map.{place:04d}": read for place, read in enumerate(distinct_maps(baseline))}
+    floats |= {f"reading.map.{place:04d}": read for place, read in enumerate(baseline.reading.distinct_maps)}
     said = baseline.next_token
     if said is not None:
         integers |= {NEXT_TOKEN[0]: said.tokens, NEXT_TOKEN[2]: said.likeliest}
@@ -99,15 +120,17 @@ def arrays_of(baseline: Recording) -> Arrays:
             [one.measures.get(name, UNDEFINED) for name in MEASURES] for one in baseline.roundings
         ]
         floats["roundings.squares"] = [one.squares for one in baseline.roundings]
+        if baseline.population is not None:
+            floats["roundings.layers"] = [one.layers for one in baseline.roundings]
+    for more in (
+        None if baseline.population is None else population_arrays(baseline.population),
+        None if baseline.beside is None else beside_arrays(baseline.beside),
+    ):
+        if more is not None:
+            integers, floats = integers | more[0], floats | more[1]
     return {name: np.ascontiguousarray(values, INTEGER) for name, values in integers.items()} | {
         name: np.ascontiguousarray(values, FLOAT) for name, values in floats.items()
     }
-
-
-def distinct_maps(baseline: Recording) -> Sequence[NDArray[Any]]:
-    """The maps that units are read by; one alone where all groups share it, as all blocks of a model do."""
-    maps = baseline.reading.maps
-    return maps[:1] if all(read is maps[0] for read in maps) else maps
 
 
 def packed(arrays: Arrays) -> bytes:

@@ -54,10 +54,11 @@ def _faults(baseline: Recording) -> Iterator[str]:
     if not _ascend(baseline.reading.tokens):
         yield "the tokens that are read are not in order"
     yield from _faults_of_roundings(baseline)
+    yield from _faults_of_others(baseline)
     said = baseline.next_token
     if said is not None and ((said.log_probabilities > 0).any() or not solved):
         yield "what comes next is no probability, or there are no prompts that it could be of"
-    if (baseline.ceiling is None) != (len(solved) < 2):
+    if (baseline.ceiling is None) != (len(baseline.ablated_on) < 2):
         yield "there is a ceiling of the ranking where it cannot be measured, or none where it can"
 
 
@@ -69,6 +70,33 @@ def _faults_of_roundings(baseline: Recording) -> Iterator[str]:
         yield "rounding moved units by less than nothing"
     if ways and not baseline.solved:
         yield "rounding was measured on no prompts"
+
+
+def _faults_of_others(baseline: Recording) -> Iterator[str]:
+    """Of what is kept of all units, and of units of another kind."""
+    population, beside, layout = baseline.population, baseline.beside, baseline.layout
+    if (population is not None) != (bool(baseline.solved) and layout.is_some):
+        yield "it measures some of many units and does not keep all of them, or the other way round"
+    elif population is not None:
+        if not {group.whole for group in layout.groups} <= {*population.layout.groups}:
+            yield "it measures other units than those that it keeps"
+        elif {*population.places(layout)} & {*population.sample} or not _ascend(
+            population.sample, below=len(population.score)
+        ):
+            yield "the sample of the other units is none, or not in order"
+        elif (population.score < 0).any():
+            yield "a score is below 0"
+        if not _ascend(population.reading.tokens):
+            yield "the tokens that all units are read at are not in order"
+    if beside is not None:
+        if not beside.z.index or beside.z.lengths != baseline.z.lengths[: len(beside.z.lengths)]:
+            yield "units of another kind were read at other positions than the measured ones"
+        if any(len(group) != sum(beside.z.lengths) for group in beside.z.groups):
+            yield "values of units of another kind have other positions than their prompts"
+        if not _ascend(beside.reading.tokens) or len({group.name for group in beside.layout.groups}) < len(
+            beside.layout.groups
+        ):
+            yield "units of another kind are read at tokens that are not in order, or two of them have one name"
 
 
 def _lengths(baseline: Recording) -> tuple[int, ...]:

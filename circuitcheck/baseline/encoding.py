@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -22,16 +23,18 @@ from circuitcheck.baseline.arrays import (
     UNDEFINED,
     Arrays,
     arrays_of,
-    distinct_maps,
     packed,
     shapes_of,
     unpacked,
 )
+from circuitcheck.baseline.beside import Beside
 from circuitcheck.baseline.consistency import require_consistent
+from circuitcheck.baseline.more_arrays import read_beside, read_population
+from circuitcheck.baseline.population import Population
 from circuitcheck.baseline.recording import Recording
 from circuitcheck.baseline.reviewer_summary import summary
 from circuitcheck.baseline.rounded import MEASURES, Rounded
-from circuitcheck.baseline.schema import MOST_UNITS, SCHEMA, Document
+from circuitcheck.baseline.schema import MOST_POPULATION, MOST_UNITS, SCHEMA, Document, GroupForm, ReadingForm
 from circuitcheck.core.activations import Activations
 from circuitcheck.core.errors import BaselineError, CircuitcheckError, StaleBaselineError
 from circuitcheck.core.next_token import NextToken
@@ -70,12 +73,10 @@ def content_of(baseline: Recording, arrays: Arrays, file: bytes) -> dict[str, An
         "schema": SCHEMA,
         "model": {"name": baseline.model, "architecture": baseline.architecture},
         "task": {"name": baseline.task.name, "clusters": baseline.task.clusters},
-        "layout": {"kind": baseline.layout.kind, "groups": [asdict(group) for group in baseline.layout.groups]},
-        "reading": {
-            "source": baseline.reading.source,
-            "tokens": len(baseline.reading.tokens),
-            "maps": len(distinct_maps(baseline)),
-        },
+        "layout": _layout(baseline.layout),
+        "reading": _reading(baseline.reading),
+        "population": _population(baseline.population),
+        "beside": _beside(baseline.beside),
         "fingerprints": baseline.all_fingerprints,
         "ablations": list(baseline.ablated),
         "noise": baseline.noise,
@@ -123,8 +124,11 @@ def parse(json_bytes: bytes, name: str) -> Document:
         document = msgspec.json.decode(json_bytes, type=Document)
     except (ValueError, RecursionError, CircuitcheckError) as error:  # msgspec's errors are values'
         raise _unreadable(name, error) from error
-    if sum(group.count for group in document.layout.groups) > MOST_UNITS:
-        raise _unreadable(name, ValueError(f"it has more than {MOST_UNITS} units"))
+    others = [] if document.population is None else document.population.groups
+    others += [] if document.beside is None else document.beside.layout.groups
+    for groups, most in ((document.layout.groups, MOST_UNITS), (others, MOST_POPULATION)):
+        if sum(group.count for group in groups) > most:
+            raise _unreadable(name, ValueError(f"it has more than {most} units"))
     return document
 
 
@@ -163,12 +167,16 @@ def other_arrays(name: str) -> BaselineError:
 
 def recording_of(document: Document, content: bytes) -> dict[str, Any]:
     """The fields of the recording that a JSON and its arrays hold; types and ranges are checked."""
-    layout = Layout(document.layout.kind, tuple(Group(**_plain(group)) for group in document.layout.groups))
-    alike = len({(group.count, group.width) for group in layout.groups}) == 1
-    if document.reading.maps != len(layout.groups) and not (document.reading.maps == 1 and alike):
-        raise ValueError("reading.maps is neither the number of groups nor one that all can share")
+    layout = _read_layout(document.layout.kind, document.layout.groups)
+    _require_maps(document.reading, layout)
+    population = None if document.population is None else _read_layout(document.layout.kind, document.population.groups)
+    beside = more = None
+    if document.beside is not None:
+        beside = _read_layout(document.beside.layout.kind, document.beside.layout.groups)
+        _require_maps(document.beside.reading, beside)
+        more = beside, document.beside.reading.maps
     has = (document.next_token, bool(document.roundings))
-    arrays = unpacked(content, *shapes_of(layout, document.ablations, document.reading.maps, *has))
+    arrays = unpacked(content, *shapes_of(layout, document.ablations, document.reading.maps, *has, population, more))
     index, lengths = _integers(arrays["part.index"]), _integers(arrays["part.lengths"])
 
     def groups(name: str, count: int = len(layout.groups)) -> tuple[Any, ...]:
@@ -198,24 +206,77 @@ def recording_of(document: Document, content: bytes) -> dict[str, Any]:
         "noise": document.noise,
         "next_token": NextToken(*(arrays[name] for name in NEXT_TOKEN)) if document.next_token else None,
         "roundings": _roundings(document, arrays),
+        "population": None
+        if document.population is None or population is None
+        else read_population(population, document.reading.source, index, arrays),
+        "beside": None
+        if document.beside is None or beside is None
+        else read_beside(beside, document.beside.reading.maps, document.beside.reading.source, index, arrays),
         "environment": _plain(document.environment),
         "reason": document.reason,
         "notes": tuple(document.notes),
     }
 
 
+def _layout(layout: Layout) -> dict[str, Any]:
+    return {"kind": layout.kind, "groups": [_group(group) for group in layout.groups]}
+
+
+def _read_layout(kind: str, groups: Sequence[GroupForm]) -> Layout:
+    return Layout(kind, tuple(map(_read_group, groups)))
+
+
+def _reading(reading: Reading) -> dict[str, Any]:
+    return {"source": reading.source, "tokens": len(reading.tokens), "maps": len(reading.distinct_maps)}
+
+
+def _require_maps(reading: ReadingForm, layout: Layout) -> None:
+    alike = len({(group.count, group.width) for group in layout.groups}) == 1
+    if reading.maps != len(layout.groups) and not (reading.maps == 1 and alike):
+        raise ValueError("reading.maps is neither the number of groups nor one that all can share")
+
+
+def _population(population: Population | None) -> dict[str, Any] | None:
+    if population is None:
+        return None
+    return {"groups": [_group(group) for group in population.layout.groups]}
+
+
+def _beside(beside: Beside | None) -> dict[str, Any] | None:
+    return None if beside is None else {"layout": _layout(beside.layout), "reading": _reading(beside.reading)}
+
+
+def _group(group: Group) -> dict[str, Any]:
+    """What the JSON says of a group; not which units they are of all, where they are all."""
+    said = asdict(group)
+    return said if group.of else {key: value for key, value in said.items() if key not in ("of", "numbers")}
+
+
+def _read_group(form: GroupForm) -> Group:
+    said = {"of": 0, "numbers": [], **_plain(form)}
+    group = Group(**said | {"numbers": tuple(said["numbers"])})
+    numbers = group.numbers
+    if group.of and (len(numbers) != group.count or sorted({*numbers}) != [*numbers] or numbers[-1] >= group.of):
+        raise ValueError(f"group {group.name} does not say which {group.count} of its {group.of} units it has")
+    if numbers and not group.of:
+        raise ValueError(f"group {group.name} numbers its units, and does not say of how many they are")
+    return group
+
+
 def _roundings(document: Document, arrays: Arrays) -> tuple[Rounded, ...]:
     if not document.roundings:
         return ()
-    rows = zip(document.roundings, arrays["roundings.measures"], arrays["roundings.squares"], strict=True)
+    layers = arrays.get("roundings.layers", [None] * len(document.roundings))
+    rows = zip(document.roundings, arrays["roundings.measures"], arrays["roundings.squares"], layers, strict=True)
     return tuple(
         Rounded(
             one.precision,
             one.name,
             {name: float(value) for name, value in zip(MEASURES, values, strict=True) if value != UNDEFINED},
             squares,
+            of_layers,
         )
-        for one, values, squares in rows
+        for one, values, squares, of_layers in rows
     )
 
 

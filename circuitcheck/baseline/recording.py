@@ -8,7 +8,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from circuitcheck.baseline.beside import Beside
 from circuitcheck.baseline.noise_floor import Change, Noise, floor_of
+from circuitcheck.baseline.population import Population
 from circuitcheck.baseline.rounded import Rounded
 from circuitcheck.core.activations import Activations
 from circuitcheck.core.next_token import NextToken
@@ -30,12 +32,13 @@ class Recording:
         task: the prompts that were measured.
         spec: what was measured.
         fingerprints: SHA-256 of `weights` and `tokenizer`.
-        layout: all units, in order.
+        layout: all units, in order; of a kind that has too many, those that are measured.
         measured: those whose importance was measured, in order; all of them but in a screened sweep.
         metric: m of every clean prompt, in logits, `[prompts]`.
         counterfactual: m of every counterfactual prompt, `[prompts]`.
         solved: places of the prompts that count, `[solved]`.
-        ablated: kind to m with each measured unit ablated, `[measured, solved]`.
+        ablated: kind to m with each measured unit ablated, `[measured, solved]`; where only some of many units are
+            measured `[measured, part]`, as there are more of them than prompts can be afforded.
         z: values of all units on the first `spec.part` solved prompts.
         gradient: dm/dz at the same places as `z`.
         reading: how the units are read in logits, whatever basis they keep `z` in.
@@ -43,6 +46,8 @@ class Recording:
         noise: how far the reference was seen to move from itself, by instruction set and source.
         next_token: what it says comes next after every solved prompt; None where it predicts no tokens.
         roundings: what plain rounding does to the reference.
+        population: what is kept of all units, where only some of them are measured.
+        beside: units of another kind, by whose repair damage is placed; None where there are none.
         environment: versions and instruction set that it was recorded with.
         reason: why it was accepted.
         notes: what a reader must know about how it was measured.
@@ -69,6 +74,8 @@ class Recording:
     notes: tuple[str, ...]
     next_token: NextToken | None = None
     roundings: tuple[Rounded, ...] = ()
+    population: Population | None = None
+    beside: Beside | None = None
 
     @property
     def solved_prompts(self) -> Prompts:
@@ -127,23 +134,36 @@ class Recording:
             z=self.z.first(count),
             gradient=self.gradient.first(count),
             next_token=None if said is None else said.first(count),
+            population=None if self.population is None else self.population.first(count),
+            beside=None if self.beside is None else self.beside.first(count),
         )
 
     @property
     def largest_token(self) -> int:
         """The largest token id that a candidate is asked about: in prompts, what is read, and what comes next."""
-        read = () if self.reading.source == "sketch" else self.reading.tokens
+        more = [one.reading for one in (self.population, self.beside) if one is not None]
+        read = [one.tokens[-1] for one in (self.reading, *more) if one.source != "sketch" and one.tokens]
         said = () if self.next_token is None else (self.next_token.tokens, self.next_token.likeliest)
-        return max(self.task.largest_token, *read[-1:], *(int(tokens.max(initial=0)) for tokens in said))
+        return max(self.task.largest_token, *read, *(int(tokens.max(initial=0)) for tokens in said))
 
     def importance(self, kind: str) -> NDArray[np.float64]:
         """Mean over solved prompts of m(clean) - m(unit ablated), in logits, `[measured]`."""
         return np.asarray(self.effects(kind).mean(axis=1))
 
+    @property
+    def ablated_on(self) -> Prompts:
+        """The prompts on which units were ablated."""
+        return self.solved_prompts if self.population is None else self.part
+
     def effects(self, kind: str) -> NDArray[np.float64]:
-        """m(clean) - m(unit ablated) of every solved prompt, in logits, `[measured, solved]`."""
-        clean = self.metric[list(self.solved)].astype(np.float64)
+        """m(clean) - m(unit ablated), in logits, `[measured, solved]`, or `[measured, part]` as in `ablated`."""
+        clean = self.metric[list(self.ablated_on.index)].astype(np.float64)
         return clean[None] - self.ablated[kind].astype(np.float64)
+
+    def effects_of_part(self, kind: str) -> NDArray[np.float64]:
+        """The same of the prompts that values of units are kept of, `[measured, part]`."""
+        effects = self.effects(kind)
+        return effects if self.population is not None else self.of_part(effects)
 
     def of_part(self, values: NDArray[Any]) -> NDArray[np.float64]:
         """Of values `[..., solved]` those of the prompts that values of units are kept of."""

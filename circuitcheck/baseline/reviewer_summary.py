@@ -43,6 +43,9 @@ def summary(baseline: Recording) -> dict[str, Any]:
             baseline.layout.units, _writes(baseline), _attribution(baseline), strict=True
         )
     }
+    clusters = [baseline.task.pairs[place].cluster for place in baseline.ablated_on.index]
+    weights = cluster_weights(clusters, baseline.spec.draws, baseline.spec.seed).astype(np.float64)
+    level = percentile_level(clusters)
     for kind in baseline.ablated:
         effects = baseline.effects(kind)
         for start in range(0, len(effects), CHUNK):

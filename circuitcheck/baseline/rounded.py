@@ -31,12 +31,20 @@ class Rounded:
         measures: those of `MEASURES` that are defined, and their values.
         squares: of how far each unit's write moved on each prompt that units are kept of, in logits squared, float32
             `[units, part]`.
+        layers: the same of all units of each layer together at the answer position, float32 `[layers, part]`, where
+            not all units are measured; else None.
     """
 
     precision: str
     name: str
     measures: dict[str, float]
     squares: NDArray[np.float32]
+    layers: NDArray[np.float32] | None = None
+
+
+def layer_squares_of(roundings: Sequence[Rounded], precision: str) -> NDArray[np.float64]:
+    """How far each rounding to a precision moved all units of each layer, `[roundings, layers, part]`."""
+    return np.array([one.layers for one in roundings if one.precision == precision], np.float64)
 
 
 def squares_of(roundings: Sequence[Rounded], precision: str) -> NDArray[np.float64]:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
+import msgspec
 from msgspec import Meta, Struct
 
 from circuitcheck.core.specification import Ablation, MeasurementSpec
 
-SCHEMA = 7
-MOST_UNITS, MOST_GROUPS = 250_000, 10_000
+SCHEMA = 8
+MOST_UNITS, MOST_POPULATION, MOST_GROUPS = 250_000, 2**23, 10_000
 
 Word = Annotated[str, Meta(max_length=300)]
 Prose = Annotated[str, Meta(max_length=20_000)]
@@ -37,14 +38,16 @@ class TaskForm(Form):
     clusters: Annotated[list[Word], Meta(min_length=1)]
 
 
-class GroupForm(Form):
-    """A group of units; see `circuitcheck.core.units.Group`."""
+class GroupForm(Form, omit_defaults=True):
+    """A group of units; see `circuitcheck.core.units.Group`. Which they are of all is left out where they are all."""
 
     name: Word
     layer: Count
     count: Size
     width: Size
     numbered: bool
+    of: Annotated[int, Meta(ge=0, le=2**24)] = 0
+    numbers: Annotated[list[Count], Meta(max_length=MOST_UNITS)] = msgspec.field(default_factory=list)
 
 
 class LayoutForm(Form):
@@ -60,6 +63,19 @@ class ReadingForm(Form):
     source: Literal["unembedding", "embedding", "sketch"]
     tokens: Size
     maps: Size
+
+
+class PopulationForm(Form):
+    """All units, of which the layout has some; their values are in the arrays."""
+
+    groups: Annotated[list[GroupForm], Meta(min_length=1, max_length=MOST_GROUPS)]
+
+
+class BesideForm(Form):
+    """Units of another kind; their values are in the arrays."""
+
+    layout: LayoutForm
+    reading: ReadingForm
 
 
 class ModelForm(Form):
@@ -117,14 +133,18 @@ class Document(Form):
     Attributes:
         ablations: kinds of ablation that were measured, in order.
         noise: instruction set to source to measure to the largest change.
+        population: all units, where the layout has some of them.
+        beside: units of another kind, by whose repair damage is placed.
         next_token: whether the arrays say what comes next after each solved prompt.
     """
 
-    schema: Literal[7]
+    schema: Literal[8]
     model: ModelForm
     task: TaskForm
     layout: LayoutForm
     reading: ReadingForm
+    population: PopulationForm | None
+    beside: BesideForm | None
     spec: MeasurementSpec
     fingerprints: FingerprintsForm
     ablations: Annotated[list[Ablation], Meta(min_length=1, max_length=3)]

@@ -41,6 +41,11 @@ class Reading:
     tokens: tuple[int, ...]
     maps: tuple[FloatArray, ...]
 
+    @property
+    def distinct_maps(self) -> tuple[FloatArray, ...]:
+        """The maps; one alone where all groups share it, as all blocks of a model do."""
+        return self.maps[:1] if all(read is self.maps[0] for read in self.maps) else self.maps
+
     def of_group(self, place: int) -> Reading:
         """The same of one group alone."""
         return replace(self, maps=(self.maps[place],))
@@ -79,15 +84,18 @@ class Reading:
         return replace(self, maps=tuple(read[places] for read, places in zip(self.maps, order, strict=True)))
 
 
-def tokens_to_read(layout: Layout, vocabulary: int | None, seed: int) -> tuple[int, ...]:
+def tokens_to_read(
+    layout: Layout, vocabulary: int | None, seed: int, a_number: int = TOKENS_A_NUMBER
+) -> tuple[int, ...]:
     """Which tokens a reference is read at; in ascending order.
 
     Args:
         layout: of the units.
         vocabulary: how many token ids the model knows; where that is not known, rows of a sketch are numbered.
         seed: same seed, same tokens.
+        a_number: how many for each number of a unit, at least.
     """
-    wanted = max(LEAST_TOKENS, TOKENS_A_NUMBER * max(group.width for group in layout.groups))
+    wanted = max(LEAST_TOKENS, a_number * max(group.width for group in layout.groups))
     known = vocabulary or wanted
     chosen = np.random.default_rng(seed).choice(known, min(wanted, known), replace=False)
     return tuple(int(token) for token in np.sort(chosen))

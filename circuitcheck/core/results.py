@@ -8,24 +8,12 @@ from math import nan
 from typing import Any, Literal
 
 from circuitcheck.core.census import Census
+from circuitcheck.core.estimate import Estimate as Estimate
+from circuitcheck.core.placing import Placing
+from circuitcheck.core.population import PopulationMeasure
 
 Word = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 Relation = Literal["<=", ">="]
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A measured value and what it could as well have been.
-
-    Attributes:
-        value: the value on the prompts as they are; its unit is that of the measure.
-        low: lower end of the interval.
-        high: upper end of the interval.
-    """
-
-    value: float
-    low: float
-    high: float
 
 
 UNKNOWN = Estimate(nan, nan, nan)
@@ -161,10 +149,12 @@ class Repair:
     """What giving units the reference's write gives back.
 
     Attributes:
-        diagnosis: `no damage`, `unresolved`, `localized`, `distributed` or `collapse`; `damage` where no curves were
-            asked for, so that nobody knows where it is.
+        diagnosis: `no damage`, `unresolved`, `localized`, `distributed` or `collapse`, in whose place `elsewhere`
+            stands where only some of many units can be repaired; `damage` where no curves were asked for, so that
+            nobody knows where it is.
         damage: mean of m_ref - m_cand, in logits.
-        recovery: share of the damage that repairing all units gives back; None where there is no resolved damage.
+        recovery: share of the damage that repairing all units gives back; None where there is no resolved damage, or
+            where only some of many units can be repaired.
         unrepaired: |mean of m_ref - m(all units repaired)| over the mean of m_ref, dimensionless; in nats likewise.
         curves: order to points; empty where there is no resolved damage.
         random: mean over the random orders, and the range of all of them; likewise.
@@ -296,7 +286,9 @@ class Circuit:
         bound: first-order estimate and bound of the damage.
         associations: kind of ablation to the reference's importance under it against the candidate's drift.
         basis: in which coordinates the candidate keeps its units.
-        units: all of them, in order.
+        units: all of them, in order; of a kind that has too many, those that were measured.
+        population: all units of such a kind; else None.
+        placing: in which module of which layer the damage is; None where there is none, or nobody asked.
     """
 
     kl_divergence: Estimate | None
@@ -316,6 +308,8 @@ class Circuit:
     associations: dict[str, Association]
     basis: Basis
     units: tuple[UnitMeasure, ...]
+    population: PopulationMeasure | None = None
+    placing: Placing | None = None
 
 
 @dataclass(frozen=True)

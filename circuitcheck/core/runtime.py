@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -70,10 +70,16 @@ class Replaceable:
     Attributes:
         layers: for each layer, module paths.
         output_layer: path of the unembedding; None for a model without one.
+        blocks: label of each layer's attention and MLP, as units of the kind `block` have it, to module paths.
+        tensors: module path to what llama.cpp calls its weights; without those whose names are not known.
+        nodes: module path to what the names of its nodes in an exported ONNX graph hold.
     """
 
     layers: tuple[tuple[str, ...], ...]
     output_layer: str | None
+    blocks: Mapping[str, tuple[str, ...]] = field(default_factory=dict, compare=False)
+    tensors: Mapping[str, tuple[str, ...]] = field(default_factory=dict, compare=False)
+    nodes: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @property
     def modules(self) -> tuple[str, ...]:
@@ -114,6 +120,16 @@ class Runtime(Protocol):
 
         Raises:
             SiteError: it has none that can be found.
+        """
+
+    def narrowed(self, layout: Layout) -> Runtime:
+        """The same model, of whose units of the layout's kind only those in it are seen.
+
+        Args:
+            layout: all units of a kind, as `layout` gives them, or some of them.
+
+        Raises:
+            SiteError: it has no such units.
         """
 
     def reading(self, kind: str, tokens: Sequence[int], amplitudes: Sequence[float] | None = None) -> Reading:

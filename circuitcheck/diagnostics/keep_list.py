@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from circuitcheck.core.errors import CandidateError, ConfigurationError
-from circuitcheck.core.results import Judgement, Verdict, Word
+from circuitcheck.core.results import Circuit, Judgement, Verdict, Word
 from circuitcheck.core.runtime import Replaceable, Runtime
 from circuitcheck.verdict.judgement import worst
 
@@ -55,6 +55,8 @@ class KeepList:
         measured: how many measurements that took.
         output_layer: path of the unembedding; a list of modules to skip replaces the libraries' own, which spares it.
         message: that keeping is in vain; else empty. There is nothing to write for the libraries then.
+        tensors: what llama.cpp calls the weights to keep; of modules whose names are known there.
+        nodes: what the names of their nodes in an exported ONNX graph hold.
     """
 
     modules: tuple[str, ...]
@@ -62,6 +64,8 @@ class KeepList:
     measured: int
     output_layer: str | None = None
     message: str = ""
+    tensors: tuple[str, ...] = ()
+    nodes: tuple[str, ...] = ()
 
     @property
     def torchao(self) -> str:
@@ -77,6 +81,24 @@ class KeepList:
     def bitsandbytes(self) -> str:
         """The argument of transformers' `BitsAndBytesConfig`, at 8 and at 4 bits."""
         return self._recipe("llm_int8_skip_modules")
+
+    @property
+    def llama_cpp(self) -> str:
+        """Arguments of llama.cpp's `llama-quantize`, whose patterns are regular expressions."""
+        return " ".join(f"--tensor-type '{name.replace('.', chr(92) + '.')}=f16'" for name in self.tensors)
+
+    @property
+    def onnxruntime(self) -> str:
+        """The argument of onnxruntime's `quantize_dynamic` and `quantize_static`, where `model` is the loaded graph.
+
+        By what nodes' names hold, because names that a graph does not have are passed over there in silence.
+        """
+        if not self.nodes:
+            return ""
+        names = json.dumps(list(self.nodes))
+        return (
+            f"nodes_to_exclude=[node.name for node in model.graph.node if any(name in node.name for name in {names})]"
+        )
 
     def _recipe(self, argument: str) -> str:
         skipped = [*([self.output_layer] if self.output_layer else []), *self.modules]
@@ -120,20 +142,27 @@ class _Trials:
 
 
 def find_keep_list(
-    reference: Keepable, candidate: Keepable, judge_candidate: JudgeCandidate, *, budget: int = BUDGET
+    reference: Keepable,
+    candidate: Keepable,
+    judge_candidate: JudgeCandidate,
+    *,
+    budget: int = BUDGET,
+    suggested: Sequence[str] = (),
 ) -> KeepList:
     """Searches greedily for the fewest modules that must be kept.
 
-    Each module is kept alone once, and they are ordered by how much of what is missing that mends; the shortest
-    beginning of this order that passes is found by bisection; then each of its modules is given up, the least helpful
-    first, where the candidate passes without it. Where there are too many modules for the budget, they are ordered by
-    layers. What is returned was measured exactly so. It is a short list, not provably the shortest.
+    Where it is known which attentions and MLPs the damage comes from, their modules are tried in that order. Else each
+    module is kept alone once, and they are ordered by how much of what is missing that mends; where there are too many
+    modules for the budget, they are ordered by layers. The shortest beginning of the order that passes is found by
+    bisection; then each of its modules is given up, the least helpful first, where the candidate passes without it.
+    What is returned was measured exactly so. It is a short list, not provably the shortest.
 
     Args:
         reference: the float32 reference, whose modules are put into the candidate.
         candidate: the quantized model; it is left as it was found.
         judge_candidate: measures and judges it on all tasks.
         budget: the most measurements.
+        suggested: labels of attentions and MLPs, the most damaged first; see `suggested_order`.
 
     Returns:
         The list; none, with a message, where not even keeping all of them makes the candidate pass.
@@ -153,18 +182,49 @@ def find_keep_list(
         if verdict != "PASS":
             message = IN_VAIN.format(count=len(kept), verdict=verdict)
             return KeepList((), verdict, len(trials), replaceable.output_layer, message)
-        kept = _search(replaceable, trials, budget)
-    return KeepList(kept, trials.word(kept), len(trials), replaceable.output_layer)
+        kept = _search(replaceable, trials, budget, suggested)
+    return KeepList(
+        kept,
+        trials.word(kept),
+        len(trials),
+        replaceable.output_layer,
+        tensors=tuple(name for path in kept for name in replaceable.tensors.get(path, ())),
+        nodes=tuple(replaceable.nodes[path] for path in kept if path in replaceable.nodes),
+    )
 
 
-def _search(replaceable: Replaceable, trials: _Trials, budget: int) -> tuple[str, ...]:
+def suggested_order(circuit: Circuit | None) -> tuple[str, ...]:
+    """Attentions and MLPs in the order in which a measurement says that they are damaged, by label.
+
+    By what repairing each alone leaves, where that was tried; else by the fragility of units: of whole modules, or of
+    the neurons of each MLP. None where neither is known.
+    """
+    if circuit is None:
+        return ()
+    if circuit.placing is not None:
+        known = [module for module in circuit.placing.modules if math.isfinite(module.left)]
+        return tuple(module.unit for module in sorted(known, key=lambda module: module.left))
+    fragility: dict[str, float] = {}
+    for unit in circuit.units:
+        kind = unit.unit.split(" ")[0]
+        if kind in ("attention", "mlp", "neuron"):
+            label = unit.unit if kind != "neuron" else f"mlp {unit.layer}"
+            fragility[label] = fragility.get(label, 0.0) + unit.fragility
+    return tuple(sorted(fragility, key=lambda label: -fragility[label]))
+
+
+def _search(replaceable: Replaceable, trials: _Trials, budget: int, suggested: Sequence[str]) -> tuple[str, ...]:
     """A small set that passes, given that everything does."""
-    kept = replaceable.modules
+    kept, blocks = replaceable.modules, replaceable.blocks
+    known = [label for label in suggested if blocks.get(label)]
     groups: list[Sequence[str]] = [[path] for path in kept]
-    if len(groups) > budget // 2:
+    if known:
+        groups = [blocks[label] for label in (*known, *(label for label in blocks if label not in known))]
+    elif len(groups) > budget // 2:
         groups = list(replaceable.layers)
     try:
-        groups.sort(key=trials.shortfall)
+        if not known:
+            groups.sort(key=trials.shortfall)
         kept = _shortest_beginning(groups, trials)
         for path in reversed(kept):
             fewer = tuple(other for other in kept if other != path)

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from circuitcheck.baseline.recording import Recording
-from circuitcheck.baseline.rounded import squares_of
+from circuitcheck.baseline.rounded import layer_squares_of, squares_of
 from circuitcheck.core.results import Estimate, Excess
+from circuitcheck.gate.many import PopulationSums, layer_members
 from circuitcheck.gate.sample import Sample
 from circuitcheck.stats.bootstrap import weighted_means
 from circuitcheck.stats.drift import DriftSums
@@ -17,7 +18,9 @@ from circuitcheck.stats.simultaneous import largest_magnitude, simultaneous
 from circuitcheck.verdict.limits import SAME_BITS
 
 
-def excess_of(baseline: Recording, sums: DriftSums, part: Sample, precision: str) -> Excess | None:
+def excess_of(
+    baseline: Recording, sums: DriftSums, part: Sample, precision: str, everyone: PopulationSums | None = None
+) -> Excess | None:
     """How far units have moved, in times what plain rounding to the precision moves the reference's, at the most.
 
     What moves is counted in logits, and a layer or a unit that hardly writes is held against what all do in the mean:
@@ -28,6 +31,8 @@ def excess_of(baseline: Recording, sums: DriftSums, part: Sample, precision: str
         sums: of what the units of both sides write.
         part: the prompts that they are of.
         precision: that the candidate claims.
+        everyone: all units of both sides, where `sums` are of some: then all units together, and all of a layer, are
+            really all of them, at the answer position.
 
     Returns:
         None where the baseline does not know what rounding to this precision does.
@@ -36,13 +41,18 @@ def excess_of(baseline: Recording, sums: DriftSums, part: Sample, precision: str
     rounding = squares_of(baseline.roundings, shared)
     if not rounding.any():
         return None
-    layers = np.array([baseline.layout.layer(unit) for unit in baseline.layout.units])
-    inside = (layers[None] == np.unique(layers)[:, None]).astype(np.float64)
-    everything = np.ones((1, len(layers)))
-    pooled, layer, unit = (
-        _times(members, sums, rounding, part) for members in (everything, inside, np.eye(len(layers)))
+    units = len(baseline.layout.units)
+    if baseline.population is not None and everyone is not None:
+        of_layers = everyone.layers(baseline.population.layout).difference
+        rounded_layers = layer_squares_of(baseline.roundings, shared)
+        inside = np.eye(len(of_layers))
+    else:
+        of_layers, rounded_layers, inside = sums.difference, rounding, layer_members(baseline.layout)
+    pooled, layer = (
+        _times(members, of_layers, rounded_layers, part) for members in (np.ones((1, len(of_layers))), inside)
     )
-    largest = max(range(len(layers)), key=lambda place: unit.values[place])
+    unit = _times(np.eye(units), sums.difference, rounding, part)
+    largest = max(range(units), key=lambda place: unit.values[place])
     return Excess(
         precision=shared,
         pooled=pooled.largest,
@@ -62,9 +72,11 @@ class Times:
     largest: Estimate
 
 
-def _times(members: NDArray[np.float64], sums: DriftSums, rounding: NDArray[np.float64], part: Sample) -> Times:
-    """The same of sets of units, `[sets, units]`; both sides on the same prompts, of one draw."""
-    difference, expected = members @ sums.difference, members @ rounding[..., : sums.difference.shape[1]]
+def _times(
+    members: NDArray[np.float64], moved: NDArray[np.float64], rounding: NDArray[np.float64], part: Sample
+) -> Times:
+    """The same of sets of units, `[sets, units]`; both sides' squares on the same prompts, of one draw."""
+    difference, expected = members @ moved, members @ rounding[..., : moved.shape[1]]
     values = _ratio(difference.mean(-1), expected.mean(-1))
     # [draws, roundings, sets] -> [roundings, draws, sets]
     drawn = weighted_means(part.weights, expected).swapaxes(0, 1)

@@ -15,7 +15,9 @@ from circuitcheck.core.results import Circuit, Measurement
 from circuitcheck.core.runtime import Runtime, Work
 from circuitcheck.diagnostics.integrated_gradients import integrated_damage
 from circuitcheck.gate.basis import compare_writes
+from circuitcheck.gate.many import compare_population
 from circuitcheck.gate.observation import Observation, part_damage
+from circuitcheck.gate.placing import repair_modules
 from circuitcheck.gate.preference import preference
 from circuitcheck.gate.repair_plan import plan_repair
 from circuitcheck.gate.summarize import summarize
@@ -74,8 +76,9 @@ def measure(
 
 
 def made_ready(candidate: Runtime, baseline: Recording) -> Runtime:
-    """The candidate with the baseline's metric, and with what its kernels need."""
-    return candidate.measured_by(baseline.spec.metric).probed(baseline.task.prompts())
+    """The candidate with the baseline's metric and units, and with what its kernels need."""
+    ready = candidate.measured_by(baseline.spec.metric).probed(baseline.task.prompts())
+    return ready.narrowed(baseline.layout) if baseline.population is not None else ready
 
 
 def observe(
@@ -92,25 +95,31 @@ def observe(
         said = baseline.next_token
         next_token = None if said is None else candidate.next_token(solved, said.tokens)
         candidate.prove(everything, spec.unit)
+        population = compare_population(baseline, candidate)
         z = candidate.activations(baseline.part, spec.unit)
         z = z if spec.positions == "all" else z.answer_position()
         written = compare_writes(baseline, candidate, z)
         drift, expected = relative_drift(written.sums), first_order(baseline.gradient, baseline.z, written.moved)
         singles = tuple(written.of_candidate((unit,)) for unit in baseline.measured)
-        ablated = candidate.patched(solved, Patch(spec.unit, singles, spec.ablation, spec.ablate_at), work)
+        ablated = candidate.patched(baseline.ablated_on, Patch(spec.unit, singles, spec.ablation, spec.ablate_at), work)
         _require_finite(candidate, baseline, f"logit differences under {spec.ablation} ablation", ablated)
         damage = part_damage(baseline, metric)
         plan = plan_repair(baseline, drift, fragility(expected), with_orders=curves and damage == "damage")
         sets = tuple(written.of_candidate(units) for units in plan.sets)
         repaired = candidate.patched(baseline.part, Patch(spec.unit, sets, written.repair_in_place), work)
         _require_finite(candidate, baseline, "logit differences under repair", repaired)
-    return Observation(metric, preferred, next_token, ablated, written, expected, damage, plan, repaired, level)
+        places = curves and damage != "no damage"
+        modules = repair_modules(baseline, candidate, baseline.of_part(metric), work) if places else None
+    return Observation(
+        metric, preferred, next_token, ablated, written, expected, damage, plan, repaired, population, modules, level
+    )
 
 
 def _integrated(baseline: Recording, observed: Observation, reference: Runtime | None) -> NDArray[np.float64] | None:
     if reference is None:
         return None
     reference = reference.measured_by(baseline.spec.metric)
+    reference = reference.narrowed(baseline.layout) if baseline.population is not None else reference
     return integrated_damage(reference, baseline.part, baseline.spec.unit, baseline.z, observed.written.moved)
 
 
@@ -152,9 +161,11 @@ def require_comparable(candidate: Runtime, baseline: Recording) -> None:
     differences = [
         f"{key} is {theirs[key]}, the reference's is {ours.get(key)}" for key in theirs if theirs[key] != ours.get(key)
     ]
-    if layout != baseline.layout and not differences:
+    recorded = baseline.layout.whole if baseline.population is None else baseline.population.layout
+    is_same = layout == recorded or (baseline.layout.is_some and {*recorded.groups} <= {*layout.groups})
+    if not is_same and not differences:
         kind = baseline.spec.unit
-        differences = [f"it has {len(layout.units)} {kind}s, the reference {len(baseline.layout.units)}"]
+        differences = [f"it has {len(layout.units)} {kind}s, the reference {len(recorded.units)}"]
     needed = baseline.largest_token + 1
     if facts.vocabulary is not None and facts.vocabulary < needed:
         differences.append(f"it knows {facts.vocabulary} token ids, the prompts need {needed}")

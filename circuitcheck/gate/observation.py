@@ -12,6 +12,8 @@ from circuitcheck.baseline.recording import Recording
 from circuitcheck.core.metric import LOG_PROBABILITY
 from circuitcheck.core.next_token import NextToken
 from circuitcheck.gate.basis import Written
+from circuitcheck.gate.many import PopulationSums
+from circuitcheck.gate.placing import Repaired
 from circuitcheck.gate.repair_plan import RepairPlan
 from circuitcheck.gate.sample import part_sample
 from circuitcheck.stats.first_order import FirstOrder
@@ -27,12 +29,14 @@ class Observation:
         preference: what says whether the candidate solves it, above 0 where it does, `[solved]`.
         next_token: what it says comes next after every solved prompt, of the tokens that the baseline keeps; None where
             the reference says nothing.
-        ablated: m with each measured unit ablated, `[measured, solved]`.
+        ablated: m with each measured unit ablated, on the prompts that the reference's were ablated on.
         written: both sides' units on the prompts and positions that the baseline keeps.
         first_order: what the reference's gradient says of the way from its z to this one.
         damage: whether there is anything to repair.
         plan: which sets of units were repaired.
         repaired: m under each set, `[sets, part]`.
+        population: all units of both sides, where not all are measured.
+        modules: what repairing whole modules did, where there may be damage to place.
         level: how often intervals are to hold.
     """
 
@@ -45,6 +49,8 @@ class Observation:
     damage: Damage
     plan: RepairPlan
     repaired: NDArray[Any]
+    population: PopulationSums | None
+    modules: Repaired | None
     level: float
 
 

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from circuitcheck.baseline.baseline import Baseline
+from circuitcheck.baseline.beside import BESIDE, PROMPTS, Beside
 from circuitcheck.core.activations import Activations
-from circuitcheck.core.errors import ConfigurationError, ModelError
+from circuitcheck.core.errors import ConfigurationError, ModelError, SiteError
 from circuitcheck.core.metric import LOGIT_DIFFERENCE, metric_from_settings
 from circuitcheck.core.patch import Patch
 from circuitcheck.core.progress import Advance, silent
@@ -20,11 +21,15 @@ from circuitcheck.core.reading import tokens_to_read
 from circuitcheck.core.runtime import Rounding, Runtime, Variation, Work
 from circuitcheck.core.specification import ABLATIONS, Ablation, MeasurementSpec
 from circuitcheck.core.units import Unit
+from circuitcheck.gate.many import choose_units, population_of
 from circuitcheck.gate.preference import preference
 from circuitcheck.gate.repeat import measured_noise
 from circuitcheck.gate.rounding import with_roundings
 from circuitcheck.gate.screen import screened_metric
 from circuitcheck.stats.ranking import split_half_agreement
+
+TOKENS_A_BLOCK_NUMBER = 2
+"""Tokens that whole modules are read at, for each of their numbers: repair is all that asks for it."""
 
 
 def record_reference(
@@ -77,10 +82,15 @@ def record_reference(
         _require_finite(model, task, "logits", metric, counterfactual, preferred)
         model.prove(everything, kind)
         solved = task.prompts(int(place) for place in np.flatnonzero(preferred > spec.margin))
-        measured, ablated = _sweep(model, solved, spec, kinds, work)
+        part = task.prompts(solved.index[: spec.part])
+        everyone, chosen = model, None
+        if model.layout(kind).is_many:
+            chosen = choose_units(model, part, spec, work)
+            model = model.narrowed(chosen.layout)
+        ablated_on = solved if chosen is None else part
+        measured, ablated = _sweep(model, ablated_on, spec, kinds, work)
         for ablation, values in ablated.items():
             _require_finite(model, task, f"logits under {ablation} ablation", values)
-        part = task.prompts(solved.index[: spec.part])
         z, gradient = (
             _kept(values, spec) for values in (model.activations(part, kind), model.gradient(part, kind, work=work)[1])
         )
@@ -90,7 +100,9 @@ def record_reference(
         _require_finite(model, task, f"writes of {kind}s", *reading.maps)
         _require_finite(model, task, "gradients", *gradient.groups)
         next_token = model.next_token(solved) if solved.index else None
-        effects = metric[list(solved.index)][None].astype(np.float64) - ablated[spec.ablation]
+        population = population_of(everyone, chosen, part, tokens, spec, work) if chosen and solved.index else None
+        beside = _beside(model, part, spec, work) if solved.index and not chosen else None
+        effects = metric[list(ablated_on.index)][None].astype(np.float64) - ablated[spec.ablation]
         tried = model.variations() if sources is None else sources
         noise = (
             measured_noise(model, spec, measured, z, reading, metric, solved, effects, tried, work)
@@ -98,7 +110,7 @@ def record_reference(
             else {}
         )
     layout = model.layout(kind)
-    clusters = [task.pairs[place].cluster for place in solved.index]
+    clusters = [task.pairs[place].cluster for place in ablated_on.index]
     facts = model.facts
     recorded = Baseline(
         model=facts.name,
@@ -116,8 +128,10 @@ def record_reference(
         gradient=gradient,
         reading=reading,
         next_token=next_token,
+        population=population,
+        beside=beside,
         # One prompt cannot be halved.
-        ceiling=split_half_agreement(effects, clusters, persistence=spec.persistence) if len(solved) > 1 else None,
+        ceiling=split_half_agreement(effects, clusters, persistence=spec.persistence) if len(clusters) > 1 else None,
         noise={facts.environment["instruction_set"]: noise} if noise else {},
         environment=facts.environment,
         reason=reason,
@@ -144,7 +158,7 @@ def _sweep(
 ) -> tuple[tuple[Unit, ...], dict[str, NDArray[np.float32]]]:
     """The units that were measured, in order, and kind to m with each of them ablated, `[measured, solved]`."""
     units, known = model.layout(spec.unit).units, {}
-    if spec.sweep == "screened" and solved.index:
+    if spec.sweep == "screened" and solved.index and not model.layout(spec.unit).is_some:
         # The other kinds measure the same units, so that all three profiles speak of one set.
         screened = screened_metric(model, solved, spec, work)
         units = tuple(sorted(screened.measured))
@@ -154,6 +168,22 @@ def _sweep(
             patch = Patch(spec.unit, tuple((unit,) for unit in units), kind, spec.ablate_at)
             known[kind] = model.patched(solved, patch, work)
     return units, {str(kind): metric for kind, metric in known.items()}
+
+
+def _beside(model: Runtime, part: Prompts, spec: MeasurementSpec, work: Work) -> Beside | None:
+    """Units of another kind, by whose repair damage is placed; None where that is the kind, or there are none."""
+    if spec.unit == BESIDE:
+        return None
+    some = part.task.prompts(part.index[:PROMPTS])
+    try:
+        layout = model.layout(BESIDE)
+        model.prove(some, BESIDE)
+    except SiteError as error:
+        work.notes.append(f"Damage cannot be placed by layer and module: {error}")
+        return None
+    z = _kept(model.activations(some, BESIDE), spec)
+    tokens = tokens_to_read(layout, model.facts.vocabulary, spec.seed, TOKENS_A_BLOCK_NUMBER)
+    return Beside(layout, z, model.reading(BESIDE, tokens, z.amplitudes()))
 
 
 def _require_finite(model: Runtime, task: Task, what: str, *values: NDArray[Any]) -> None:

@@ -26,6 +26,9 @@ def summarize_repair(
 ) -> Repair:
     """What giving units the reference's write gives back.
 
+    Of a kind that has many only the measured ones are repaired. That these give little back says nothing about the
+    others, so that it is no collapse, and there is no share that all units give back.
+
     Args:
         observed: the candidate's side.
         reference: m of the reference in logits, `[part]`.
@@ -34,7 +37,7 @@ def summarize_repair(
         metric: what was measured of a prompt.
         seed: of drawing from the random orders.
     """
-    plan = observed.plan
+    plan, some = observed.plan, observed.population is not None
     repaired = observed.repaired.astype(np.float64)
     known: dict[str, Any] = {
         "damage": mean_estimate(reference - candidate, part.weights, part.level),
@@ -44,7 +47,7 @@ def summarize_repair(
         return Repair(observed.damage, **known, recovery=None)
     recoveries = recovery(reference, candidate, repaired, part.weights, part.level)
     if not plan.orders:
-        return Repair(observed.damage, **known, recovery=recoveries[plan.everything])
+        return Repair(observed.damage, **known, recovery=None if some else recoveries[plan.everything])
     curves = {
         order: tuple(CurvePoint(k, recoveries[place]) for k, place in zip(plan.grid, plan.curve(units), strict=True))
         for order, units in plan.orders.items()
@@ -62,15 +65,18 @@ def summarize_repair(
             level=part.level,
             seed=seed,
         )
+    diagnosis: str = diagnose(
+        {order: [point.recovery.value for point in curves[order]] for order in DAMAGE_ORDERS}, areas, plan.grid
+    )
+    if some and diagnosis == "collapse":
+        diagnosis = "elsewhere"
     return Repair(
         **known,
-        recovery=recoveries[plan.everything],
+        recovery=None if some else recoveries[plan.everything],
         curves=curves,
         random=_band(places, recoveries, plan.grid),
         areas=areas,
-        diagnosis=diagnose(
-            {order: [point.recovery.value for point in curves[order]] for order in DAMAGE_ORDERS}, areas, plan.grid
-        ),
+        diagnosis=diagnosis,
     )
 
 

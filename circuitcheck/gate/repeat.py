@@ -19,6 +19,7 @@ from circuitcheck.core.reading import Reading, tokens_to_read
 from circuitcheck.core.runtime import Runtime, Variation, Work
 from circuitcheck.core.specification import MeasurementSpec
 from circuitcheck.core.units import Layout, Unit
+from circuitcheck.gate.many import least_scale
 from circuitcheck.stats.drift import drift_sums, relative_drift
 from circuitcheck.stats.ranking import rank_biased_overlap
 from circuitcheck.stats.simultaneous import profile_distance
@@ -46,7 +47,7 @@ def measured_noise(
         reading: how its units are read.
         metric: the reference's m, `[prompts]`.
         solved: the prompts that count.
-        effects: m(clean) - m(unit ablated) of the solved prompts, `[units, solved]`.
+        effects: m(clean) - m(unit ablated) of the solved prompts, or of the first of them, `[units, prompts]`.
         variations: what to change.
         work: budget.
 
@@ -61,6 +62,8 @@ def measured_noise(
     task = solved.task
     importance = effects[:, : len(z.index)].mean(axis=1)
     readings = (reading, _read_at_others(model, spec, z))
+    mean = float(metric[list(z.index)].mean(dtype=np.float64))
+    least = least_scale(model.layout(spec.unit), mean, spec.metric)
     noise: dict[str, Change] = {}
     for variation in variations:
         again = variation.reload().measured_by(model.quantity) if variation.reload else model
@@ -71,7 +74,7 @@ def measured_noise(
         change = {
             "drift": max(_largest_drift(read, z, z_again) for read in readings),
             "ranking_change": 1 - rank_biased_overlap(importance, other, persistence=spec.persistence),
-            "profile_distance": profile_distance(importance, other),
+            "profile_distance": profile_distance(importance, other, least),
             "metric_change": _change_of_mean(means[0], means[1], spec.metric),
         }
         _require_defined(change, model, task, importance)

@@ -43,7 +43,10 @@ def with_roundings(baseline: Baseline, roundings: Iterable[Rounding], work: Work
             notes.append(f"Not known is what {one.precision} does to this model ({one.name}): {error}")
             continue
         measures = _measures(summarize(looked_at, observed, one.precision))
-        known.append(Rounded(one.precision, one.name, measures, observed.written.sums.difference.astype(np.float32)))
+        squares, layers = observed.written.sums.difference.astype(np.float32), None
+        if baseline.population is not None and observed.population is not None:
+            layers = observed.population.layers(baseline.population.layout).difference.astype(np.float32)
+        known.append(Rounded(one.precision, one.name, measures, squares, layers))
     return replace(baseline, roundings=tuple(known), notes=(*baseline.notes, *notes))
 
 

@@ -16,7 +16,9 @@ from circuitcheck.diagnostics.association import associate
 from circuitcheck.diagnostics.bound_audit import audit
 from circuitcheck.gate.basis import basis_of, coordinates_drift
 from circuitcheck.gate.excess import excess_of
+from circuitcheck.gate.many import least_scale, measure_population
 from circuitcheck.gate.observation import Observation
+from circuitcheck.gate.placing import place_damage
 from circuitcheck.gate.repair import mean_change, summarize_repair
 from circuitcheck.gate.sample import Sample, part_sample, solved_sample
 from circuitcheck.stats.bootstrap import mean_estimate, share_estimate, weighted_means
@@ -86,7 +88,8 @@ def summarize(baseline: Recording, observed: Observation, precision: str, integr
     # Means of float32 are float32: without this a candidate that equals the reference would differ from it.
     metric_ref = baseline.metric[list(baseline.solved)].astype(np.float64)
     metric_cand = observed.metric.astype(np.float64)
-    importances = _importances(baseline, observed, sample)
+    ablated = sample if baseline.population is None else part
+    importances = _importances(baseline, observed, ablated)
     sums = observed.written.sums
     drift, moved = relative_drift(sums), drift_draws(sums, part.weights)
     part_ref, part_cand = baseline.of_part(metric_ref), baseline.of_part(metric_cand)
@@ -109,14 +112,16 @@ def summarize(baseline: Recording, observed: Observation, precision: str, integr
             simultaneous(drift, moved, part.units, part.nominal),
             simultaneous(drift, moved, part.units, part.nominal, alone=True),
         ),
-        excess=excess_of(baseline, sums, part, precision),
+        excess=excess_of(baseline, sums, part, precision, observed.population),
         profile_distance=largest_magnitude(importances.profile, importances.profile_alone),
-        ranking=_ranking(baseline, importances, sample),
+        ranking=_ranking(baseline, importances, ablated),
         repair=summarize_repair(observed, part_ref, part_cand, part, baseline.spec.metric, baseline.spec.seed),
         bound=audit(observed.first_order, part_ref, part_cand, integrated),
         associations=_associations(baseline, drift, moved, part),
         basis=basis_of(baseline, observed.written),
-        units=_units(baseline, observed, importances, sums, part_cand, sample),
+        units=_units(baseline, observed, importances, sums, part_cand, ablated),
+        population=measure_population(baseline, observed.population),
+        placing=place_damage(baseline, observed.modules, part_cand, part),
     )
 
 
@@ -146,18 +151,21 @@ def _changes_that_matter(reference: Array, candidate: Array) -> Array | None:
 
 def _importances(baseline: Recording, observed: Observation, sample: Sample) -> Importances:
     reference = baseline.effects(baseline.spec.ablation)
-    candidate = observed.metric[None].astype(np.float64) - observed.ablated
+    clean = observed.metric.astype(np.float64) if baseline.population is None else baseline.of_part(observed.metric)
+    candidate = clean[None] - observed.ablated
     ours, theirs = (weighted_means(sample.weights, effects) for effects in (reference, candidate))
     before, after = reference.mean(axis=1), candidate.mean(axis=1)
     moved = after - before, before, theirs - ours, ours, sample.units, sample.nominal
+    metric = float(baseline.metric[list(baseline.ablated_on.index)].mean(dtype=np.float64))
+    least = least_scale(baseline.layout, metric, baseline.spec.metric)
     return Importances(
         before,
         after,
         ours,
         theirs,
         change=simultaneous(after - before, theirs - ours, sample.units, sample.nominal),
-        profile=profile_changes(*moved),
-        profile_alone=profile_changes(*moved, alone=True),
+        profile=profile_changes(*moved, least=least),
+        profile_alone=profile_changes(*moved, alone=True, least=least),
     )
 
 
@@ -190,7 +198,7 @@ def _associations(baseline: Recording, drift: Array, moved: Array, part: Sample)
             drift[places],
             layers,
             # Drift is known of the part alone, so its draws are paired with importances of the part.
-            weighted_means(part.weights, baseline.of_part(baseline.effects(kind))),
+            weighted_means(part.weights, baseline.effects_of_part(kind)),
             moved[:, places],
             level=part.level,
             seed=baseline.spec.seed,

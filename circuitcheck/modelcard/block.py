@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from circuitcheck.report.escape import code, prose
+from circuitcheck.report.fields import Entry
+from circuitcheck.report.many import chosen
 from circuitcheck.report.markdown import made_with, verdict
 from circuitcheck.report.numbers import number, number_interval
-from circuitcheck.report.words import label, loosened, task_of
+from circuitcheck.report.placing import placed
+from circuitcheck.report.words import HEAD, kinds_of, label, loosened, task_of
 
 START = "<!-- circuitcheck:start -->"
 END = "<!-- circuitcheck:end -->"
@@ -45,7 +48,24 @@ def render_block(document: Mapping[str, Any], base: str) -> str:
     incomplete = "" if document["complete"] else "\n\n⚠️ The report is not complete: not every task was compared."
     measured = f"Measured with {made_with(document['environment'])}."
     eased = list(dict.fromkeys(prose(loosened(run)) for run in runs if loosened(run)))
-    return "\n\n".join([START, heading + incomplete, table, *eased, METHOD, measured, END])
+    more = [f"{code(task_of(run))}: {prose(text)}" for run in runs for text in _more(run)]
+    return "\n\n".join([START, heading + incomplete, table, *eased, *more, _method(runs), measured, END])
+
+
+def _method(runs: Sequence[Entry]) -> str:
+    kinds = kinds_of(runs)
+    if kinds == [HEAD]:
+        return METHOD
+    listed = ", ".join(f"{kind}s" for kind in kinds)
+    return METHOD.replace("Every attention head is ablated", f"Units ({listed}) are ablated").replace(
+        "head's", "unit's"
+    )
+
+
+def _more(run: Entry) -> list[str]:
+    """Which of many units were measured, and where damage is."""
+    where = placed(run)
+    return [text for text in (chosen(run), where and f"Damage: {where}.") if text]
 
 
 def _with_limit(criterion: Mapping[str, Any] | None) -> str:

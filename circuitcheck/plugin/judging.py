@@ -92,7 +92,7 @@ class Judge:
 
             additions["multiverse"] = multiverse(baseline.spec, verdict.word, lambda spec: self._word_under(case, spec))
         if self.settings.keep and verdict.word == "FAIL":
-            additions["keep"] = self._kept(case)
+            additions["keep"] = self._kept(case, verdict)
         return additions
 
     def _word_under(self, case: Case, spec: MeasurementSpec) -> str:
@@ -101,13 +101,13 @@ class Judge:
         candidate = self.models.candidate(case.candidate)
         return self._judged(self._measure(description, candidate, baseline, curves=False)).word
 
-    def _kept(self, case: Case) -> Entry:
+    def _kept(self, case: Case, verdict: Verdict) -> Entry:
         """The candidate's keep list over all its tasks, searched for by the first process that asks."""
         number = next(other.number for other in self.cases if other.candidate == case.candidate)
-        return self.store.get_or_make(f"keep-{number:04d}", lambda: self._searched(case))
+        return self.store.get_or_make(f"keep-{number:04d}", lambda: self._searched(case, verdict))
 
-    def _searched(self, case: Case) -> Entry:
-        from circuitcheck.diagnostics.keep_list import Keepable, find_keep_list
+    def _searched(self, case: Case, verdict: Verdict) -> Entry:
+        from circuitcheck.diagnostics.keep_list import Keepable, find_keep_list, suggested_order
         from circuitcheck.report.document import failed_keep_entry, keep_entry
 
         siblings = [other for other in self.cases if other.candidate == case.candidate]
@@ -123,7 +123,8 @@ class Judge:
         if not isinstance(candidate, Keepable):
             return failed_keep_entry(NOT_KEEPABLE.format(name=candidate.facts.name))
         try:
-            return keep_entry(find_keep_list(self.models.reference(), candidate, judge_candidate))
+            order = suggested_order(verdict.measurement.circuit)
+            return keep_entry(find_keep_list(self.models.reference(), candidate, judge_candidate, suggested=order))
         except CircuitcheckError as error:
             return failed_keep_entry(str(error))
 

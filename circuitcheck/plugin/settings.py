@@ -129,8 +129,8 @@ class Settings:
     )
     units: tuple[str, ...] = option(
         (MeasurementSpec.unit,),
-        "kind of unit that is measured, ablated and repaired: attention heads, or each layer's whole attention and "
-        "whole MLP (block); repeatable",
+        "kind of unit that is measured, ablated and repaired: attention heads, each layer's whole attention and whole "
+        "MLP (block), or neurons of MLPs (neuron), of which gradients choose some; repeatable",
         choices=UNIT_KINDS,
     )
     baselines: Path = option(Path("baselines"), "where golden baselines lie", metavar="DIR")

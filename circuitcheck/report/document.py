@@ -12,6 +12,8 @@ from platform import python_version
 from typing import TYPE_CHECKING, Any
 
 from circuitcheck.core.census import Census
+from circuitcheck.core.placing import Placing
+from circuitcheck.core.population import PopulationMeasure
 from circuitcheck.core.results import (
     Association,
     Basis,
@@ -75,6 +77,8 @@ class ReportRun:
     bound: BoundAudit | None = None
     associations: Mapping[str, Association] | None = None
     basis: Basis | None = None
+    population: PopulationMeasure | None = None
+    placing: Placing | None = None
     noise_floor: Mapping[str, float] = field(default_factory=dict)
     noise: Mapping[str, Any] | None = None
     multiverse: Mapping[str, Any] | None = None
@@ -93,6 +97,8 @@ KEEP = {
     "torchao": "",
     "compressed_tensors": "",
     "bitsandbytes": "",
+    "llama_cpp": "",
+    "onnxruntime": "",
     "message": "",
 }
 """Keys of a keep list, and what stands there where none can be found, but for the reason in `message`."""

@@ -13,6 +13,8 @@ from circuitcheck.report.compare import comparison_rows
 from circuitcheck.report.coordinates import kept_otherwise
 from circuitcheck.report.escape import code, prose
 from circuitcheck.report.fields import Entry
+from circuitcheck.report.many import chosen, population_table
+from circuitcheck.report.placing import placed, placing_table
 from circuitcheck.report.rows import (
     UNIT_HEADINGS,
     Cell,
@@ -22,6 +24,7 @@ from circuitcheck.report.rows import (
     criteria_table,
     eased,
     noted,
+    of_whom,
     outcome,
     reasons,
     searches,
@@ -141,11 +144,17 @@ def _sections(document: Mapping[str, Any]) -> list[Section]:
     runs = document["runs"]
     lines = comparison_rows(document.get("compare"))
     changed = Section("### Since the last release", rows=[((CHANGED, place), line) for place, line in enumerate(lines)])
-    tables = [_diagnostic(associations_table(runs)), _diagnostic(audit_table(runs))]
+    tables = [_diagnostic(make(runs)) for make in (placing_table, population_table, associations_table, audit_table)]
+    where = Section("### Where the damage is")
+    where.rows = [
+        ((MOVED, place), f"- {_case(run)}: {prose(placed(run))}.") for place, run in enumerate(runs) if placed(run)
+    ]
+    some = _said_once("### Measured of many", of_whom([(chosen(run), run) for run in runs if chosen(run)], len(runs)))
     limits = _said_once("### Loosened limits", eased(runs))
     basis, notes = _said_once("### Basis", kept_otherwise(runs)), _said_once("### Notes", noted(runs))
     units = _units(runs)
-    return [_grid(runs), limits, _failed(runs), changed, _criteria(runs), basis, units, *tables, _searches(runs), notes]
+    first = [_grid(runs), limits, _failed(runs), where, changed, _criteria(runs), basis, some, units]
+    return [*first, *tables, _searches(runs), notes]
 
 
 def _assembled(opening: str, sections: Sequence[Section], kept: set[tuple[int, int]], closing: str) -> str:

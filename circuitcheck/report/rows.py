@@ -26,6 +26,8 @@ LIBRARIES = {
     "torchao": "torchao",
     "compressed-tensors": "compressed_tensors",
     "bitsandbytes": "bitsandbytes",
+    "llama.cpp": "llama_cpp",
+    "ONNX Runtime": "onnxruntime",
 }
 """Library to the key of what to write for it."""
 
@@ -387,4 +389,4 @@ def _keep_list(keep: Mapping[str, Any]) -> str:
     if keep["message"]:
         return f"no keep list: {keep['message']}"
     opening = f"{keep['verdict']} with {len(keep['modules'])} module(s) in high precision, re-measured so:"
-    return "\n".join([opening, *(f"  {name}: {keep[key]}" for name, key in LIBRARIES.items())])
+    return "\n".join([opening, *(f"  {name}: {keep[key]}" for name, key in LIBRARIES.items() if keep.get(key))])

@@ -14,6 +14,8 @@ from circuitcheck.report.compare import comparison_lines
 from circuitcheck.report.coordinates import kept_otherwise
 from circuitcheck.report.document import run_entry
 from circuitcheck.report.fields import Entry
+from circuitcheck.report.many import chosen, population_table
+from circuitcheck.report.placing import placed, placing_table
 from circuitcheck.report.rows import (
     UNIT_HEADINGS,
     Table,
@@ -24,6 +26,7 @@ from circuitcheck.report.rows import (
     eased,
     moved_units,
     noted,
+    of_whom,
     reasons,
     searches,
     unit_rows,
@@ -70,16 +73,19 @@ def render(verdicts: Iterable[Verdict]) -> str:
 def render_entries(entries: list[Entry]) -> str:
     """The same, of entries of a report."""
     parts = [_summary(entries), _said((case_of(run), text) for run, text in moved_units(entries))]
+    parts.append(_said((case_of(run), f"damage: {placed(run)}") for run in entries if placed(run)))
     parts.append(_said_once("limits", eased(entries)))
     parts.append(_said_once("basis", kept_otherwise(entries)))
     for kind in kinds_of(entries):
         of_kind = [entry for entry in entries if entry["unit"] == kind]
         for candidate in dict.fromkeys(entry["candidate"] for entry in of_kind):
             parts.append(_fragile(candidate, [entry for entry in of_kind if entry["candidate"] == candidate]))
-    parts += [_titled(associations_table(entries)), _titled(audit_table(entries))]
+    tables = (placing_table, population_table, associations_table, audit_table)
+    parts += [_titled(make(entries)) for make in tables]
     parts += [
         _said((run["candidate"] if is_for_all else case_of(run), text) for run, is_for_all, text in searches(entries)),
         _said((case_of(run), text) for run in entries for text in reasons(run)),
+        _said_once("note", of_whom([(chosen(run), run) for run in entries if chosen(run)], len(entries))),
         _said_once("note", noted(entries)),
         _wrapped([said_of(kinds_of(entries), LEGEND)]),
     ]

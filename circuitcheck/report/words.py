@@ -15,6 +15,7 @@ DIAGNOSES = {
     "unresolved": "too few prompts to tell whether there is damage",
     "localized": "repairing few units gives back most of the damage",
     "distributed": "only repairing many units gives back most of the damage",
+    "elsewhere": "the damage is not in the units that were measured, of the many that there are",
     "collapse": "not even repairing all units gives back the damage, so its cause lies elsewhere",
 }
 """Diagnosis of repair to what it means."""
@@ -105,6 +106,10 @@ def what_broke(run: Mapping[str, Any]) -> str:
     diagnosis = (run.get("repair") or {}).get("diagnosis")
     if diagnosis:
         facts.append(f"{diagnosis}: {DIAGNOSES.get(diagnosis, '')}".rstrip(": "))
+    culprits = (run.get("placing") or {}).get("culprits")
+    if culprits:
+        more = f" and {len(culprits) - NAMED} more" if len(culprits) > NAMED else ""
+        facts.append(f"by module, the damage comes from {', '.join(culprits[:NAMED])}{more}")
     return _sentence(said_of(run.get("unit", "unit"), "; ".join(facts)))
 
 

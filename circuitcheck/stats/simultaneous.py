@@ -87,6 +87,7 @@ def profile_changes(
     level: float = LEVEL,
     *,
     alone: bool = False,
+    least: float = 0.0,
 ) -> list[Estimate]:
     """`(I_cand - I_ref) / max_h |I_ref|` of each head; `largest_magnitude` of them is the profile distance.
 
@@ -100,6 +101,7 @@ def profile_changes(
         units: as in `simultaneous`.
         level: as in `simultaneous`.
         alone: as in `simultaneous`.
+        least: what changes are relative to at the least, in logits: of many units none need matter by itself.
 
     Returns:
         An estimate a head, dimensionless; NaN throughout where no head of the reference has an importance, ends are
@@ -108,19 +110,20 @@ def profile_changes(
     Raises:
         ValueError: as in `simultaneous`.
     """
-    scale = float(np.abs(reference).max())
+    scale = max(float(np.abs(reference).max()), least)
     if not scale > 0:
         return [Estimate(nan, nan, nan)] * len(change)
-    draws = ratio_draws(change_draws, np.abs(reference_draws).max(-1), scale)
+    draws = ratio_draws(change_draws, np.maximum(np.abs(reference_draws).max(-1), least), scale)
     return simultaneous(np.asarray(change, np.float64) / scale, draws, units, level, alone=alone)
 
 
-def profile_distance(reference: np.ndarray, candidate: np.ndarray) -> float:
+def profile_distance(reference: np.ndarray, candidate: np.ndarray, least: float = 0.0) -> float:
     """`max_h |I_cand - I_ref| / max_h |I_ref|`.
 
     Args:
         reference: importances in logits, `[heads]`.
         candidate: importances of the same heads in logits, `[heads]`.
+        least: as in `profile_changes`.
 
     Returns:
         Dimensionless; NaN where no head of the reference has an importance, or any importance is NaN.
@@ -131,7 +134,7 @@ def profile_distance(reference: np.ndarray, candidate: np.ndarray) -> float:
     reference, candidate = np.asarray(reference, np.float64), np.asarray(candidate, np.float64)
     if reference.shape != candidate.shape or not reference.size:
         raise ValueError(f"importances of shapes {reference.shape} and {candidate.shape} are not of the same heads.")
-    largest = float(np.abs(reference).max())
+    largest = max(float(np.abs(reference).max()), least)
     with np.errstate(invalid="ignore"):
         return float(np.abs(candidate - reference).max()) / largest if largest else nan
 

@@ -112,6 +112,21 @@ def test_modules_that_help_most_come_first(reference, candidate):
     assert keep.modules == (DENSE.format(1), DOWN.format(1), QKV.format(0))
 
 
+def test_modules_that_damage_is_said_to_come_from_are_tried_first(reference, candidate):
+    needed = Needs(reference, {DOWN.format(1): 1.0})
+    found = find_keep_list(reference, candidate, needed, suggested=["mlp 1", "attention 0", "mlp of nothing"])
+    assert found.modules == (DOWN.format(1),)
+    # As it is, with everything, a bisection of four blocks, and two modules that are tried to be given up.
+    assert found.measured <= 2 + 2 + 2 < find_keep_list(reference, candidate, needed).measured
+
+
+def test_a_suggestion_that_is_wrong_costs_measurements_and_nothing_else(reference, candidate):
+    needed = {QKV.format(0): 1.0, DOWN.format(1): 1.0}
+    keep = find_keep_list(reference, candidate, Needs(reference, needed), suggested=["attention 1", "mlp 0"])
+    assert set(keep.modules) == set(needed)
+    assert keep.verdict == "PASS"
+
+
 def test_candidate_that_passes_keeps_nothing(reference, candidate):
     assert find_keep_list(reference, candidate, Needs(reference, {})) == KeepList((), "PASS", 1, "lm_head")
 

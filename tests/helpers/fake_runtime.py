@@ -84,6 +84,11 @@ class FakeRuntime:
             raise SiteError(f"{self.name} has no {kind}.")
         return Layout(kind, GROUPS[kind])
 
+    def narrowed(self, layout: Layout) -> FakeRuntime:
+        if layout != self.layout(layout.kind):
+            raise SiteError(f"{self.name} has few units, and is asked for some of them.")
+        return self
+
     def reading(self, kind: str, tokens: Sequence[int], amplitudes: Sequence[float] | None = None) -> Reading:
         """The unembedding of a token is the token itself."""
         rows = np.array(tokens, np.float32)[None, :, None]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 from xml.etree import ElementTree
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from circuitcheck.report.charts import drawings
+from circuitcheck.report.charts import drawings, many
 from circuitcheck.report.charts.style import CATEGORIES, GRID, GROUND, INK, MUTED, drawing, layer_bar
 
 SIZE = (5.4, 3.8)
@@ -72,6 +73,25 @@ def bound_chart(run: Mapping[str, Any], key: str) -> str | None:
     count = max(map(len, drawings.bound_pairs(run).values()), default=0)
     label = f"Measured degradation of {count} prompts against the first-order bound and estimate."
     return _chart(key, label, lambda axes: drawings.draw_bound(axes, run)) if count else None
+
+
+def placing_chart(run: Mapping[str, Any], key: str) -> str | None:
+    """What repairing each module alone leaves of the damage; None where nobody looked. See `repair_chart`."""
+    count = len(many.modules_of(run))
+    label = f"What repairing each of {count} modules alone leaves of the damage, by layer, for attention and MLP."
+    return _chart(key, label, lambda axes: many.draw_placing(axes, run)) if count else None
+
+
+def population_charts(run: Mapping[str, Any], key: str) -> list[str]:
+    """Drift and correlation of all of many units, as histograms; none where all were measured. See `repair_chart`."""
+    found = run.get("population")
+    if not found:
+        return []
+    said = f"of all {found['units']:,} {run['unit']}s is distributed."
+    return [
+        _chart(f"{key}-{name}", f"How the {name} {said}", partial(many.draw_histogram, run=run, name=name))
+        for name in many.HISTOGRAMS
+    ]
 
 
 def _chart(key: str, label: str, draw: Callable[[Axes], Any], layers: int = 0) -> str:

@@ -20,12 +20,17 @@ def columns(run: Mapping[str, Any]) -> dict[str, Any] | None:
     """All units of a run, one list a quantity, in the order of the report; None where no unit was measured.
 
     `*_low` and `*_high` are the ends of an interval, `order` and `broken` hold positions, the most fragile first,
-    `names` what stands above the columns of a map, and `scales` what a full colour stands for.
+    `names` what stands above the columns of a map, and `scales` what a full colour stands for. `many` says that these
+    are some of very many units, of which there is no map.
     """
     units = run.get("units")
     if not units:
         return None
-    table: dict[str, Any] = {"noun": said_of(run["unit"], "unit"), "nouns": said_of(run["unit"], "units")}
+    table: dict[str, Any] = {
+        "many": bool(run.get("population")),
+        "noun": said_of(run["unit"], "unit"),
+        "nouns": said_of(run["unit"], "units"),
+    }
     table |= {name: [unit[name] for unit in units] for name in ("unit", "layer", "column", "rank_ref", "rank_cand")}
     for name in ESTIMATES:
         table[name] = [_rounded(unit[name]["value"]) for unit in units]

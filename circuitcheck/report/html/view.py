@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from circuitcheck.report.charts.drawings import drift_places
-from circuitcheck.report.charts.inline import bound_chart, drift_chart, repair_chart
+from circuitcheck.report.charts.inline import bound_chart, drift_chart, placing_chart, population_charts, repair_chart
 from circuitcheck.report.coordinates import coordinates, how_read
 from circuitcheck.report.html.columns import columns
+from circuitcheck.report.many import chosen
+from circuitcheck.report.placing import module_rows, placed
 from circuitcheck.report.rows import AUDITED, INTEGRATED, eased, noted, outcome, verdict_grid
 from circuitcheck.report.words import kinds_of, said_of, task_of, what_broke
 
@@ -58,6 +60,11 @@ def _run(run: Mapping[str, Any], place: int) -> dict[str, Any]:
         "how_read": how_read(run),
         "coordinates": coordinates(run),
         "audit": _audit(run.get("bound") or {}),
+        "chosen": chosen(run),
+        "placed": placed(run),
+        "module_rows": module_rows(run),
+        "placing_chart": placing_chart(run, f"{key}-placing"),
+        "population_charts": population_charts(run, f"{key}-all"),
         "repair_chart": repair_chart(run, f"{key}-repair"),
         "drift_chart": drift_chart(run, f"{key}-drift"),
         "drift_places": drift_places(run),

@@ -1,4 +1,5 @@
 """Models of Hugging Face transformers, run by PyTorch."""
 
-UNIT_KINDS = ("head", "block")
-"""Kinds of unit that it can read and write: attention heads, or each layer's whole attention and whole MLP."""
+UNIT_KINDS = ("head", "block", "neuron")
+"""Kinds of unit that it can read and write: attention heads, each layer's whole attention and whole MLP, or neurons of
+MLPs."""

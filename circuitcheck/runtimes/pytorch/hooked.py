@@ -35,7 +35,7 @@ from circuitcheck.runtimes.pytorch.ports.proofs import PROBE_PROMPTS, prove
 from circuitcheck.runtimes.pytorch.ports.room import require_room
 from circuitcheck.runtimes.pytorch.roundings import WAYS, rounded
 from circuitcheck.runtimes.pytorch.torch_model import TorchModel
-from circuitcheck.runtimes.pytorch.transplant import kept_modules, replaceable_modules
+from circuitcheck.runtimes.pytorch.transplant import kept_modules, replaceable
 from circuitcheck.runtimes.pytorch.unchanged import unchanged
 from circuitcheck.runtimes.pytorch.variations import all_variations, usual_variations
 from circuitcheck.runtimes.pytorch.wide_products import with_wide_products
@@ -105,6 +105,17 @@ class HookedModel(TorchModel):
             SiteError: it has none that can be found.
         """
         return layout_of(self.ports(kind), kind)
+
+    def narrowed(self, layout: Layout) -> HookedModel:
+        """The same model, of whose units of the layout's kind only those in it are seen.
+
+        Raises:
+            SiteError: it has no such units.
+        """
+        others = tuple(other for other in self.chosen if other.kind != layout.kind)
+        model = replace(self, chosen=(*others, layout))
+        model.ports(layout.kind)  # refused here, not in the middle of a measurement
+        return model
 
     def reading(self, kind: str, tokens: Sequence[int], amplitudes: Sequence[float] | None = None) -> Reading:
         """How its units are read in logits at some tokens; see `Runtime.reading`."""
@@ -207,7 +218,7 @@ class HookedModel(TorchModel):
         Raises:
             CandidateError: there are none.
         """
-        return Replaceable(replaceable_modules(reference, self), self.structure.output_layer)
+        return replaceable(reference, self)
 
     def keeping(self, reference: TorchModel, modules: Sequence[str]) -> AbstractContextManager[HookedModel]:
         """The model with the reference's modules in some places, for as long as the block runs."""

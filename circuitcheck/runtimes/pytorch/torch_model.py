@@ -11,7 +11,8 @@ from torch import nn
 
 from circuitcheck.core.census import Census
 from circuitcheck.core.metric import LOGIT_DIFFERENCE, Metric
-from circuitcheck.runtimes.pytorch.ports.ports import Port, ports_of
+from circuitcheck.core.units import Layout
+from circuitcheck.runtimes.pytorch.ports.ports import Port, narrowed, ports_of
 from circuitcheck.runtimes.pytorch.ports.structure import Structure
 
 
@@ -31,6 +32,7 @@ class TorchModel:
         batch_size: the most rows in one forward pass; 1 where a prompt's logits depend on its batch mates.
         wide: half-precision types whose products float32 kernels make while it is measured.
         quantity: what is measured of a prompt; `record_reference` and `measure` bind the one that the spec names.
+        chosen: which units of a kind are seen, where that is not all.
         proven: module to (kind of unit, length of prompts, metric) for which its hooks were proven; copies of this
             object share it.
     """
@@ -46,6 +48,7 @@ class TorchModel:
     batch_size: int | None = None
     wide: tuple[torch.dtype, ...] = ()
     quantity: Metric = LOGIT_DIFFERENCE
+    chosen: tuple[Layout, ...] = ()
     proven: WeakKeyDictionary[nn.Module, set[tuple[str, int, str]]] = field(
         default_factory=WeakKeyDictionary, compare=False, repr=False
     )
@@ -61,7 +64,9 @@ class TorchModel:
         Raises:
             SiteError: it has none that can be found.
         """
-        return ports_of(self.module, self.structure, kind)
+        ports = ports_of(self.module, self.structure, kind)
+        layout = next((layout for layout in self.chosen if layout.kind == kind), None)
+        return ports if layout is None else narrowed(ports, layout)
 
     def at_most(self, rows: int | None) -> int | None:
         """The most rows in one forward pass where `rows` are allowed; None where there is no limit."""

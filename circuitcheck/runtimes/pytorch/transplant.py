@@ -13,30 +13,44 @@ import torch
 from torch import Tensor, nn
 
 from circuitcheck.core.errors import CandidateError
+from circuitcheck.core.runtime import Replaceable
+from circuitcheck.runtimes.pytorch.other_names import llama_cpp_tensors, onnx_part
 from circuitcheck.runtimes.pytorch.quantizers.rtn import linear_weights
 from circuitcheck.runtimes.pytorch.torch_model import TorchModel
 
 Model = TypeVar("Model", bound=TorchModel)
 
 
-def replaceable_modules(reference: TorchModel, candidate: TorchModel) -> tuple[tuple[str, ...], ...]:
-    """For each layer, paths of the reference's linear maps that the candidate has too, but with other weights.
+def replaceable(reference: TorchModel, candidate: TorchModel) -> Replaceable:
+    """The reference's linear maps that the candidate has too, but with other weights: every projection, and experts.
 
     Raises:
         CandidateError: there are none.
     """
     theirs = dict(candidate.module.named_modules())
-    paths = dict.fromkeys(part.path for part in linear_weights(reference.module, reference.structure))
+    own = dict.fromkeys(part.path for part in linear_weights(reference.module, reference.structure))
     found = tuple(
-        path for path in paths if path in theirs and not _are_equal(reference.module.get_submodule(path), theirs[path])
+        path for path in own if path in theirs and not _are_equal(reference.module.get_submodule(path), theirs[path])
     )
-    layers = (f"{site.path}." for site in candidate.structure.layers)
     if not found:
         raise CandidateError(
             f"candidate {candidate.name}: no linear map inside its layers differs from the reference's, so there is "
             "none that could be kept in high precision. Its fault lies elsewhere."
         )
-    return tuple(tuple(path for path in found if path.startswith(layer)) for layer in layers)
+    sites = candidate.structure.layers
+    layers = tuple(tuple(path for path in found if path.startswith(f"{site.path}.")) for site in sites)
+    blocks: dict[str, tuple[str, ...]] = {}
+    tensors: dict[str, tuple[str, ...]] = {}
+    nodes: dict[str, str] = {}
+    for site, paths in zip(sites, layers, strict=True):
+        inside = tuple(path for path in paths if path.startswith(f"{site.attention}."))
+        others = tuple(path for path in paths if path not in inside)
+        blocks |= {f"attention {site.layer}": inside, f"mlp {site.layer}": others}
+        for path in paths:
+            name = path.removeprefix(f"{site.path}.")
+            tensors[path], nodes[path] = llama_cpp_tensors(site.layer, name), onnx_part(site.path, name)
+    known = {path: names for path, names in tensors.items() if names}
+    return Replaceable(layers, candidate.structure.output_layer, blocks, known, nodes)
 
 
 @contextmanager

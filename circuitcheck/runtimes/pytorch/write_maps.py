@@ -93,8 +93,9 @@ def _written(model: TorchModel, port: Port, amplitude: float) -> Tensor:
     """What each number of each unit writes, float32 `[count, width, d_model]`."""
     projection, group = model.module.get_submodule(port.module), port.group
     matrix = float_matrix(projection)
-    matrix = _asked(projection, group.count * group.width, amplitude) if matrix is None else matrix.float()
-    return matrix.reshape(group.count, group.width, -1)
+    matrix = _asked(projection, port.width, amplitude) if matrix is None else matrix.float()
+    written = matrix.reshape(group.total, group.width, -1)
+    return written[list(group.numbers)] if group.of else written
 
 
 def _asked(module: nn.Module, width: int, amplitude: float) -> Tensor:

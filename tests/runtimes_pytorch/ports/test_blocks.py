@@ -105,8 +105,8 @@ def test_a_model_without_an_mlp_has_none() -> None:
 
 
 def test_a_kind_that_nobody_knows_is_refused() -> None:
-    with pytest.raises(SiteError, match="LlamaForCausalLM: units are head, block, not 'neuron'"):
-        tiny_models.tiny_model("llama").prove(random_task().prompts(), "neuron")
+    with pytest.raises(SiteError, match="LlamaForCausalLM: units are head, block, neuron, not 'vertex'"):
+        tiny_models.tiny_model("llama").prove(random_task().prompts(), "vertex")
 
 
 class AddsItTwice(micro_model.MicroModelWithMLPs):

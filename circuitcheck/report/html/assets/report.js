@@ -82,6 +82,7 @@ class Run {
     this.shown = null;
     this.sorted = { key: null, down: true }; // as the report orders them: broken ones first, then by fragility
     this.rows = FIRST_ROWS;
+    this.wanted = ""; // what units' names are searched for
     this.makeMaps();
     this.makeTable();
     this.findPoints();
@@ -113,7 +114,7 @@ class Run {
     const holder = this.body.querySelector("[data-maps]");
     holder.style.setProperty("--columns", columns);
     holder.classList.toggle("dense", columns > 16);
-    this.grids = MAPS.map((map) => this.makeMap(map, layers, columns));
+    this.grids = this.data.many ? [] : MAPS.map((map) => this.makeMap(map, layers, columns));
     this.panel = make("div", { class: "panel", role: "group", "aria-label": this.say("The unit's numbers") });
     holder.replaceChildren(...this.grids.map((grid) => grid.figure), this.panel);
     this.show(null);
@@ -281,7 +282,7 @@ class Run {
       const button = make("button", { type: "button", class: "unpin" }, "Unpin");
       button.addEventListener("click", (event) => {
         this.pin(null);
-        if (event.detail === 0) this.grids[0].cells[place].focus(); // pressed by keyboard: the button is gone
+        if (event.detail === 0) this.grids[0]?.cells[place].focus(); // pressed by keyboard: the button is gone
       });
       title.append(" ", make("span", { class: "tag plain" }, "pinned"), " ", button);
     }
@@ -344,7 +345,14 @@ class Run {
       this.rows = this.rows === FIRST_ROWS ? this.size : FIRST_ROWS;
       this.fill();
     });
-    holder.replaceChildren(scroller, this.more);
+    const search = make("input", { type: "search", class: "screen" });
+    search.addEventListener("input", () => {
+      this.wanted = search.value.trim().toLowerCase();
+      this.fill();
+      announce(`${this.found.length} ${this.data.nouns} found.`);
+    });
+    const label = make("label", { class: "screen search" }, this.say("Search units: "), search);
+    holder.replaceChildren(label, scroller, this.more);
     this.fill();
     watchOverflow(scroller);
   }
@@ -376,9 +384,10 @@ class Run {
       const down = this.sorted.down ? "descending" : "ascending";
       this.headings[number].setAttribute("aria-sort", column.key === this.sorted.key ? down : "none");
     });
-    this.tbody.innerHTML = this.order().slice(0, this.rows).map((place) => this.row(place)).join(""); // numbers and escaped labels only
-    this.more.hidden = this.size <= FIRST_ROWS;
-    this.more.textContent = this.rows === FIRST_ROWS ? `Show all ${this.size} ${this.data.nouns}` : `Show the first ${FIRST_ROWS}`;
+    this.found = this.order().filter((place) => this.name(place).toLowerCase().includes(this.wanted));
+    this.tbody.innerHTML = this.found.slice(0, this.rows).map((place) => this.row(place)).join(""); // numbers and escaped labels only
+    this.more.hidden = this.found.length <= FIRST_ROWS;
+    this.more.textContent = this.rows === FIRST_ROWS ? `Show all ${this.found.length} ${this.data.nouns}` : `Show the first ${FIRST_ROWS}`;
     this.markRows();
   }
 

@@ -190,7 +190,8 @@ def _probe(
     """Adds a zero, by which the metric can be differentiated whether or not weights are frozen."""
 
     def probe(tensor: Tensor) -> Tensor:
-        units = tensor.reshape(*shape, port.group.count, port.group.width)
+        passing = tensor.reshape(*shape, port.group.total, port.group.width)
+        units = port.of_units(passing)
         probes[place] = torch.zeros_like(units, requires_grad=True)
         if value is not None:
             first = units.shape[1] - value.shape[1]
@@ -198,6 +199,6 @@ def _probe(
             units = torch.cat([kept, put if held else own + (put - own).detach()], 1)
         elif held:
             units = units.detach()
-        return (units + probes[place]).view(tensor.shape)
+        return port.with_units(passing, units + probes[place]).view(tensor.shape)
 
     return probe

@@ -85,19 +85,19 @@ class Edits:
             yield
 
     def _edit(self, place: int, sets: int | None, seq: int | None) -> Edit:
-        group, prompts = self.ports[place].group, len(self.values[place])
+        port, prompts = self.ports[place], len(self.values[place])
 
         def edit(tensor: Tensor) -> Tensor:
             # Some layers hand on all tokens behind one another, and a replay all prompts as one long row.
-            shape = (sets or -1, prompts, seq or -1, group.count, group.width)
+            shape = (sets or -1, prompts, seq or -1, port.group.total, port.group.width)
             try:
                 rows = tensor.reshape(shape)
             except RuntimeError as error:
                 raise CannotEditError(
-                    f"{self.ports[place].module} is called with {list(tensor.shape)}, which is not "
-                    f"{group.count} x {group.width} numbers for each position of {prompts} prompts"
+                    f"{port.module} is called with {list(tensor.shape)}, which is not "
+                    f"{port.group.total} x {port.group.width} numbers for each position of {prompts} prompts"
                 ) from error
-            edited = self.apply(place, rows)
+            edited = port.with_units(rows, self.apply(place, port.of_units(rows)))
             first, *others = tensor.shape
             return edited.reshape(first * len(edited) // len(rows), *others)
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from circuitcheck.core.errors import SiteError
+from circuitcheck.core.phrases import listed
 from circuitcheck.core.units import Group, Layout
 from circuitcheck.runtimes.pytorch import UNIT_KINDS
 from circuitcheck.runtimes.pytorch.hooks import post_hook, pre_hook
-from circuitcheck.runtimes.pytorch.ports.structure import LayerSite, Structure, output_width
+from circuitcheck.runtimes.pytorch.ports.down_projections import down_projection
+from circuitcheck.runtimes.pytorch.ports.structure import LayerSite, Structure, input_width, output_width
 
 Edit = Callable[[Tensor], Tensor | None]
 """Takes what passes a port, `[..., count * width]`, and returns what stands in its place; None leaves it."""
@@ -34,9 +36,28 @@ class Port:
     module: str
     side: Literal["input", "output"]
 
+    @property
+    def width(self) -> int:
+        """Numbers of all units that pass here, at one position."""
+        return self.group.total * self.group.width
+
     def split(self, tensor: Tensor) -> Tensor:
-        """`[..., count * width]` to `[..., count, width]`; a view."""
-        return tensor.view(*tensor.shape[:-1], self.group.count, self.group.width)
+        """`[..., width]` of the port to `[..., count, width]` of its units; a view where they are all that passes."""
+        return self.of_units(tensor.view(*tensor.shape[:-1], self.group.total, self.group.width))
+
+    def of_units(self, passing: Tensor) -> Tensor:
+        """Of all that passes, `[..., total, width]`, the units of the group, `[..., count, width]`."""
+        return passing[..., self._numbers(passing), :] if self.group.of else passing
+
+    def with_units(self, passing: Tensor, units: Tensor) -> Tensor:
+        """What passes, `[..., total, width]`, with other values in the units of the group; leading axes may be new."""
+        if not self.group.of:
+            return units
+        shape = (*units.shape[:-2], *passing.shape[-2:])
+        return passing.expand(shape).index_copy(-2, self._numbers(passing), units)
+
+    def _numbers(self, tensor: Tensor) -> Tensor:
+        return torch.tensor(self.group.numbers, device=tensor.device)
 
 
 def ports_of(module: nn.Module, structure: Structure, kind: str) -> tuple[Port, ...]:
@@ -48,6 +69,19 @@ def ports_of(module: nn.Module, structure: Structure, kind: str) -> tuple[Port, 
     if kind not in PORTS:
         raise SiteError(f"{type(module).__name__}: units are {', '.join(PORTS)}, not {kind!r}.")
     return tuple(port for site in structure.layers for port in PORTS[kind](module, site))
+
+
+def narrowed(ports: Sequence[Port], layout: Layout) -> tuple[Port, ...]:
+    """The ports of some units.
+
+    Raises:
+        SiteError: there are no such units.
+    """
+    found = {port.group: port for port in ports}
+    missing = [group.name for group in layout.groups if group.whole not in found]
+    if missing:
+        raise SiteError(f"this model has no {layout.kind}s like those of {listed(missing, 4)}: it has another shape.")
+    return tuple(replace(found[group.whole], group=group) for group in layout.groups)
 
 
 def layout_of(ports: Sequence[Port], kind: str) -> Layout:
@@ -72,7 +106,17 @@ def _blocks(module: nn.Module, site: LayerSite) -> list[Port]:
     ]
 
 
-PORTS: dict[str, Callable[[nn.Module, LayerSite], list[Port]]] = dict(zip(UNIT_KINDS, (_heads, _blocks), strict=True))
+def _neurons(module: nn.Module, site: LayerSite) -> list[Port]:
+    """A neuron is one number of the INPUT of its MLP's down projection, behind the activation and the gate."""
+    path = down_projection(module, site)
+    width = input_width(module.get_submodule(path))
+    assert width is not None  # that is how it was found
+    return [Port(Group(f"neuron {site.layer}", site.layer, width, 1), path, "input")]
+
+
+PORTS: dict[str, Callable[[nn.Module, LayerSite], list[Port]]] = dict(
+    zip(UNIT_KINDS, (_heads, _blocks, _neurons), strict=True)
+)
 """Kind of unit to the ports of one layer."""
 
 

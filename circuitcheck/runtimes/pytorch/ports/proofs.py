@@ -21,7 +21,7 @@ from circuitcheck.runtimes.pytorch.forward import (
 )
 from circuitcheck.runtimes.pytorch.hooks import post_hook, pre_hook
 from circuitcheck.runtimes.pytorch.ports.edits import CannotEditError, Edits
-from circuitcheck.runtimes.pytorch.ports.ports import Edit, Port, editing, reading
+from circuitcheck.runtimes.pytorch.ports.ports import Edit, Port, editing, ports_of, reading
 from circuitcheck.runtimes.pytorch.torch_model import TorchModel
 
 PROBE_PROMPTS = 2
@@ -47,7 +47,7 @@ def prove(model: TorchModel, ids: Tensor, kind: str = "head") -> None:
     Raises:
         SiteError: lists every failure with its layer, module and check.
     """
-    ports = model.ports(kind)
+    ports = ports_of(model.module, model.structure, kind)  # of all units, whichever are seen
     with torch.no_grad():
         # The later checks need what the earlier ones prove, so each group runs only where the one before it passed.
         failures = (

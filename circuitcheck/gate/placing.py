@@ -1,0 +1,148 @@
+"""Places damage by layer and module: each module alone gets the reference's output, and then more and more of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from circuitcheck.baseline.beside import Beside
+from circuitcheck.baseline.recording import Recording
+from circuitcheck.core.activations import Activations, require_comparable
+from circuitcheck.core.patch import Patch
+from circuitcheck.core.placing import Module, Placing
+from circuitcheck.core.reading import Reading
+from circuitcheck.core.runtime import Runtime, Work
+from circuitcheck.core.units import Unit
+from circuitcheck.gate.sample import Sample
+from circuitcheck.stats.drift import drift_sums, relative_drift
+from circuitcheck.stats.recovery import recovery
+
+FEW = 0.2
+"""What culprits may leave of the damage."""
+
+TURNED, SAME_SIZE = 0.5, 0.1
+"""How far the map that reads the residual stream moves where that is turned, and how far its size may, relative."""
+
+
+@dataclass(frozen=True)
+class Repaired:
+    """What repairing modules did.
+
+    Attributes:
+        alone: m with each module alone repaired, `[modules, prompts]`.
+        order: places of modules, first the one that leaves least alone.
+        together: m with the first k of that order repaired, for k from 1 to all, `[modules, prompts]`.
+        drift: of what each module puts out, read in logits, `[modules]`.
+    """
+
+    alone: NDArray[np.float64]
+    order: NDArray[np.intp]
+    together: NDArray[np.float64]
+    drift: NDArray[np.float64]
+
+
+def repair_modules(baseline: Recording, candidate: Runtime, metric: NDArray[np.float64], work: Work) -> Repaired | None:
+    """Repairs modules of a candidate; None where the baseline keeps none.
+
+    Args:
+        baseline: the reference's side.
+        candidate: the model.
+        metric: its m on the prompts that units are kept of, `[part]`.
+        work: budget, progress and notes.
+    """
+    beside = baseline.beside
+    if beside is None:
+        return None
+    layout, prompts = beside.layout, baseline.task.prompts(beside.z.index)
+    z = candidate.activations(prompts, layout.kind)
+    z = z if baseline.spec.positions == "all" else z.answer_position()
+    require_comparable(beside.z, z)
+    reading = candidate.reading(layout.kind, beside.reading.tokens, z.amplitudes())
+    values, drift = _repairing(beside, z, reading)
+    units = layout.units
+    reference = baseline.metric[list(prompts.index)].astype(np.float64)
+    moved = np.abs(reference - metric[: len(prompts)])
+
+    def run(sets: list[tuple[Unit, ...]]) -> NDArray[np.float64]:
+        return candidate.patched(prompts, Patch(layout.kind, tuple(sets), values), work).astype(np.float64)
+
+    alone = run([(unit,) for unit in units])
+    order = np.argsort(left_of(reference, alone, moved), kind="stable")
+    beginnings = [tuple(sorted(units[place] for place in order[:count])) for count in range(1, len(units) + 1)]
+    return Repaired(alone, order, run(beginnings), drift)
+
+
+def left_of(
+    reference: NDArray[np.float64], repaired: NDArray[np.float64], moved: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """What each repair leaves of what moved each prompt, `[repairs]` of `[repairs, prompts]`; of no move, no share."""
+    total = moved.mean()
+    return np.asarray(np.abs(reference - repaired).mean(-1) / total if total else np.full(len(repaired), np.nan))
+
+
+def place_damage(
+    baseline: Recording, repaired: Repaired | None, candidate: NDArray[np.float64], part: Sample
+) -> Placing | None:
+    """Where the damage is.
+
+    Args:
+        baseline: the reference's side.
+        repaired: what repairing modules did.
+        candidate: m of the candidate in logits, `[part]`.
+        part: the prompts that units are kept of.
+    """
+    beside = baseline.beside
+    if repaired is None or beside is None:
+        return None
+    count, layout = len(beside.z.index), beside.layout
+    reference = baseline.metric[list(beside.z.index)].astype(np.float64)
+    candidate, weights = candidate[:count], part.weights[:, :count]
+    moved = np.abs(reference - candidate)
+    alone, together = (left_of(reference, found, moved) for found in (repaired.alone, repaired.together))
+    recovered = recovery(reference, candidate, repaired.alone, weights, part.level)
+    enough = np.flatnonzero(together <= FEW)
+    fewest = int(enough[0]) + 1 if len(enough) else 0
+    labels = [layout.label(unit) for unit in layout.units]
+    return Placing(
+        prompts=count,
+        modules=tuple(
+            Module(
+                unit=labels[place],
+                layer=layout.layer(unit),
+                column=layout.column(unit),
+                recovery=recovered[place],
+                left=float(alone[place]),
+                drift=float(repaired.drift[place]),
+            )
+            for place, unit in enumerate(layout.units)
+        ),
+        culprits=tuple(labels[place] for place in repaired.order[:fewest]),
+        left=float(together[fewest - 1]),
+    )
+
+
+def _repairing(beside: Beside, z: Activations, reading: Reading) -> tuple[Activations, NDArray[np.float64]]:
+    """The reference's outputs in the candidate's coordinates, and how far those of the candidate have moved.
+
+    The residual stream is one, so that where its coordinates are other ones, all modules' outputs are solved for at
+    once, through the one map that reads them.
+    """
+    ours, theirs = beside.reading.writes(beside.z), reading.writes(z)
+    drift = relative_drift(drift_sums(ours, theirs))
+    if reading.source == "sketch" or not _is_turned(beside.reading.maps[0], reading.maps[0]):
+        return beside.z, drift
+    change = [wanted - written for wanted, written in zip(ours.groups, theirs.groups, strict=True)]
+    stacked, wanted = (replace(z, groups=(np.concatenate(groups),)) for groups in (z.groups, change))
+    found = reading.of_group(0).moved(stacked, wanted).groups[0]
+    return replace(z, groups=tuple(np.split(found, len(z.groups)))), drift
+
+
+def _is_turned(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> bool:
+    """Whether the stream is read by another map of the same size: it is in other coordinates.
+
+    By the map and not by what it reads, which damage moves, too. Rounding it to 4 bits moves it by a tenth.
+    """
+    size, other = float(np.linalg.norm(ours)), float(np.linalg.norm(theirs))
+    return abs(size - other) <= SAME_SIZE * size and float(np.linalg.norm(ours - theirs)) > TURNED * size
