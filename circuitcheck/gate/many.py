@@ -41,8 +41,9 @@ TOKENS = 16
 MATTERS, MATTERS_NATS = 0.1, 0.1
 """Share of the metric, or nats, that some unit is taken to matter by where none does."""
 
-NUMBERS = 2**24
-"""Values of units that are in memory at once while all are read."""
+NUMBERS, BYTES = 2**22, 64
+"""Values of units that are in memory at once while all are read, at most, and what a budget must have for each: their
+gradients, ways and replacements, and some of them in float64."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def choose_units(model: Runtime, prompts: Prompts, spec: MeasurementSpec, work: 
     """
     layout = model.layout(spec.unit)
     score = np.zeros(len(layout.units))
-    for part in parts(prompts, layout):
+    for part in parts(prompts, layout, work.memory):
         score += estimate_importance(model, part, spec, work).score * (len(part) / len(prompts))
     count = len(layout.units)
     share = min(max(TOP, count // A_UNIT), MOST_TOP) / count
@@ -79,10 +80,11 @@ def choose_units(model: Runtime, prompts: Prompts, spec: MeasurementSpec, work: 
     return Chosen(layout.only(top), score.astype(np.float32), layout.only(sample))
 
 
-def parts(prompts: Prompts, layout: Layout) -> list[Prompts]:
-    """The prompts, so many at a time that values of all units of them fit into memory."""
+def parts(prompts: Prompts, layout: Layout, memory: int | None = None) -> list[Prompts]:
+    """The prompts, so many at a time that values of all units of them fit into memory; a budget in bytes may be set."""
+    numbers = NUMBERS if memory is None else min(NUMBERS, memory // BYTES)
     longest = max((len(prompts.task.pairs[place].clean) for place in prompts.index), default=1)
-    most = max(1, NUMBERS // (longest * sum(group.count * group.width for group in layout.groups)))
+    most = max(1, numbers // (longest * sum(group.count * group.width for group in layout.groups)))
     index = prompts.index
     return [prompts.task.prompts(index[start : start + most]) for start in range(0, len(index), most)]
 
@@ -102,7 +104,7 @@ def population_of(
     """
     kind = chosen.layout.kind
     layout = model.layout(kind)
-    z = answer_values(model, layout, part)
+    z = answer_values(model, layout, part, work.memory)
     reading = model.reading(kind, tokens[:: max(1, len(tokens) // TOKENS)], z.amplitudes())
     singles = tuple((unit,) for unit in chosen.sample.units)
     ablated = model.narrowed(chosen.sample).patched(part, Patch(kind, singles, spec.ablation, spec.ablate_at), work)
@@ -110,9 +112,9 @@ def population_of(
     return replace(known, sample=tuple(known.places(chosen.sample)))
 
 
-def answer_values(model: Runtime, layout: Layout, prompts: Prompts) -> Activations:
+def answer_values(model: Runtime, layout: Layout, prompts: Prompts, memory: int | None = None) -> Activations:
     """Values of all units of a layout at the answer position of some prompts."""
-    found = [model.activations(part, layout.kind).answer_position() for part in parts(prompts, layout)]
+    found = [model.activations(part, layout.kind).answer_position() for part in parts(prompts, layout, memory)]
     groups = tuple(np.concatenate([values.groups[place] for values in found]) for place in range(len(layout.groups)))
     return Activations(prompts.index, (1,) * len(prompts), groups)
 
@@ -158,7 +160,7 @@ def layer_members(layout: Layout) -> NDArray[np.float64]:
     return np.asarray(np.unique(layers)[:, None] == layers, np.float64)
 
 
-def compare_population(baseline: Recording, candidate: Runtime) -> PopulationSums | None:
+def compare_population(baseline: Recording, candidate: Runtime, memory: int | None = None) -> PopulationSums | None:
     """All units of a candidate beside the reference's; None where all are measured.
 
     Raises:
@@ -169,7 +171,7 @@ def compare_population(baseline: Recording, candidate: Runtime) -> PopulationSum
         return None
     layout = population.layout
     everyone = candidate.narrowed(layout)
-    z = answer_values(everyone, layout, baseline.part)
+    z = answer_values(everyone, layout, baseline.part, memory)
     require_comparable(population.z, z)
     reading = everyone.reading(layout.kind, population.reading.tokens, z.amplitudes())
     sums, correlations = [], []

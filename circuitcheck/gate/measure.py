@@ -95,7 +95,7 @@ def observe(
         said = baseline.next_token
         next_token = None if said is None else candidate.next_token(solved, said.tokens)
         candidate.prove(everything, spec.unit)
-        population = compare_population(baseline, candidate)
+        population = compare_population(baseline, candidate, work.memory)
         z = candidate.activations(baseline.part, spec.unit)
         z = z if spec.positions == "all" else z.answer_position()
         written = compare_writes(baseline, candidate, z)

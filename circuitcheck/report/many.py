@@ -10,11 +10,11 @@ from circuitcheck.report.numbers import number
 from circuitcheck.report.rows import Cell, Table
 from circuitcheck.report.words import said_of
 
-MOVERS = 3
+MOVERS = 2
 """Units that were not measured and are named in one row."""
 
 CAPTION = (
-    "all units at once, at the answer position: how far what they write has moved, and how both sides' values correlate"
+    "all units at the answer position: how far what a layer's write has moved, and the median correlation of both sides"
 )
 
 
@@ -39,19 +39,13 @@ def population_table(runs: Sequence[Entry]) -> Table:
     for run in known:
         found = run["population"]
         layers = sorted(found["layers"], key=lambda layer: -(layer["drift"] or 0.0))
-        worst = ", ".join(f"layer {layer['layer']} {number(layer['drift'])}" for layer in layers[:2])
+        worst = f"layer {layers[0]['layer']} {number(layers[0]['drift'])}"
         least = min((layer["correlation"] for layer in layers if layer["correlation"] is not None), default=None)
         names = ", ".join(f"{one['unit']} ({number(one['move'])})" for one in found["movers"][:MOVERS])
         missed = f"{_count(found['missed'])} [{', '.join(map(_count, found['missed_interval']))}]"
         cells = (f"{found['top']} of {found['units']:,}", missed, worst, number(least), names or "-")
         rows.append((run, tuple(map(Cell, cells))))
-    headings = (
-        "measured",
-        "may matter and were missed",
-        "most drift",
-        "least median correlation",
-        "moved most of the others, logits",
-    )
+    headings = ("measured", "missed that matter", "most drift", "least correlation", "moved most of the others, logits")
     return Table("Of many, some", said_of({run["unit"] for run in known}, CAPTION), headings, rows)
 
 

@@ -16,8 +16,7 @@ NAMED = 3
 """Modules that a sentence names."""
 
 CAPTION = (
-    "what repairing one module alone, the whole attention or MLP of a layer, leaves of what moved the metric; 0 for "
-    "the one place that all damage comes from"
+    "what repairing one attention or MLP alone leaves of what moved the metric; 0 for the place that it all comes from"
 )
 ELSEWHERE = "the embedding, a norm or the unembedding"
 
@@ -52,7 +51,7 @@ def placing_table(runs: Sequence[Entry]) -> Table:
             cells = [Cell(f"{module['unit']} {share(module['left'])}") for module in found]
             cells += [Cell("-")] * (SHOWN - len(cells))
             rows.append((run, (*cells, Cell(_together(run["placing"])))))
-    headings = ("leaves least", "second", "third", "fourth", "fewest that leave at most a fifth")
+    headings = ("leaves least", "second", "third", "fourth", "fewest for a fifth")
     return Table("Which module?", CAPTION, headings, rows)
 
 

@@ -249,7 +249,8 @@ def associations_table(runs: Sequence[Entry]) -> Table:
 
 def audit_table(runs: Sequence[Entry]) -> Table:
     """Degradation beside estimate and bound, of runs in which anything has moved."""
-    moved = [run for run in runs if run["bound"] and run["bound"]["bound"] != 0]
+    # What some of many units explain is no bound on the damage.
+    moved = [run for run in runs if run["bound"] and run["bound"]["bound"] != 0 and not run.get("population")]
     is_integrated = any(run["bound"]["integrated"] for run in moved)
     rows = []
     for run in moved:

@@ -248,3 +248,50 @@ def rounded(value: Any) -> Any:
     if isinstance(value, float):
         return float(f"{value:.6g}")
     return [float(f"{float(one):.6g}") for one in value]
+
+
+def placed_run(run: dict[str, Any], layers: int) -> dict[str, Any]:
+    """The run with its damage placed: it comes from the last layer's MLP."""
+    modules = [
+        {
+            "unit": f"{side} {layer}",
+            "layer": layer,
+            "column": column,
+            "recovery": estimate(0.1),
+            "left": 0.04 if (layer, side) == (layers - 1, "mlp") else 0.9,
+            "drift": 0.2,
+        }
+        for layer in range(layers)
+        for column, side in enumerate(("attention", "mlp"))
+    ]
+    placing = {"prompts": 16, "modules": modules, "culprits": [f"mlp {layers - 1}"], "left": 0.04}
+    return {**run, "placing": placing}
+
+
+def many_run(run: dict[str, Any], layers: int, count: int) -> dict[str, Any]:
+    """The run as one of neurons, of which there are so many in each layer and its units are those measured."""
+    units = [{**row, "unit": f"neuron {row['layer']}.{7 * row['column']}"} for row in run["units"]]
+    names = dict(zip((row["unit"] for row in run["units"]), (row["unit"] for row in units), strict=True))
+    population = {
+        "units": layers * count,
+        "top": len(units),
+        "sample": 48,
+        "important": 0.05,
+        "missed": 0.0,
+        "missed_interval": [0.0, 148.0],
+        "drift": {"edges": [0.0, 0.01, 0.1, 1.0, None], "counts": [0, layers * count - 3, 3, 0]},
+        "correlation": {"edges": [-1.0, 0.0, 0.9, 1.0], "counts": [1, 2, layers * count - 5]},
+        "constant": 2,
+        "layers": [{"layer": layer, "units": count, "drift": 0.1, "correlation": 0.99} for layer in range(layers)],
+        "movers": [
+            {"unit": f"neuron 1.{n}", "layer": 1, "score": 0.01, "drift": 0.4, "move": 0.2, "correlation": None}
+            for n in range(24)
+        ],
+    }
+    return {
+        **run,
+        "unit": "neuron",
+        "units": units,
+        "broken": [names[name] for name in run["broken"]],
+        "population": population,
+    }

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_documents import make_document
+from report_documents import make_document, many_run, placed_run
 
 from circuitcheck.report.html.page import render_html
 
@@ -140,6 +140,39 @@ def test_table_sorts_and_pins_by_keyboard(visit: Any, report: Path) -> None:
     page.keyboard.press("Enter")
     assert row.get_attribute("aria-pressed") == "true"
     assert "Head 2.5" in run.locator(".panel").inner_text()
+
+
+def test_table_is_searched(visit: Any, report: Path) -> None:
+    page = visit(report).page
+    run = shown_heads(page)
+    search = run.get_by_role("searchbox", name="Search heads")
+    search.fill("2.")
+    assert set(names_of_rows(run)) == {f"2.{head}" for head in range(6)}
+    assert "6 heads found." in page.locator("#announcer").inner_text()
+    search.fill("no such head")
+    assert names_of_rows(run) == []
+    search.fill("")
+    assert len(names_of_rows(run)) == 12
+
+
+def test_neurons_have_a_table_and_no_map(visit: Any, tmp_path: Path) -> None:
+    document = make_document(layers=3, heads=6, candidates=("int4-rtn", "int3-rtn"), tasks=("ioi",))
+    document["runs"] = [placed_run(many_run(run, 3, 3072), 3) for run in document["runs"]]
+    file = tmp_path / "many.html"
+    file.write_text(render_html(document), encoding="utf-8")
+    opened = visit(file)
+    page = opened.page
+    page.locator(f"{OPEN} [data-table]").first.scroll_into_view_if_needed()
+    page.locator(f"{OPEN} table.units").first.wait_for()
+    run = page.locator(OPEN).first
+    assert run.locator("table.map").count() == 0
+    row = run.locator("table.units tbody button").first
+    row.click()
+    assert row.inner_text() in run.locator(".panel").inner_text()
+    run.locator(".panel").get_by_role("button", name="Unpin").click()
+    assert run.locator("table.units tr.pinned").count() == 0
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1280
+    assert opened.complaints == []
 
 
 def test_links_of_the_grid_open_their_run(visit: Any, report: Path) -> None:

@@ -48,6 +48,8 @@ def view(document: Mapping[str, Any]) -> dict[str, Any]:
 
 def _run(run: Mapping[str, Any], place: int) -> dict[str, Any]:
     key = f"run-{place}"
+    if run.get("population"):  # what some of many units explain is no bound on the damage
+        run = {**run, "bound": None}
     return {
         **run,
         "key": key,
