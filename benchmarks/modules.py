@@ -24,6 +24,9 @@ from tabulate import tabulate
 from torch import nn
 
 from circuitcheck import HookedModel, MeasurementSpec, load_model, load_task, record_reference
+from circuitcheck.baseline.baseline import Baseline
+from circuitcheck.baseline.names import baseline_file
+from circuitcheck.core.prompts import Task
 from circuitcheck.gate.decide import decide
 from circuitcheck.runtimes.pytorch.ports.down_projections import down_projection
 from circuitcheck.runtimes.pytorch.quantizers.rtn import quantize_rtn
@@ -98,6 +101,17 @@ def candidate(model: HookedModel, fault: Fault) -> HookedModel:
     return replace(model, module=module, precision=precision, name=fault.name, proven=WeakKeyDictionary())
 
 
+def baseline_of(model: HookedModel, task: Task, kind: str, folder: Path | None) -> Baseline:
+    """The stored baseline, or one that knows what rounding to 8 and 4 bits does."""
+    file = None if folder is None else baseline_file(folder, task.name, kind)
+    if file is not None and file.exists():
+        return Baseline.load(file)
+    roundings = [way for way in model.roundings() if way.precision in ("8-bit", "4-bit")]
+    return record_reference(
+        model, task, MeasurementSpec(unit=kind), kinds=("resample",), sources=(), roundings=roundings
+    )
+
+
 def main() -> None:
     """Plants, gates, and prints."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -107,17 +121,14 @@ def main() -> None:
     parser.add_argument(
         "--only", choices=("missed", "placed"), help="those of the power benchmark, or all with a place"
     )
+    parser.add_argument("--baselines", type=Path, help="a folder of the model's, for kinds that it has")
     parser.add_argument("--json", type=Path, required=True)
     options = parser.parse_args()
     torch.set_num_threads(1)
     model = load_model(options.model)
     task = load_task(options.task, model.tokenizer, vocabulary=model.facts.vocabulary)
     ids = torch.tensor([pair.clean for pair in task.pairs if len(pair.clean) == len(task.pairs[0].clean)])
-    roundings = [way for way in model.roundings() if way.precision in ("8-bit", "4-bit")]
-    baselines = {
-        kind: record_reference(model, task, MeasurementSpec(unit=kind), roundings=roundings)
-        for kind in options.kinds.split(",")
-    }
+    baselines = {kind: baseline_of(model, task, kind, options.baselines) for kind in options.kinds.split(",")}
     rows: list[dict[str, Any]] = []
     for fault in faults(model, ids):
         if options.only == "missed" and not fault.places and fault.module:

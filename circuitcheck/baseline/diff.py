@@ -62,7 +62,7 @@ def describe_change(old: Recording, new: Recording) -> list[str]:
     ]
     if _competence(old) != _competence(new):
         lines.append(f"{_competence(old)} -> {_competence(new)}")
-    if old.measured != new.measured or not old.solved or not new.solved:
+    if old.layout != new.layout or old.measured != new.measured or not old.solved or not new.solved:
         return [*lines, f"{new.spec.unit}s: not comparable"]
     return [*lines, *_moved_units(old, new)]
 

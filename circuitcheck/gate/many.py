@@ -80,6 +80,15 @@ def choose_units(model: Runtime, prompts: Prompts, spec: MeasurementSpec, work: 
     return Chosen(layout.only(top), score.astype(np.float32), layout.only(sample))
 
 
+def chosen_in(baseline: Recording) -> Chosen | None:
+    """The units that a recording looks at; None where it measures all."""
+    population = baseline.population
+    if population is None:
+        return None
+    sample = population.layout.only([population.layout.units[place] for place in population.sample])
+    return Chosen(baseline.layout, population.score, sample)
+
+
 def parts(prompts: Prompts, layout: Layout, memory: int | None = None) -> list[Prompts]:
     """The prompts, so many at a time that values of all units of them fit into memory; a budget in bytes may be set."""
     numbers = NUMBERS if memory is None else min(NUMBERS, memory // BYTES)

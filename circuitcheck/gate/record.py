@@ -21,7 +21,7 @@ from circuitcheck.core.reading import tokens_to_read
 from circuitcheck.core.runtime import Rounding, Runtime, Variation, Work
 from circuitcheck.core.specification import ABLATIONS, Ablation, MeasurementSpec
 from circuitcheck.core.units import Unit
-from circuitcheck.gate.many import choose_units, population_of
+from circuitcheck.gate.many import Chosen, choose_units, population_of
 from circuitcheck.gate.preference import preference
 from circuitcheck.gate.repeat import measured_noise
 from circuitcheck.gate.rounding import with_roundings
@@ -43,6 +43,7 @@ def record_reference(
     kinds: Sequence[Ablation] = ABLATIONS,
     sources: Sequence[Variation] | None = None,
     roundings: Sequence[Rounding] | None = None,
+    chosen: Chosen | None = None,
 ) -> Baseline:
     """Records the circuit of a float32 reference.
 
@@ -60,6 +61,7 @@ def record_reference(
         sources: sources of noise to try; one of each kind by default.
         roundings: ways to round it, so that the baseline knows what a precision costs this model; by default all that
             its runtime knows. With none, limits of other models hold.
+        chosen: of a kind with too many units, which are measured; by default those that its gradients point to.
 
     Returns:
         The baseline, which also says so if the reference does not solve the task.
@@ -83,9 +85,9 @@ def record_reference(
         model.prove(everything, kind)
         solved = task.prompts(int(place) for place in np.flatnonzero(preferred > spec.margin))
         part = task.prompts(solved.index[: spec.part])
-        everyone, chosen = model, None
+        everyone = model
         if model.layout(kind).is_many:
-            chosen = choose_units(model, part, spec, work)
+            chosen = chosen or choose_units(model, part, spec, work)
             model = model.narrowed(chosen.layout)
         ablated_on = solved if chosen is None else part
         measured, ablated = _sweep(model, ablated_on, spec, kinds, work)

@@ -94,11 +94,14 @@ class References:
 
     def _record(self, case: Case, spec: MeasurementSpec, whole: bool) -> Baseline:
         from circuitcheck.core.metric import metric_from_settings
+        from circuitcheck.gate.many import chosen_in
         from circuitcheck.gate.record import record_reference
 
         reference = self.models.reference().measured_by(metric_from_settings(spec.metric))
         self._require_accepted(case, reference)
-        options: dict[str, Any] = {} if whole else {"kinds": (spec.ablation,), "sources": (), "roundings": ()}
+        options: dict[str, Any] = {}
+        if not whole:  # the same units as in the gate, so that what rounding does to them is known
+            options = {"kinds": (spec.ablation,), "sources": (), "roundings": (), "chosen": chosen_in(self.of(case))}
         with self.progress(f"reference on {case.circuit}") as advance:
             recorded = record_reference(
                 reference, self.task(case, reference), spec, advance=advance, memory=self.settings.memory, **options

@@ -18,7 +18,7 @@ from circuitcheck.core.errors import BaselineError, CandidateError
 from circuitcheck.core.runtime import Work
 from circuitcheck.core.specification import MeasurementSpec
 from circuitcheck.gate.judge import judge
-from circuitcheck.gate.many import SAMPLE, TOP, choose_units, parts
+from circuitcheck.gate.many import SAMPLE, TOP, choose_units, chosen_in, parts
 from circuitcheck.gate.measure import measure
 from circuitcheck.gate.rounding import with_roundings
 from circuitcheck.runtimes.pytorch.quantizers.rtn import quantize_rtn
@@ -161,6 +161,14 @@ def test_a_task_that_is_not_solved_is_inconclusive_and_kept_small(model, task, t
 def test_another_width_is_refused_before_anything_runs(baseline):
     with pytest.raises(CandidateError, match="it has 1024 neurons, the reference 512"):
         measure(tiny_models.tiny_model(intermediate_size=512), baseline)
+
+
+def test_another_specification_looks_at_the_same_units(model, task, baseline):
+    other = record(model, task, replace(SPEC, ablation="zero"), kinds=("zero",), chosen=chosen_in(baseline))
+    assert other.layout == baseline.layout
+    assert other.population.sample == baseline.population.sample
+    assert not np.array_equal(other.population.ablated, baseline.population.ablated)
+    assert record(model, task, replace(SPEC, ablation="zero"), kinds=("zero",)).layout != baseline.layout
 
 
 def test_importances_of_no_account_are_not_held_against_the_largest_of_them(baseline):
