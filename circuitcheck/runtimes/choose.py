@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from circuitcheck.core.candidates import split_variant
 from circuitcheck.core.errors import ConfigurationError, ModelError
 from circuitcheck.core.phrases import extra_needed
+from circuitcheck.runtimes import llamacpp
 
 if TYPE_CHECKING:
     from circuitcheck.core.runtime import Runtime
@@ -80,6 +81,13 @@ class RuntimeKind:
 
 
 KINDS: dict[str, RuntimeKind] = {
+    "llamacpp": RuntimeKind(
+        "llama.cpp",
+        lambda wanted: llamacpp.takes(wanted.path),
+        "circuitcheck.runtimes.llamacpp.from_gguf:load",
+        packages=("llama_cpp", "gguf"),
+        extra="llamacpp",
+    ),
     "pytorch": RuntimeKind(
         "PyTorch",
         lambda wanted: not wanted.variant,

@@ -114,3 +114,8 @@ def add_tensor(writer: gguf.GGUFWriter, name: str, weight: NDArray[Any], kind: s
     elif not name.startswith("blk.") or weight.shape[-1] % gguf.GGML_QUANT_SIZES[wanted][0]:
         wanted = wanted if kind in ("F32", "BF16") else gguf.GGMLQuantizationType.F16
     writer.add_tensor(name, gguf.quants.quantize(weight.astype(np.float32), wanted), raw_dtype=wanted)
+
+
+def made_up_words(count: int = 50) -> list[str]:
+    """Words of a tokenizer by token id, for models that have none."""
+    return ["<unk>", "<eos>", *(f"w{number}" for number in range(2, count))]

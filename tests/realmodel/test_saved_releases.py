@@ -35,7 +35,7 @@ def gated(desk, real_model):
     paths = {form: releases.save_release(real_model, desk.folder / "releases" / form, form) for form in DRIFT}
     paths["broken"] = without_head(paths["f16"], desk.folder / "releases" / "broken")
     arguments = [f"--circuit-candidate={path.relative_to(desk.folder)}" for path in paths.values()]
-    process = desk.gate("--circuit-report", "--circuit-report-dir=out", *arguments)
+    process = desk.gate("--circuit-report", "--circuit-report-dir=out", "--circuit-runtime=pytorch", *arguments)
     report = {name.removesuffix(".gguf"): entry for name, entry in desk.report().items()}
     return process, report
 

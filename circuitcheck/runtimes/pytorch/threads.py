@@ -8,6 +8,11 @@ from contextlib import contextmanager
 import torch
 
 
+def thread_count() -> int:
+    """How many threads compute, also in other runtimes of this process."""
+    return torch.get_num_threads()
+
+
 @contextmanager
 def computing_threads(count: int) -> Iterator[None]:
     """That many computing threads, for as long as the block runs."""

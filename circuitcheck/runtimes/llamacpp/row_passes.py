@@ -1,0 +1,264 @@
+"""Passes over rows: logits, values of units, and logits under patches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from circuitcheck.core.errors import MemoryBudgetError
+from circuitcheck.core.progress import Advance
+from circuitcheck.core.units import Layout, Unit
+from circuitcheck.runtimes.llamacpp.cache_types import CacheType
+from circuitcheck.runtimes.llamacpp.decoding import CELLS, MOST_ROWS, Decoder, LoadedModel
+from circuitcheck.runtimes.llamacpp.eval_hook import Place, Visit, head_places
+
+FloatArray = NDArray[np.float32]
+Ids = NDArray[np.int64]
+"""Token ids, `[rows, seq]`."""
+
+MOST_TOKENS = 2048
+"""Tokens of one pass beyond which nothing gets faster."""
+
+SMALL, SHARE = 2**25, 0.1
+"""Default budget for contexts: 32 MiB, or this share of the file where that is more."""
+
+
+@dataclass
+class Passes:
+    """A model with one context at a time, made as large as what is asked of it.
+
+    Attributes:
+        model: the weights.
+        layout: of the units.
+        cache: type of keys and values.
+        threads: that compute.
+        row_bytes: what one more sequence takes, of so many positions in a pass and in the cache.
+        budget: bytes for all of them.
+        most: the most rows in one pass.
+    """
+
+    model: LoadedModel
+    layout: Layout
+    cache: CacheType
+    threads: int
+    row_bytes: Callable[[int, int], int]
+    budget: int
+    most: int = MOST_ROWS
+    _context: list[_Context] = field(default_factory=list)
+
+    def rows_at_once(self, positions: int, memory: int | None = None) -> int:
+        """How many rows of so many positions fit.
+
+        Raises:
+            MemoryBudgetError: not even one.
+        """
+        budget = self.budget if memory is None else memory
+        cells = -(-positions // CELLS) * CELLS
+        needed = self.row_bytes(positions, cells)
+        fitting = budget // needed
+        if fitting < 1 and memory is not None:
+            raise MemoryBudgetError(
+                f"{self.model.name}: one row of {positions} positions takes {needed} bytes beside the model, and the "
+                f"budget is {memory}. Allow more: --circuit-memory."
+            )
+        return max(1, min(self.most, fitting, MOST_TOKENS // positions))
+
+    def uses_flash_attention(self) -> bool:
+        """Whether llama.cpp chose its fused attention."""
+        probe = np.zeros((1, 2), np.int64)
+        nodes = self._whole(probe).decoder.trace(probe)
+        return any(node.operation == "FLASH_ATTN_EXT" for node in nodes)
+
+    def logits(self, ids: Ids) -> FloatArray:
+        """At the last position, `[rows, vocabulary]`."""
+        size = self.rows_at_once(ids.shape[1])
+        return np.concatenate([self._whole(part).decoder.run(part) for part in _parts(ids, size)])
+
+    def values(self, ids: Ids) -> list[FloatArray]:
+        """Values of all units, for each group `[rows, seq, count, width]`."""
+        found: list[list[FloatArray]] = [[] for _ in self.layout.groups]
+        for part in _parts(ids, self.rows_at_once(ids.shape[1])):
+            for place, value in enumerate(self.read(part)[1]):
+                found[place].append(value)
+        return [np.concatenate(parts) for parts in found]
+
+    def read(self, ids: Ids) -> tuple[FloatArray, list[FloatArray]]:
+        """Logits and values of rows that fit into one pass."""
+        context, seen = self._whole(ids), list[FloatArray]()
+
+        def keep(value: FloatArray) -> bool:
+            seen.append(value)
+            return False
+
+        places = context.places(ids.shape)
+        logits = context.decoder.run(ids, visits=dict.fromkeys(places, keep))
+        return logits, [
+            value.reshape(*ids.shape, group.count, group.width)
+            for value, group in zip(seen, self.layout.groups, strict=True)
+        ]
+
+    def read_products(self, ids: Ids) -> tuple[list[FloatArray], list[FloatArray]]:
+        """Values of units, `[rows, seq, count, width]`, and their layers' products with W_O, `[rows, seq, out]`."""
+        context, seen = self._whole(ids), dict[int, FloatArray]()
+
+        def keep(place: Place, value: FloatArray) -> bool:
+            seen[place.node] = value.reshape(*ids.shape, -1)
+            return False
+
+        places = context.places(ids.shape)
+        products = [Place(place.reader, f"product of {place.name}") for place in places if place.reader is not None]
+        context.decoder.run(ids, visits={place: partial(keep, place) for place in (*places, *products)})
+        values = [
+            seen[place.node].reshape(*ids.shape, group.count, group.width)
+            for place, group in zip(places, self.layout.groups, strict=True)
+        ]
+        return values, [seen[place.node] for place in products]
+
+    def written(self, ids: Ids, masks: Sequence[NDArray[np.bool_]], values: Sequence[FloatArray]) -> FloatArray:
+        """Logits of rows in one pass with other values in some of their units, all positions.
+
+        Args:
+            ids: the rows.
+            masks: for each group which units of which row, `[rows, count]`.
+            values: for each group `[rows, seq, count, width]`.
+        """
+        context = self._whole(ids)
+        visits = {
+            place: _writer(ids.shape, mask, value)
+            for place, mask, value in zip(context.places(ids.shape), masks, values, strict=True)
+            if mask.any()
+        }
+        return context.decoder.run(ids, visits=visits)
+
+    def patched(self, block: PatchedBlock, memory: int | None, advance: Advance) -> Iterator[tuple[int, FloatArray]]:
+        """Number of a set, counted from 1, and logits of all prompts under it; as 0, those without any replacement.
+
+        All rows of a block run in passes of one shape, because shapes decide how sums are taken: effects are told
+        within the block.
+        """
+        count, seq = block.ids.shape
+        rows = self.rows_at_once(seq, memory)
+        if count > rows:
+            raise AssertionError("a block has more prompts than rows fit into a pass")
+        numbers = range(len(block.sets) + 1)
+        copies = min(rows // count, len(numbers))
+        context = self._context_for(rows, seq)
+        tail = np.tile(block.ids[:, block.start :], (copies, 1))
+        places = context.places(tail.shape)
+        self._fill(context.decoder, block, copies)
+        for first in numbers[::copies]:
+            chunk = numbers[first : first + copies]
+            context.decoder.forget(block.start)
+            sets = [() if number == 0 else block.sets[number - 1] for number in chunk]
+            visits = block.visits(places, self.layout, [*sets, *[()] * (copies - len(chunk))])
+            logits = context.decoder.run(tail, block.start, visits)
+            yield from zip(chunk, logits.reshape(copies, count, -1), strict=False)
+            advance(count * sum(number > 0 for number in chunk))
+
+    def _fill(self, decoder: Decoder, block: PatchedBlock, copies: int) -> None:
+        """Puts what no set changes into the caches of all rows."""
+        decoder.forget()
+        if block.start:
+            count = len(block.ids)
+            decoder.run(block.ids[:, : block.start])
+            for row in range(count, copies * count):
+                decoder.copy(row % count, row)
+
+    def _whole(self, ids: Ids) -> _Context:
+        context = self._context_for(max(len(ids), self.rows_at_once(ids.shape[1])), ids.shape[1])
+        context.decoder.forget()
+        return context
+
+    def _context_for(self, rows: int, positions: int) -> _Context:
+        """The context at hand, or a larger one in its place."""
+        if self._context:
+            decoder = self._context[0].decoder
+            if rows <= decoder.rows and positions * rows <= decoder.tokens and positions <= decoder.cells:
+                return self._context[0]
+            self.close()
+        decoder = Decoder(self.model, self.cache, rows, positions, self.threads)
+        self._context.append(_Context(decoder, self.layout))
+        return self._context[0]
+
+    def close(self) -> None:
+        """Frees the context."""
+        for context in self._context:
+            context.decoder.close()
+        self._context.clear()
+
+    def limited(self, most: int) -> Passes:
+        """The same with fewer rows in a pass."""
+        self.close()
+        return replace(self, most=most, _context=[])
+
+
+class _Context:
+    """A decoder, and where values are seen in its graphs."""
+
+    def __init__(self, decoder: Decoder, layout: Layout) -> None:
+        self.decoder, self._layers = decoder, len(layout.groups)
+        self._known: dict[tuple[bool, bool], list[Place]] = {}
+
+    def places(self, shape: tuple[int, ...]) -> list[Place]:
+        """In the graph of rows of that shape; one row, or one token, may be computed in another way.
+
+        What rows have in the cache is dropped where the graph is not known yet.
+        """
+        several = (shape[0] > 1, shape[1] > 1)
+        if several not in self._known:
+            nodes = self.decoder.trace(np.zeros([1 + many for many in several], np.int64))
+            self._known[several] = head_places(nodes, self._layers)
+            self.decoder.forget()
+        return self._known[several]
+
+
+@dataclass(frozen=True)
+class PatchedBlock:
+    """Prompts of one length, and what replaces units of theirs.
+
+    Attributes:
+        ids: of the prompts, `[prompts, seq]`.
+        sets: for each run the units that are replaced.
+        values: for each group what replaces its units at the last positions, `[prompts, positions, count, width]`.
+        start: the first position at which any of that may differ from what a clean run has.
+    """
+
+    ids: Ids
+    sets: Sequence[Collection[Unit]]
+    values: Sequence[FloatArray]
+    start: int
+
+    def visits(self, places: Sequence[Place], layout: Layout, sets: Sequence[Collection[Unit]]) -> dict[Place, Visit]:
+        """What writes the values of some sets, each on all prompts, into a pass from `start` on."""
+        count, seq = self.ids.shape
+        visits = {}
+        for number, group in enumerate(layout.groups):
+            mask = np.zeros((len(sets), group.count), np.bool_)
+            for row, units in enumerate(sets):
+                mask[row, [index for place, index in units if place == number]] = True
+            if mask.any():
+                shape = (len(sets) * count, seq - self.start)
+                values = np.broadcast_to(self.values[number], (len(sets), *self.values[number].shape))
+                values = values.reshape(len(sets) * count, *values.shape[2:])
+                visits[places[number]] = _writer(shape, mask.repeat(count, 0), values)
+        return visits
+
+
+def _writer(shape: tuple[int, ...], mask: NDArray[np.bool_], values: FloatArray) -> Visit:
+    """Puts values `[rows, positions, count, width]` into the last positions of units `mask`, `[rows, count]`."""
+
+    def write(value: FloatArray) -> bool:
+        units = value.reshape(*shape, *values.shape[2:])
+        kept = min(shape[1], values.shape[1])
+        np.copyto(units[:, -kept:], values[:, -kept:], where=mask[:, None, :, None])
+        return True
+
+    return write
+
+
+def _parts(ids: Ids, size: int) -> list[Ids]:
+    return [ids[start : start + size] for start in range(0, len(ids), size)]
