@@ -14,9 +14,20 @@ ARCHITECTURES = {
     "llama": gguf.MODEL_ARCH.LLAMA,
     "qwen2": gguf.MODEL_ARCH.QWEN2,
     "gpt2": gguf.MODEL_ARCH.GPT2,
+    "qwen3": gguf.MODEL_ARCH.QWEN3,
+    "gemma": gguf.MODEL_ARCH.GEMMA,
+    "phi3": gguf.MODEL_ARCH.PHI3,
+    "mistral": gguf.MODEL_ARCH.LLAMA,
+    "starcoder2": gguf.MODEL_ARCH.STARCODER2,
+    "stablelm": gguf.MODEL_ARCH.STABLELM,
+    "olmo2": gguf.MODEL_ARCH.OLMO2,
+    "gpt_neox": gguf.MODEL_ARCH.GPTNEOX,
 }
-ROTATED = ("llama",)
+ROTATED = ("llama", "mistral")
 """Their rotary pairs lie side by side in llama.cpp, and half a head apart in transformers."""
+
+ONE_MORE = ("gemma",)
+"""Their norms multiply by one more than their weight; in llama.cpp, by the weight."""
 
 TRANSPOSED = ("attn_qkv.weight", "attn_output.weight", "ffn_up.weight", "ffn_down.weight")
 """GPT-2's `Conv1D` is stored as an ordinary linear map."""
@@ -30,6 +41,7 @@ def write_gguf(
     tokens: list[str] | None = None,
     leave_out: tuple[str, ...] = (),
     extra: dict[str, NDArray[Any]] | None = None,
+    changed: dict[str, Any] | None = None,
 ) -> Path:
     """Writes a model.
 
@@ -40,16 +52,17 @@ def write_gguf(
         tokens: words by token id, where the file is to have a tokenizer.
         leave_out: metadata keys, or names of tensors, that are not written.
         extra: further tensors.
+        changed: metadata that says something else than the model, by the part of the key behind the architecture.
     """
     config: Any = module.config
     architecture = ARCHITECTURES[config.model_type]
     file.parent.mkdir(parents=True, exist_ok=True)
     writer = gguf.GGUFWriter(file, gguf.MODEL_ARCH_NAMES[architecture])
-    writer.add_name(config.model_type)
-    for key, value in metadata(config).items():
+    writer.add_name("tiny")  # llama.cpp looks for words of its own in files of some names
+    for key, value in (metadata(config) | (changed or {})).items():
         if key not in leave_out:
-            add = writer.add_float32 if isinstance(value, float) else writer.add_uint32
-            add(f"{gguf.MODEL_ARCH_NAMES[architecture]}.{key}", value)
+            adders = {float: writer.add_float32, bool: writer.add_bool, int: writer.add_uint32}
+            adders[type(value)](f"{gguf.MODEL_ARCH_NAMES[architecture]}.{key}", value)
     if tokens is not None:
         writer.add_tokenizer_model("llama")
         writer.add_token_list(tokens)
@@ -71,7 +84,7 @@ def write_gguf(
     return file
 
 
-def metadata(config: Any) -> dict[str, int | float]:
+def metadata(config: Any) -> dict[str, int | float | bool]:
     """What llama.cpp needs to know of a model, by the part of the key behind the architecture."""
     common = {
         "context_length": config.max_position_embeddings,
@@ -86,17 +99,32 @@ def metadata(config: Any) -> dict[str, int | float]:
             "attention.layer_norm_epsilon": float(config.layer_norm_epsilon),
         }
     d_head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return common | {
+    epsilon = next(
+        getattr(config, key) for key in ("rms_norm_eps", "norm_epsilon", "layer_norm_eps") if hasattr(config, key)
+    )
+    norm = "layer_norm_rms_epsilon" if hasattr(config, "rms_norm_eps") else "layer_norm_epsilon"
+    turned = config.rope_parameters.get("partial_rotary_factor") or 1.0
+    found = common | {
         "feed_forward_length": config.intermediate_size,
-        "attention.head_count_kv": config.num_key_value_heads,
-        "attention.layer_norm_rms_epsilon": float(config.rms_norm_eps),
+        "attention.head_count_kv": getattr(config, "num_key_value_heads", config.num_attention_heads),
+        f"attention.{norm}": float(epsilon),
         "rope.freq_base": float(config.rope_parameters["rope_theta"]),
-        "rope.dimension_count": d_head,
+        "rope.dimension_count": int(d_head * turned),
     }
+    if d_head * config.num_attention_heads != config.hidden_size:
+        found |= {"attention.key_length": d_head, "attention.value_length": d_head}
+    if hasattr(config, "use_parallel_residual"):
+        found["use_parallel_residual"] = bool(config.use_parallel_residual)
+    return found
 
 
 def rows(config: Any, name: str, weight: NDArray[Any]) -> NDArray[Any]:
     """A weight in the order in which llama.cpp stores its rows."""
+    if config.model_type in ONE_MORE and "norm" in name:
+        return weight + 1
+    if config.model_type == "gpt_neox" and ".attn_qkv." in name:  # head by head there, and one after the other here
+        parts = weight.reshape(config.num_attention_heads, 3, -1, *weight.shape[1:])
+        return np.ascontiguousarray(parts.swapaxes(0, 1).reshape(weight.shape))
     if config.model_type == "gpt2" and name.endswith(TRANSPOSED):
         return np.ascontiguousarray(weight.T)
     if config.model_type in ROTATED and name.endswith(("attn_q.weight", "attn_k.weight")):

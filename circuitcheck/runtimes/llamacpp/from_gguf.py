@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from circuitcheck.core.census import Census, summarize_census
-from circuitcheck.core.errors import ConfigurationError
+from circuitcheck.core.errors import ConfigurationError, ModelError
 from circuitcheck.core.runtime import Facts
 from circuitcheck.runtimes.choose import Wanted
 from circuitcheck.runtimes.llamacpp.binding import PACKAGE, Binding, load_binding
@@ -15,6 +18,10 @@ from circuitcheck.runtimes.llamacpp.gguf_weights import GGUFWeights, open_weight
 from circuitcheck.runtimes.llamacpp.llama_model import LlamaModel
 from circuitcheck.runtimes.llamacpp.row_passes import SHARE, SMALL, Passes
 from circuitcheck.runtimes.llamacpp.trial import try_file
+
+if TYPE_CHECKING:
+    from circuitcheck.runtimes.pytorch.loading.gguf import GGUFContent
+    from circuitcheck.runtimes.pytorch.loading.source import Source
 
 NOTE = (
     "Runs in llama.cpp ({package} {version}, ggml {build}; kernels for {instruction_sets}) on {threads} thread(s), "
@@ -36,7 +43,6 @@ def load(wanted: Wanted) -> LlamaModel:
     from circuitcheck.runtimes.pytorch.loading.gguf import read_gguf
     from circuitcheck.runtimes.pytorch.loading.precision import stored_precision
     from circuitcheck.runtimes.pytorch.loading.source import model_name, resolve_source
-    from circuitcheck.runtimes.pytorch.loading.tokenizer import load_tokenizer
     from circuitcheck.runtimes.pytorch.threads import thread_count
 
     cache = cache_type(wanted.variant, wanted.source)
@@ -46,7 +52,7 @@ def load(wanted: Wanted) -> LlamaModel:
     content = read_gguf(file)
     weights = open_weights(file, name)
     find_reference = partial(resolve_source, wanted.reference, download=wanted.download) if wanted.reference else None
-    tokenizer = load_tokenizer(source, content, find_reference)
+    tokenizer = _tokenizer(source, content, find_reference)
     binding, threads = load_binding(), thread_count()
     try_file(file, cache, name)
     passes = _passes(LoadedModel(binding, file, name), weights, cache, threads, file.stat().st_size)
@@ -65,6 +71,24 @@ def load(wanted: Wanted) -> LlamaModel:
         notes=(*wanted.notes, *_notes(binding, passes, census, cache, threads)),
     )
     return LlamaModel(facts, tokenizer, weights, passes)
+
+
+def _tokenizer(source: Source, content: GGUFContent, find_reference: Callable[[], Source] | None) -> Any:
+    """The one beside the file or the reference's, if the file numbers its words like that one; or the file's own.
+
+    None where transformers cannot rebuild that: prompts may be token ids.
+    """
+    from circuitcheck.runtimes.pytorch.loading.gguf import require_same_words
+    from circuitcheck.runtimes.pytorch.loading.tokenizer import load_tokenizer
+
+    found = load_tokenizer(source, replace(content, tokens=()), find_reference)
+    if found is not None:
+        require_same_words(content.tokens, found, str(source))
+        return found
+    try:
+        return load_tokenizer(source, content)
+    except ModelError:
+        return None
 
 
 def _passes(model: LoadedModel, weights: GGUFWeights, cache: CacheType, threads: int, size: int) -> Passes:

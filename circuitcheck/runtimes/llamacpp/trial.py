@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from circuitcheck.runtimes.child import call_in_child
 from circuitcheck.runtimes.llamacpp.binding import load_binding
 from circuitcheck.runtimes.llamacpp.cache_types import CacheType
 
-TOKENS = 4
+ROWS, TOKENS = 2, 4
 """Of the pass that is tried."""
 
 ERROR_LEVEL = 4
@@ -45,6 +46,7 @@ def load_and_run(file: str, cache: str, name: str) -> dict[str, Any]:
 
     from circuitcheck.runtimes.llamacpp.decoding import Decoder, LoadedModel
 
+    os.environ["GGML_NO_BACKTRACE"] = "1"  # a debugger would have the last word
     said: list[str] = []
     binding = load_binding()
 
@@ -56,8 +58,9 @@ def load_and_run(file: str, cache: str, name: str) -> dict[str, Any]:
     binding.llama.llama_log_set(callbacks[0], None)
     try:
         model = LoadedModel(binding, Path(file), name)
-        with Decoder(model, CacheType(cache), 1, TOKENS, 1) as decoder:
-            logits = decoder.run(np.arange(TOKENS, dtype=np.int64)[None] % model.vocabulary)
+        with Decoder(model, CacheType(cache), ROWS, TOKENS, 1) as decoder:
+            ids = np.arange(ROWS * TOKENS, dtype=np.int64).reshape(ROWS, TOKENS) % model.vocabulary
+            logits = decoder.run(ids)
         model.close()
     except Exception as error:
         # The first error is the reason; what follows says that loading failed.
