@@ -1,4 +1,4 @@
-"""In every architecture that llama.cpp and transformers share, heads are found, and are PyTorch's."""
+"""In every architecture that llama.cpp and transformers share, units are found, and are PyTorch's."""
 
 from __future__ import annotations
 
@@ -31,22 +31,33 @@ ARCHITECTURES = {
 """Name to settings (llama.cpp knows no window in these) and how close everything behind the first MLP is."""
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
-def test_heads_are_the_same(tmp_path, name):
-    settings, close = ARCHITECTURES[name]
-    pair = make_pair(tmp_path, name, **settings)
-    reference, prompts = pair.reference, pair.task.prompts()
-    candidate = pair.load(pair.write("F32")).probed(prompts)
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def pair(request, tmp_path_factory):
+    settings, close = ARCHITECTURES[request.param]
+    pair = make_pair(tmp_path_factory.mktemp(request.param), request.param, **settings)
+    candidate = pair.load(pair.write("F32")).probed(pair.task.prompts())
+    return pair.reference, candidate, pair.task.prompts(), close
+
+
+def test_the_metric_is_the_same(pair):
+    reference, candidate, prompts, close = pair
     assert candidate.facts.batch_size is None
-    candidate.prove(prompts, "head")
     np.testing.assert_allclose(candidate.metric(prompts), reference.metric(prompts), rtol=0, atol=close)
-    found, expected = (model.activations(prompts, "head").groups for model in (candidate, reference))
+
+
+@pytest.mark.parametrize("kind", ["head", "block"])
+def test_units_are_the_same(pair, kind):
+    reference, candidate, prompts, close = pair
+    candidate.prove(prompts, kind)
+    assert candidate.layout(kind) == reference.layout(kind)
+    found, expected = (model.activations(prompts, kind).groups for model in (candidate, reference))
     np.testing.assert_allclose(found[0], expected[0], rtol=0, atol=CLOSE)
-    np.testing.assert_allclose(found[1], expected[1], rtol=0, atol=close)
-    patch = Patch("head", tuple((unit,) for unit in reference.layout("head").units), "resample")
+    for ours, theirs in zip(found[1:], expected[1:], strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=close)
+    patch = Patch(kind, tuple((unit,) for unit in reference.layout(kind).units), "resample")
     ours, theirs = (model.patched(prompts, patch) for model in (candidate, reference))
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=close)
     tokens = range(0, 50, 3)
-    maps = (model.reading("head", tokens).maps for model in (candidate, reference))
+    maps = (model.reading(kind, tokens).maps for model in (candidate, reference))
     for ours, theirs in zip(*maps, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=CLOSE)

@@ -10,13 +10,21 @@ import pytest
 
 from circuitcheck.core.errors import ModelChangedError, ModelError, SiteError
 from circuitcheck.runtimes.llamacpp.binding import require_layout
-from circuitcheck.runtimes.llamacpp.eval_hook import Node, Place, head_places
+from circuitcheck.runtimes.llamacpp.eval_hook import Node, Place
+from circuitcheck.runtimes.llamacpp.graph_places import block_places, head_places
 from circuitcheck.runtimes.llamacpp.row_passes import Passes
 
 
-@pytest.fixture
-def model(llama):
+@pytest.fixture(scope="module")
+def loaded(llama):
     return llama.load(llama.write("F32"))
+
+
+@pytest.fixture
+def model(loaded):
+    """As if it had just been loaded."""
+    loaded.proven.clear()
+    return loaded
 
 
 @pytest.fixture
@@ -25,8 +33,11 @@ def ids(llama):
 
 
 def context(model, ids):
+    """The one at hand, with nothing in the caches of its rows."""
     model.passes.logits(ids)
-    return model.passes._context[0]
+    found = model.passes._context[0]
+    found.decoder.forget()
+    return found
 
 
 def test_a_hooked_run_is_the_one_that_nobody_looks_at(model, ids):
@@ -80,10 +91,30 @@ def test_heads_are_found_by_the_weight_that_reads_them():
         Node(3, "attn_out-0", "MUL_MAT", (9, 2), "blk.0.attn_output.weight"),
     ]
     assert head_places(nodes, 1) == [Place(1, "something else", 2)]
-    with pytest.raises(SiteError, match=r"layer 1 has 0 products with blk\.1\.attn_output\.weight"):
+    with pytest.raises(SiteError, match=r"layer 1: it has 0 products with blk\.1\.attn_output\.weight"):
         head_places(nodes, 2)
-    with pytest.raises(SiteError, match="layer 0 has 2 products"):
+    with pytest.raises(SiteError, match="layer 0: it has 2 products"):
         head_places([*nodes, nodes[2]], 1)
+
+
+def test_blocks_are_what_is_added_to_another_value():
+    """A bias is a weight, whose address is no node's; a norm belongs to what is added."""
+    product, bias, residual = 3, 90, 1
+    nodes = [
+        Node(residual, "embedding", "GET_ROWS", (91, 92), "token_embd.weight"),
+        Node(2, "z", "CONT", (residual,), "embedding"),
+        Node(product, "attn_out", "MUL_MAT", (93, 2), "blk.0.attn_output.weight"),
+        Node(4, "with bias", "ADD", (product, bias), "attn_out"),
+        Node(5, "normed", "RMS_NORM", (4,), "with bias"),
+        Node(6, "ffn_inp", "ADD", (5, residual), "normed"),
+        Node(7, "ffn_out", "MUL_MAT", (94, 6), "blk.0.ffn_down.weight"),
+        Node(8, "l_out", "ADD", (6, 7), "ffn_inp"),
+    ]
+    assert block_places(nodes, 1) == [Place(4, "normed", 5), Place(6, "ffn_out", 7)]
+    with pytest.raises(SiteError, match="layer 0: ffn_out is read by 0 others"):
+        block_places(nodes[:-1], 1)
+    with pytest.raises(SiteError, match="layer 0: normed is read by 2 others"):
+        block_places([*nodes[:6], Node(9, "other", "MUL", (5,), "normed"), *nodes[6:]], 1)
 
 
 def failures(model, prompts) -> str:

@@ -76,6 +76,7 @@ class Decoder:
         positions: the most positions of one.
         threads: that compute.
         is_hooked: whether values can be seen; without, llama.cpp computes each graph in one go.
+        is_whole: whether logits are made at all positions, so that the last layer drops none before it has ended.
 
     Raises:
         ConfigurationError: the model cannot have such a cache, or there is not enough memory.
@@ -90,6 +91,7 @@ class Decoder:
         threads: int,
         *,
         is_hooked: bool = True,
+        is_whole: bool = False,
     ) -> None:
         llama = model.binding.llama
         self.model, self.rows, self.cells = model, rows, -(-positions // CELLS) * CELLS
@@ -98,7 +100,8 @@ class Decoder:
         parameters = llama.llama_context_default_params()
         parameters.n_ctx = self.cells * rows
         parameters.n_batch = parameters.n_ubatch = positions * rows
-        parameters.n_seq_max = parameters.n_outputs_max = rows
+        parameters.n_seq_max = rows
+        parameters.n_outputs_max = self.tokens if is_whole else rows
         parameters.n_threads = parameters.n_threads_batch = threads
         parameters.type_k = parameters.type_v = cache.number
         if not cache.has_flash_attention:
@@ -114,7 +117,8 @@ class Decoder:
             )
         self._address = address
         self._memory = llama.llama_get_memory(address)
-        self._tokens = _Tokens(llama, positions * rows)
+        self._tokens = _Tokens(llama, positions * rows, is_whole=is_whole)
+        self._is_whole = is_whole
         self._free = finalize(self, llama.llama_free, address)
 
     def __enter__(self) -> Decoder:
@@ -168,14 +172,15 @@ class Decoder:
                 f"{self.model.name}: llama.cpp did not decode {rows} rows of {ids.shape[1]} tokens (code {code})."
             )
         found = llama.llama_get_logits(self._address)
-        return np.ctypeslib.as_array(found, (rows, self.model.vocabulary)).copy()
+        outputs = ids.shape[1] if self._is_whole else 1
+        return np.ctypeslib.as_array(found, (rows, outputs, self.model.vocabulary))[:, -1].copy()
 
 
 class _Tokens:
     """The arrays behind a `llama_batch`, which has a pointer a token to the list of its sequences."""
 
-    def __init__(self, llama: Any, most: int) -> None:
-        self._llama = llama
+    def __init__(self, llama: Any, most: int, *, is_whole: bool) -> None:
+        self._llama, self._is_whole = llama, is_whole
         self._token, self._position, self._row = (np.zeros(most, np.int32) for _ in range(3))
         self._rows_a_token, self._is_output = np.ones(most, np.int32), np.zeros(most, np.int8)
         self._row_pointers = self._row.ctypes.data + 4 * np.arange(most, dtype=np.uint64)
@@ -186,7 +191,7 @@ class _Tokens:
         self._token[:count] = ids.ravel()
         self._position[:count] = np.tile(np.arange(start, start + seq, dtype=np.int32), rows)
         self._row[:count] = np.repeat(np.arange(rows, dtype=np.int32), seq)
-        self._is_output[:count] = 0
+        self._is_output[:count] = self._is_whole
         self._is_output[seq - 1 : count : seq] = 1
         batch = self._llama.llama_batch()
         batch.n_tokens = count

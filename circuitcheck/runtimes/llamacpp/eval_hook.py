@@ -7,7 +7,7 @@ again. What ctypes swallows is kept: an exception inside of the callback would o
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,8 +50,7 @@ class Place:
     Attributes:
         node: number of the node that makes it.
         name: of that node.
-        reader: number of the node that reads it as its second source, by which it is known again; None where nothing
-            is asked of that.
+        reader: number of the node that reads it, by which it is known again; None where nothing is asked of that.
     """
 
     node: int
@@ -135,8 +134,7 @@ class EvalHook:
             self._found.append(self._described(address))
         place = self._checks.get(number)
         if place is not None:
-            source = GgmlTensor.from_address(address).src[1]
-            if source != self._seen.get(place.node):
+            if self._seen.get(place.node) not in list(GgmlTensor.from_address(address).src):
                 raise SiteError(f"{place.name} is not what its reader reads: the graph is another than before.")
             self._seen[~number] = address
         return number in self._visits
@@ -164,28 +162,3 @@ class EvalHook:
         if self._visits[number](value):
             ggml.ggml_backend_tensor_set(address, pointer, 0, size)
         return True
-
-
-def head_places(nodes: Sequence[Node], layers: int) -> list[Place]:
-    """Where z is made: the second source of the product with each layer's attention output projection.
-
-    By the weight that reads it, because what nodes are called says something else in some architectures.
-
-    Raises:
-        SiteError: names the layers without exactly one such product.
-    """
-    numbers = {node.address: number for number, node in enumerate(nodes)}
-    places, wrong = [], []
-    for layer in range(layers):
-        weight = f"blk.{layer}.attn_output.weight"
-        readers = [
-            number for number, node in enumerate(nodes) if node.operation == "MUL_MAT" and node.first_name == weight
-        ]
-        maker = numbers.get(nodes[readers[0]].sources[1]) if len(readers) == 1 else None
-        if maker is None:
-            wrong.append(f"layer {layer} has {len(readers)} products with {weight}")
-        else:
-            places.append(Place(maker, nodes[maker].name, readers[0]))
-    if wrong:
-        raise SiteError(f"the heads of this file cannot be found in llama.cpp's graph: {'; '.join(wrong[:5])}.")
-    return places

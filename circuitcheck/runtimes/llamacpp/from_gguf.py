@@ -8,13 +8,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from circuitcheck.core.census import Census, summarize_census
-from circuitcheck.core.errors import ConfigurationError, ModelError
+from circuitcheck.core.errors import ModelError
 from circuitcheck.core.runtime import Facts
 from circuitcheck.runtimes.choose import Wanted
 from circuitcheck.runtimes.llamacpp.binding import PACKAGE, Binding, load_binding
 from circuitcheck.runtimes.llamacpp.cache_types import CacheType, cache_type
 from circuitcheck.runtimes.llamacpp.decoding import LoadedModel
 from circuitcheck.runtimes.llamacpp.gguf_weights import GGUFWeights, open_weights
+from circuitcheck.runtimes.llamacpp.graph_places import FINDERS
 from circuitcheck.runtimes.llamacpp.llama_model import LlamaModel
 from circuitcheck.runtimes.llamacpp.row_passes import SHARE, SMALL, Passes
 from circuitcheck.runtimes.llamacpp.trial import try_file
@@ -55,7 +56,7 @@ def load(wanted: Wanted) -> LlamaModel:
     tokenizer = _tokenizer(source, content, find_reference)
     binding, threads = load_binding(), thread_count()
     try_file(file, cache, name)
-    passes = _passes(LoadedModel(binding, file, name), weights, cache, threads, file.stat().st_size)
+    runs = _runs(LoadedModel(binding, file, name), weights, cache, threads, file.stat().st_size)
     claim = claimed_method(source, content)
     census = summarize_census(content.tensors, content.tensors, claim)
     machine = environment()
@@ -68,9 +69,9 @@ def load(wanted: Wanted) -> LlamaModel:
         environment=machine,
         census=census,
         vocabulary=weights.vocabulary,
-        notes=(*wanted.notes, *_notes(binding, passes, census, cache, threads)),
+        notes=(*wanted.notes, *_notes(binding, runs["head"], census, cache, threads)),
     )
-    return LlamaModel(facts, tokenizer, weights, passes)
+    return LlamaModel(facts, tokenizer, weights, runs)
 
 
 def _tokenizer(source: Source, content: GGUFContent, find_reference: Callable[[], Source] | None) -> Any:
@@ -91,17 +92,23 @@ def _tokenizer(source: Source, content: GGUFContent, find_reference: Callable[[]
         return None
 
 
-def _passes(model: LoadedModel, weights: GGUFWeights, cache: CacheType, threads: int, size: int) -> Passes:
-    if model.layers != weights.layers:
-        raise ConfigurationError(f"{model.name}: llama.cpp found {model.layers} layers, and the file {weights.layers}.")
-    return Passes(
-        model=model,
-        layout=weights.heads_layout,
-        cache=cache,
-        threads=threads,
-        row_bytes=weights.row_bytes,
-        budget=max(SMALL, int(SHARE * size)),
-    )
+def _runs(model: LoadedModel, weights: GGUFWeights, cache: CacheType, threads: int, size: int) -> dict[str, Passes]:
+    if (model.layers, model.vocabulary) != (weights.layers, weights.vocabulary):
+        raise ModelError(
+            f"{model.name}: llama.cpp found {model.layers} layers and {model.vocabulary} tokens, and the file has "
+            f"{weights.layers} and {weights.vocabulary}."
+        )
+    return {
+        kind: Passes(
+            model=model,
+            layout=weights.layout(kind),
+            cache=cache,
+            threads=threads,
+            row_bytes=weights.row_bytes,
+            budget=max(SMALL, int(SHARE * size)),
+        )
+        for kind in FINDERS
+    }
 
 
 def _notes(binding: Binding, passes: Passes, census: Census, cache: CacheType, threads: int) -> tuple[str, ...]:

@@ -68,10 +68,14 @@ class GGUFWeights:
         activations = self.heads * cells + ACTIVATIONS * widest
         return NUMBER * (2 * self.layers * keys * cells + activations * positions)
 
-    @property
-    def heads_layout(self) -> Layout:
-        """Its attention heads."""
-        return Layout("head", tuple(Group(str(layer), layer, self.heads, self.width) for layer in range(self.layers)))
+    def layout(self, kind: str) -> Layout:
+        """Its attention heads, or each layer's whole attention and whole MLP (`block`)."""
+        layers = range(self.layers)
+        if kind == "head":
+            return Layout("head", tuple(Group(str(layer), layer, self.heads, self.width) for layer in layers))
+        stream = int(self._tensors["token_embd.weight"].shape[0])
+        names = [(f"{part} {layer}", layer) for layer in layers for part in ("attention", "mlp")]
+        return Layout("block", tuple(Group(name, layer, 1, stream, numbered=False) for name, layer in names))
 
     def matrix(self, name: str) -> FloatArray:
         """A weight, unpacked to float32, `[out, in]`.
@@ -91,14 +95,18 @@ class GGUFWeights:
         """Whether a layer's attention output projection is stored in float32."""
         return bool(self._tensors[_projection(layer)].tensor_type.name == "F32")
 
-    def head_reading(self, tokens: Sequence[int]) -> Reading:
-        """What its heads write, read in the logits of some tokens past everything in between; see `Reading`."""
+    def reading(self, kind: str, tokens: Sequence[int]) -> Reading:
+        """What its units write, read in the logits of some tokens past everything in between; see `Reading`."""
         rows = self._rows(tokens)
+        maps = [rows[None]] * 2 * self.layers if kind == "block" else self._head_maps(rows)
+        return Reading("unembedding", tuple(int(token) for token in tokens), tuple(maps))
+
+    def _head_maps(self, rows: FloatArray) -> list[FloatArray]:
         maps = []
         for layer in range(self.layers):
             written = self.matrix(_projection(layer)).reshape(-1, self.heads, self.width)
             maps.append(np.ascontiguousarray(np.einsum("to,ocw->ctw", rows, written, optimize=True)))
-        return Reading("unembedding", tuple(int(token) for token in tokens), tuple(maps))
+        return maps
 
     def written(self, layer: int) -> FloatArray:
         """What each number of each head writes, `[count, width, d_model]`."""

@@ -67,8 +67,8 @@ def prove_hooks(passes: Passes, weights: GGUFWeights, ids: Ids) -> None:
     ]
     if failures:
         raise SiteError(
-            f"{passes.model.name}: the hooks fail {len(failures)} proof(s), so no head of this model can be measured:"
-            "\n  " + "\n  ".join(failures)
+            f"{passes.model.name}: the hooks fail {len(failures)} proof(s), so no {passes.layout.kind} of this model "
+            "can be measured:\n  " + "\n  ".join(failures)
         )
 
 
@@ -81,7 +81,8 @@ def _finite(logits: FloatArray) -> Iterator[str]:
 def _as_untouched(passes: Passes, ids: Ids, logits: FloatArray) -> Iterator[str]:
     """A run that is stopped at every value is the one that llama.cpp makes in one go."""
     rows, seq = ids.shape
-    with Decoder(passes.model, passes.cache, rows, seq, passes.threads, is_hooked=False) as untouched:
+    options = {"is_hooked": False, "is_whole": passes.is_whole}
+    with Decoder(passes.model, passes.cache, rows, seq, passes.threads, **options) as untouched:
         own = untouched.run(ids)
     if not np.array_equal(own, logits):
         yield f"all layers, check 'untouched': reading values changes logits by up to {_largest(own - logits):.3g}"
@@ -108,6 +109,8 @@ def _matters(passes: Passes, ids: Ids, logits: FloatArray, values: list[FloatArr
 
 def _rebuilds_output(passes: Passes, weights: GGUFWeights, ids: Ids) -> Iterator[str]:
     """Where the projection is stored in float32, what the units write adds up to what it puts out."""
+    if passes.layout.kind != "head":
+        return
     plain = [layer for layer in range(weights.layers) if weights.reads_plainly(layer)]
     if not plain:
         return

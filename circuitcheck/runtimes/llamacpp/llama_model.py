@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -40,7 +40,7 @@ class LlamaModel:
         facts: what it is.
         tokenizer: the Hugging Face tokenizer of the reference; text never goes through llama.cpp's own.
         weights: sizes and weights, read from the file.
-        passes: runs it.
+        runs: kind of unit to what runs it for them; without units, any does.
         quantity: what is measured of a prompt.
         proven: (kind of unit, length of prompts) for which its hooks were proven; copies of this object share it.
     """
@@ -48,9 +48,14 @@ class LlamaModel:
     facts: Facts
     tokenizer: Any
     weights: GGUFWeights
-    passes: Passes
+    runs: Mapping[str, Passes]
     quantity: Metric = LOGIT_DIFFERENCE
     proven: set[tuple[str, int]] = field(default_factory=set, compare=False, repr=False)
+
+    @property
+    def passes(self) -> Passes:
+        """Runs it where no units are asked for, or heads."""
+        return self.runs["head"]
 
     def measured_by(self, metric: str | Metric) -> LlamaModel:
         """The same model with another quantity.
@@ -80,7 +85,7 @@ class LlamaModel:
             return self
         note = f"Measured one row at a time, because {reason}."
         facts = replace(self.facts, batch_size=1, notes=(*self.facts.notes, note))
-        return replace(self, facts=facts, passes=self.passes.limited(1))
+        return replace(self, facts=facts, runs={kind: passes.limited(1) for kind, passes in self.runs.items()})
 
     def layout(self, kind: str) -> Layout:
         """Its units of a kind.
@@ -88,17 +93,12 @@ class LlamaModel:
         Raises:
             SiteError: there is no such kind.
         """
-        if kind != self.passes.layout.kind:
-            raise SiteError(
-                f"{self.facts.name}: units of a GGUF file in llama.cpp are {self.passes.layout.kind}s, not {kind!r}; "
-                "unpack it with --circuit-runtime=pytorch."
-            )
-        return self.passes.layout
+        return self._run(kind).layout
 
     def reading(self, kind: str, tokens: Sequence[int], amplitudes: Sequence[float] | None = None) -> Reading:
         """How its units are read in logits: by the file's own weights, unpacked, whose products are linear."""
         self.layout(kind)
-        return self.weights.head_reading(tokens)
+        return self.weights.reading(kind, tokens)
 
     @contextmanager
     def unchanged(self) -> Iterator[None]:
@@ -121,10 +121,10 @@ class LlamaModel:
             ModelError: a prompt of the task is longer than the model has positions.
         """
         self._require_room(prompts)
-        self.layout(kind)
+        passes = self._run(kind)
         ids = _probe_rows(prompts.batches()[0].clean)[: self.facts.batch_size]
         if (kind, ids.shape[1]) not in self.proven:
-            prove_hooks(self.passes, self.weights, ids)
+            prove_hooks(passes, self.weights, ids)
             self.proven.add((kind, ids.shape[1]))
 
     def metric(self, prompts: Prompts, *, counterfactual: bool = False) -> NDArray[np.float32]:
@@ -152,8 +152,8 @@ class LlamaModel:
 
     def activations(self, prompts: Prompts, kind: str) -> Activations:
         """Values of all units on the clean prompts, all positions."""
-        layout = self.layout(kind)
-        return _joined(((batch, self.passes.values(batch.clean)) for batch in prompts.batches()), layout)
+        passes = self._run(kind)
+        return _joined(((batch, passes.values(batch.clean)) for batch in prompts.batches()), passes.layout)
 
     def replacements(self, prompts: Prompts, patch: Patch) -> Activations:
         """What the patch puts into each unit, whichever units its sets name; positions as the patch has them."""
@@ -177,7 +177,7 @@ class LlamaModel:
                 block = PatchedBlock(batch.clean[rows], patch.sets, [value[rows] for value in values], start)
                 part = replace(batch, answer=batch.answer[rows], foil=batch.foil[rows])
                 base = np.zeros(len(rows), np.float32)
-                for number, logits in self.passes.patched(block, work.memory, work.advance):
+                for number, logits in self._run(patch.kind).patched(block, work.memory, work.advance):
                     found = self._read(logits, part)
                     if number == 0:
                         base = found - clean[rows]
@@ -211,6 +211,14 @@ class LlamaModel:
         """None: it is no reference."""
         return ()
 
+    def _run(self, kind: str) -> Passes:
+        if kind not in self.runs:
+            raise SiteError(
+                f"{self.facts.name}: units of a GGUF file in llama.cpp are {', '.join(self.runs)}, not {kind!r}; "
+                "unpack it with --circuit-runtime=pytorch."
+            )
+        return self.runs[kind]
+
     def _require_room(self, prompts: Prompts) -> None:
         room, longest = self.weights.positions, prompts.task.longest
         if room is not None and longest > room:
@@ -237,7 +245,7 @@ class LlamaModel:
             differs = batch.clean != batch.counterfactual
             first = np.where(differs.any(1), differs.argmax(1), seq - 1)
             starts = np.maximum(starts, first)
-        size = self.passes.rows_at_once(seq, memory)
+        size = self._run(patch.kind).rows_at_once(seq, memory)
         for start in np.unique(starts):
             rows = np.flatnonzero(starts == start)
             for at in range(0, len(rows), size):
@@ -245,8 +253,8 @@ class LlamaModel:
 
     def _replacing(self, prompts: Prompts, patch: Patch) -> Iterator[tuple[Batch, list[FloatArray]]]:
         """Each batch with what stands in for its units, for each group `[batch, positions, count, width]`."""
-        layout = self.layout(patch.kind)
-        means = self._means(prompts) if patch.values == "mean" and len(prompts) else []
+        passes = self._run(patch.kind)
+        means = self._means(prompts, passes) if patch.values == "mean" and len(prompts) else []
         for batch in prompts.batches():
             seq = batch.clean.shape[1]
             positions = 1 if patch.positions == "answer" else seq
@@ -254,24 +262,23 @@ class LlamaModel:
                 yield batch, patch.values.rows(batch.index)
                 continue
             if patch.values == "resample":
-                values = self.passes.values(batch.counterfactual)
+                values = passes.values(batch.counterfactual)
             elif patch.values == "mean":
                 values = [np.broadcast_to(mean[-seq:], (len(batch.index), seq, *mean.shape[1:])) for mean in means]
             else:
-                values = [
-                    np.zeros((len(batch.index), seq, group.count, group.width), np.float32) for group in layout.groups
-                ]
+                shape = (len(batch.index), seq)
+                values = [np.zeros((*shape, group.count, group.width), np.float32) for group in passes.layout.groups]
             yield batch, [value[:, -positions:] for value in values]
 
-    def _means(self, prompts: Prompts) -> list[FloatArray]:
+    def _means(self, prompts: Prompts, passes: Passes) -> list[FloatArray]:
         """Over the whole task's clean and counterfactual prompts, for each group `[longest seq, count, width]`."""
         task = prompts.task
-        totals = [np.zeros((task.longest, group.count, group.width), np.float64) for group in self.passes.layout.groups]
+        totals = [np.zeros((task.longest, group.count, group.width), np.float64) for group in passes.layout.groups]
         counts = np.zeros((task.longest, 1, 1))
         for batch in task.prompts().batches():
             for ids in (batch.clean, batch.counterfactual):
                 counts[-ids.shape[1] :] += len(ids)
-                for total, values in zip(totals, self.passes.values(ids), strict=True):
+                for total, values in zip(totals, passes.values(ids), strict=True):
                     total[-ids.shape[1] :] += values.sum(0, dtype=np.float64)
         return [(total / counts).astype(np.float32) for total in totals]
 

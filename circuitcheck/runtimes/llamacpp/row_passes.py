@@ -14,7 +14,8 @@ from circuitcheck.core.progress import Advance
 from circuitcheck.core.units import Layout, Unit
 from circuitcheck.runtimes.llamacpp.cache_types import CacheType
 from circuitcheck.runtimes.llamacpp.decoding import CELLS, MOST_ROWS, Decoder, LoadedModel
-from circuitcheck.runtimes.llamacpp.eval_hook import Place, Visit, head_places
+from circuitcheck.runtimes.llamacpp.eval_hook import Place, Visit
+from circuitcheck.runtimes.llamacpp.graph_places import FINDERS
 
 FloatArray = NDArray[np.float32]
 Ids = NDArray[np.int64]
@@ -50,6 +51,11 @@ class Passes:
     most: int = MOST_ROWS
     _context: list[_Context] = field(default_factory=list)
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether all positions run to the end: what a head puts out is wanted of all anyway, a last block is not."""
+        return self.layout.kind != "head"
+
     def rows_at_once(self, positions: int, memory: int | None = None) -> int:
         """How many rows of so many positions fit.
 
@@ -59,6 +65,8 @@ class Passes:
         budget = self.budget if memory is None else memory
         cells = -(-positions // CELLS) * CELLS
         needed = self.row_bytes(positions, cells)
+        if self.is_whole:
+            needed += 2 * 4 * positions * self.model.vocabulary  # logits, twice
         fitting = budget // needed
         if fitting < 1 and memory is not None:
             raise MemoryBudgetError(
@@ -88,35 +96,26 @@ class Passes:
 
     def read(self, ids: Ids) -> tuple[FloatArray, list[FloatArray]]:
         """Logits and values of rows that fit into one pass."""
-        context, seen = self._whole(ids), list[FloatArray]()
-
-        def keep(value: FloatArray) -> bool:
-            seen.append(value)
-            return False
-
+        context = self._whole(ids)
         places = context.places(ids.shape)
-        logits = context.decoder.run(ids, visits=dict.fromkeys(places, keep))
-        return logits, [
+        logits, seen = context.seen(ids, places)
+        return logits, self._as_units(ids, seen)
+
+    def read_products(self, ids: Ids) -> tuple[list[FloatArray], list[FloatArray]]:
+        """Values of heads, `[rows, seq, count, width]`, and their layers' products with W_O, `[rows, seq, out]`."""
+        context = self._whole(ids)
+        places = context.places(ids.shape)
+        products = [Place(place.reader, f"product of {place.name}") for place in places if place.reader is not None]
+        _, seen = context.seen(ids, [*places, *products])
+        return self._as_units(ids, seen[: len(places)]), [
+            value.reshape(*ids.shape, -1) for value in seen[len(places) :]
+        ]
+
+    def _as_units(self, ids: Ids, seen: Sequence[FloatArray]) -> list[FloatArray]:
+        return [
             value.reshape(*ids.shape, group.count, group.width)
             for value, group in zip(seen, self.layout.groups, strict=True)
         ]
-
-    def read_products(self, ids: Ids) -> tuple[list[FloatArray], list[FloatArray]]:
-        """Values of units, `[rows, seq, count, width]`, and their layers' products with W_O, `[rows, seq, out]`."""
-        context, seen = self._whole(ids), dict[int, FloatArray]()
-
-        def keep(place: Place, value: FloatArray) -> bool:
-            seen[place.node] = value.reshape(*ids.shape, -1)
-            return False
-
-        places = context.places(ids.shape)
-        products = [Place(place.reader, f"product of {place.name}") for place in places if place.reader is not None]
-        context.decoder.run(ids, visits={place: partial(keep, place) for place in (*places, *products)})
-        values = [
-            seen[place.node].reshape(*ids.shape, group.count, group.width)
-            for place, group in zip(places, self.layout.groups, strict=True)
-        ]
-        return values, [seen[place.node] for place in products]
 
     def written(self, ids: Ids, masks: Sequence[NDArray[np.bool_]], values: Sequence[FloatArray]) -> FloatArray:
         """Logits of rows in one pass with other values in some of their units, all positions.
@@ -180,7 +179,7 @@ class Passes:
             if rows <= decoder.rows and positions * rows <= decoder.tokens and positions <= decoder.cells:
                 return self._context[0]
             self.close()
-        decoder = Decoder(self.model, self.cache, rows, positions, self.threads)
+        decoder = Decoder(self.model, self.cache, rows, positions, self.threads, is_whole=self.is_whole)
         self._context.append(_Context(decoder, self.layout))
         return self._context[0]
 
@@ -200,7 +199,7 @@ class _Context:
     """A decoder, and where values are seen in its graphs."""
 
     def __init__(self, decoder: Decoder, layout: Layout) -> None:
-        self.decoder, self._layers = decoder, len(layout.groups)
+        self.decoder, self._layout = decoder, layout
         self._known: dict[tuple[bool, bool], list[Place]] = {}
 
     def places(self, shape: tuple[int, ...]) -> list[Place]:
@@ -211,9 +210,20 @@ class _Context:
         several = (shape[0] > 1, shape[1] > 1)
         if several not in self._known:
             nodes = self.decoder.trace(np.zeros([1 + many for many in several], np.int64))
-            self._known[several] = head_places(nodes, self._layers)
+            self._known[several] = FINDERS[self._layout.kind](nodes, self.decoder.model.layers)
             self.decoder.forget()
         return self._known[several]
+
+    def seen(self, ids: Ids, places: Sequence[Place]) -> tuple[FloatArray, list[FloatArray]]:
+        """Logits, and what stands at each place, `[rows * seq, width]`; layers' parts may run in any order."""
+        found: dict[int, FloatArray] = {}
+
+        def keep(node: int, value: FloatArray) -> bool:
+            found[node] = value
+            return False
+
+        logits = self.decoder.run(ids, visits={place: partial(keep, place.node) for place in places})
+        return logits, [found[place.node] for place in places]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,90 @@
+"""Where units are in llama.cpp's graph: found by the weights that read or made them, not by names of nodes.
+
+What nodes are called says something else in some architectures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from circuitcheck.core.errors import SiteError
+from circuitcheck.runtimes.llamacpp.eval_hook import Node, Place
+
+PRODUCT, SUM = "MUL_MAT", "ADD"
+ATTENTION, MLP = "blk.{layer}.attn_output.weight", "blk.{layer}.ffn_down.weight"
+"""The weights that end a layer's attention and its MLP."""
+
+
+def head_places(nodes: Sequence[Node], layers: int) -> list[Place]:
+    """Where z is made: the second source of the product with each layer's attention output projection.
+
+    Raises:
+        SiteError: names the layers without exactly one such product.
+    """
+    numbers = {node.address: number for number, node in enumerate(nodes)}
+
+    def place(layer: int) -> Place:
+        reader = _product(nodes, ATTENTION.format(layer=layer))
+        maker = numbers.get(nodes[reader].sources[1])
+        if maker is None:
+            raise SiteError(f"what {nodes[reader].first_name} is multiplied with is no value of the graph")
+        return Place(maker, nodes[maker].name, reader)
+
+    return _all(place, layers, "heads")
+
+
+def block_places(nodes: Sequence[Node], layers: int) -> list[Place]:
+    """Where what each layer's attention and MLP add to the residual stream is made: the last value before that sum.
+
+    Raises:
+        SiteError: names the layers in which there is no such sum.
+    """
+
+    def last_of(weight: str, layer: int) -> Place:
+        return _summand(nodes, _product(nodes, weight.format(layer=layer)))
+
+    found = [_all(partial(last_of, weight), layers, "blocks") for weight in (ATTENTION, MLP)]
+    return [place for pair in zip(*found, strict=True) for place in pair]
+
+
+FINDERS: dict[str, Callable[[Sequence[Node], int], list[Place]]] = {"head": head_places, "block": block_places}
+"""Kind of unit to what finds its places, in the order of the layout."""
+
+
+def _all(find: Callable[[int], Place], layers: int, what: str) -> list[Place]:
+    places, wrong = [], []
+    for layer in range(layers):
+        try:
+            places.append(find(layer))
+        except SiteError as error:
+            wrong.append(f"layer {layer}: {error}")
+    if wrong:
+        raise SiteError(f"the {what} of this file cannot be found in llama.cpp's graph: {'; '.join(wrong[:5])}.")
+    return places
+
+
+def _product(nodes: Sequence[Node], weight: str) -> int:
+    """The number of the one product with a weight."""
+    found = [number for number, node in enumerate(nodes) if node.operation == PRODUCT and node.first_name == weight]
+    if len(found) != 1:
+        raise SiteError(f"it has {len(found)} products with {weight}")
+    return found[0]
+
+
+def _summand(nodes: Sequence[Node], start: int) -> Place:
+    """The last value, on the only way from a product, before it is added to another value of the graph.
+
+    A bias is no value of the graph but a weight; a norm behind the product belongs to what is added.
+    """
+    values = {node.address for node in nodes}
+    number = start
+    while True:
+        address = nodes[number].address
+        readers = [later for later, node in enumerate(nodes) if later > number and address in node.sources]
+        if len(readers) != 1:
+            raise SiteError(f"{nodes[number].name} is read by {len(readers)} others")
+        reader = nodes[readers[0]]
+        if reader.operation == SUM and all(source in values for source in reader.sources):
+            return Place(number, nodes[number].name, readers[0])
+        number = readers[0]
