@@ -23,8 +23,8 @@ PRECISIONS = (*DEFAULT_CANDIDATES, *RTN, *TORCHAO, *BITSANDBYTES)
 SAVED = "saved"
 """The precision of a release that is loaded as it was saved."""
 
-GGUF = ".gguf"
-"""Ending of a release that is one file."""
+GGUF, ONNX = ".gguf", ".onnx"
+"""Endings of releases that are one file, or of the file in whose directory all of them lie."""
 
 VARIANT = re.compile(r"(.+\.gguf)@(\w+=[\w.-]*)", re.DOTALL)
 """A file, and what is to be changed about how it runs."""
@@ -40,4 +40,4 @@ def split_variant(candidate: str) -> tuple[str, str]:
 
 def is_hub_id(name: str) -> bool:
     """Whether a name that nothing lies under can be that of a model on the hub, `owner/name`."""
-    return _HUB_ID.fullmatch(name) is not None and not name.endswith(GGUF)
+    return _HUB_ID.fullmatch(name) is not None and not name.endswith((GGUF, ONNX))

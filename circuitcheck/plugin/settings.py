@@ -114,7 +114,7 @@ class Settings:
     )
     candidates: tuple[str, ...] = option(
         DEFAULT_CANDIDATES,
-        "what to gate: a saved directory, a .gguf file, or a precision that is made from the reference: "
+        "what to gate: a saved directory, a .gguf or .onnx file, or a precision that is made from the reference: "
         f"{', '.join(DEFAULT_CANDIDATES)} (a simulation), {', '.join(RTN)}, with torchao {', '.join(TORCHAO)}, with "
         f"bitsandbytes {', '.join(BITSANDBYTES)}; repeatable",
         metavar="SPEC",

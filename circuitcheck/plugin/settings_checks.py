@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from circuitcheck.baseline.names import baseline_file
-from circuitcheck.core.candidates import EMBEDDED, GGUF, PRECISIONS, is_hub_id, split_variant
+from circuitcheck.core.candidates import EMBEDDED, GGUF, ONNX, PRECISIONS, is_hub_id, split_variant
 from circuitcheck.core.errors import BaselineError, ConfigurationError
 from circuitcheck.plugin.cases import Case
 from circuitcheck.plugin.settings import TASKS, Settings, is_ci
@@ -43,9 +43,9 @@ def _check_candidates(settings: Settings) -> None:
     unknown = [candidate for candidate in settings.candidates if not _is_candidate(candidate, settings.download)]
     if unknown:
         raise ConfigurationError(
-            f"candidate {_listed(unknown)} is neither a precision ({', '.join(PRECISIONS)}), nor a directory or {GGUF} "
-            f"file seen from {Path.cwd()}. Correct the spelling, give the directory that the quantized model was saved "
-            "to, or add --circuit-download for a hub id (owner/name)."
+            f"candidate {_listed(unknown)} is neither a precision ({', '.join(PRECISIONS)}), nor a directory, {GGUF} "
+            f"or {ONNX} file seen from {Path.cwd()}. Correct the spelling, give the directory that the quantized model "
+            "was saved to, or add --circuit-download for a hub id (owner/name)."
         )
 
 
@@ -53,7 +53,7 @@ def _is_candidate(candidate: str, download: bool) -> bool:
     path = Path(split_variant(candidate)[0])
     if candidate in PRECISIONS or not path.exists():
         return candidate in PRECISIONS or (download and is_hub_id(candidate))
-    return path.is_dir() or path.name.endswith(GGUF)
+    return path.is_dir() or path.name.endswith((GGUF, ONNX))
 
 
 def _check_tasks(tasks: tuple[str, ...]) -> None:

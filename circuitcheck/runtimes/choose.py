@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from circuitcheck.core.candidates import split_variant
+from circuitcheck.core.candidates import ONNX, split_variant
 from circuitcheck.core.errors import ConfigurationError, ModelError
 from circuitcheck.core.phrases import extra_needed
 from circuitcheck.runtimes import llamacpp
@@ -80,6 +80,14 @@ class RuntimeKind:
         return all(find_spec(package) is not None for package in self.packages)
 
 
+def _is_onnx(wanted: Wanted) -> bool:
+    """Whether it is an ONNX file, or a directory whose only weights are in that format."""
+    path = wanted.path
+    if wanted.variant or not path.is_dir():
+        return not wanted.variant and path.suffix == ONNX
+    return any(path.glob(f"*{ONNX}")) or (not any(path.glob("*.safetensors")) and any(path.glob(f"onnx/*{ONNX}")))
+
+
 KINDS: dict[str, RuntimeKind] = {
     "llamacpp": RuntimeKind(
         "llama.cpp",
@@ -88,9 +96,16 @@ KINDS: dict[str, RuntimeKind] = {
         packages=("llama_cpp", "gguf"),
         extra="llamacpp",
     ),
+    "onnx": RuntimeKind(
+        "ONNX Runtime",
+        _is_onnx,
+        "circuitcheck.runtimes.onnx.from_onnx:load",
+        packages=("onnx", "onnxruntime"),
+        extra="onnx",
+    ),
     "pytorch": RuntimeKind(
         "PyTorch",
-        lambda wanted: not wanted.variant,
+        lambda wanted: not wanted.variant and not _is_onnx(wanted),
         "circuitcheck.runtimes.pytorch.loading.from_files:load",
         is_as_shipped=False,
     ),

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from statistics import median
 
 from circuitcheck.core.errors import ConfigurationError
-from circuitcheck.core.results import Estimate, Judgement, Measurement, Relation, Word
+from circuitcheck.core.results import Circuit, Estimate, Judgement, Measurement, Relation, Word
 from circuitcheck.verdict.criteria import Criterion
 from circuitcheck.verdict.limits import Limits
 
 WHERE = {"excess": "over all units", "excess_layer": "in layer {layer}", "excess_unit": "in {unit}"}
 """Criterion to where a candidate drifts further than rounding explains."""
+
+HELD = 0.5
+"""Units hold the reference's values where those of the median one have moved by less than this, relative."""
+
+BEHIND = (
+    "; it does not compute the reference's logits: its units hold the reference's values (drift of z {drift:.2g} in "
+    "median), and with all of them repaired the logits are still others. Look at what lies behind them: the final "
+    "norm, the output layer, and how these are wired"
+)
 
 
 def hold(criterion: Criterion, value: Estimate, limit: float, measurement: Measurement) -> Judgement:
@@ -58,9 +68,15 @@ def _message(criterion: Criterion, value: Estimate, limit: float, word: Word, me
         where = WHERE[name].format(layer=circuit.excess.worst_layer, unit=circuit.excess.worst_unit)
         shown += f"; not explained by {circuit.excess.precision} rounding: {value.value:.2g} times its drift {where}"
     if word == "FAIL":
-        return shown
+        return shown + (_behind(circuit) if name == "unrepaired" and circuit is not None else "")
     settling = _what_would_settle_it(value, limit, measurement, of_part=criterion.of_part)
     return f"{shown}: the interval contains the limit. {settling}"
+
+
+def _behind(circuit: Circuit) -> str:
+    """Where the fault lies, if the units cannot have it."""
+    drift = median(unit.drift_z for unit in circuit.units)
+    return BEHIND.format(drift=drift) if drift < HELD else ""
 
 
 def _what_would_settle_it(value: Estimate, limit: float, measurement: Measurement, *, of_part: bool) -> str:
