@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from circuitcheck.baseline.beside import Beside
 from circuitcheck.baseline.recording import Recording
 from circuitcheck.core.activations import Activations, require_comparable
+from circuitcheck.core.errors import SiteError
 from circuitcheck.core.patch import Patch
 from circuitcheck.core.placing import Module, Placing
 from circuitcheck.core.reading import Reading
@@ -44,7 +45,7 @@ class Repaired:
 
 
 def repair_modules(baseline: Recording, candidate: Runtime, metric: NDArray[np.float64], work: Work) -> Repaired | None:
-    """Repairs modules of a candidate; None where the baseline keeps none.
+    """Repairs modules of a candidate; None where the baseline keeps none, or where its runtime does not show them.
 
     Args:
         baseline: the reference's side.
@@ -56,6 +57,11 @@ def repair_modules(baseline: Recording, candidate: Runtime, metric: NDArray[np.f
     if beside is None:
         return None
     layout, prompts = beside.layout, baseline.task.prompts(beside.z.index)
+    try:
+        candidate.prove(prompts, layout.kind)
+    except SiteError as error:
+        work.notes.append(f"In which module of which layer damage is cannot be told: {error}")
+        return None
     z = candidate.activations(prompts, layout.kind)
     z = z if baseline.spec.positions == "all" else z.answer_position()
     require_comparable(beside.z, z)

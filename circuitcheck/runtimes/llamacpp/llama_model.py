@@ -95,6 +95,15 @@ class LlamaModel:
         """
         return self._run(kind).layout
 
+    def narrowed(self, layout: Layout) -> LlamaModel:
+        """The same model: of no kind that it has are there so many units that some are chosen.
+
+        Raises:
+            SiteError: there is no such kind.
+        """
+        self.layout(layout.kind)
+        return self
+
     def reading(self, kind: str, tokens: Sequence[int], amplitudes: Sequence[float] | None = None) -> Reading:
         """How its units are read in logits: by the file's own weights, unpacked, whose products are linear."""
         self.layout(kind)

@@ -69,6 +69,15 @@ class OnnxModel:
         """
         return Layout(kind, tuple(port.group for port in self.runner.ports(kind)))
 
+    def narrowed(self, layout: Layout) -> OnnxModel:
+        """The same model: of no kind that it has are there so many units that some are chosen.
+
+        Raises:
+            SiteError: there is no such kind.
+        """
+        self.layout(layout.kind)
+        return self
+
     def reading(self, kind: str, tokens: Sequence[int], amplitudes: Sequence[float] | None = None) -> Reading:
         """How its units are read in logits at some tokens, from the weights that the file holds.
 

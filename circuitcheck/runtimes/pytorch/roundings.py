@@ -122,7 +122,8 @@ def stochastic_half(x: Tensor, dtype: torch.dtype, generator: torch.Generator) -
     # A float's bits, read as an integer, count the floats of its sign in order: adding below the last bit that is kept
     # carries into it as often as the number lies beyond.
     added = torch.randint(2**bits, x.shape, generator=generator, dtype=torch.int32).to(x.device)
-    return ((x.contiguous().view(torch.int32) + added) & -(2**bits)).view(x.dtype)
+    kept: Tensor = (x.contiguous().view(torch.int32) + added) & -(2**bits)
+    return kept.view(x.dtype)
 
 
 def _halves(precision: str, dtype: torch.dtype) -> list[Way]:
