@@ -73,6 +73,8 @@ def faults(model: HookedModel, ids: torch.Tensor) -> Iterator[Fault]:
             )
             yield Fault(f"{path} at 2 bits", 8, f"mlp {layer}", partial(surgery.round_projection, path=path, bits=2))
         yield Fault(f"a quarter of {down} doubled", 8, f"mlp {layer}", partial(_scaled, path=down))
+    path = mlp_maps(model, layers - 1)[-1]
+    yield Fault(f"{path} at 2 bits", 4, f"mlp {layers - 1}", partial(surgery.round_projection, path=path, bits=2), True)
     yield Fault(
         "a third of layer 0's attention replaced by its mean", 4, "attention 0", partial(_averaged, ids=ids), True
     )

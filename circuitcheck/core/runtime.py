@@ -72,14 +72,14 @@ class Replaceable:
         output_layer: path of the unembedding; None for a model without one.
         blocks: label of each layer's attention and MLP, as units of the kind `block` have it, to module paths.
         tensors: module path to what llama.cpp calls its weights; without those whose names are not known.
-        nodes: module path to what the names of its nodes in an exported ONNX graph hold.
+        nodes: module path to what the name or the metadata of its nodes in an exported ONNX graph holds.
     """
 
     layers: tuple[tuple[str, ...], ...]
     output_layer: str | None
     blocks: Mapping[str, tuple[str, ...]] = field(default_factory=dict, compare=False)
     tensors: Mapping[str, tuple[str, ...]] = field(default_factory=dict, compare=False)
-    nodes: Mapping[str, str] = field(default_factory=dict, compare=False)
+    nodes: Mapping[str, tuple[str, ...]] = field(default_factory=dict, compare=False)
 
     @property
     def modules(self) -> tuple[str, ...]:

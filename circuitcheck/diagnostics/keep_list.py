@@ -56,7 +56,7 @@ class KeepList:
         output_layer: path of the unembedding; a list of modules to skip replaces the libraries' own, which spares it.
         message: that keeping is in vain; else empty. There is nothing to write for the libraries then.
         tensors: what llama.cpp calls the weights to keep; of modules whose names are known there.
-        nodes: what the names of their nodes in an exported ONNX graph hold.
+        nodes: what the names or the metadata of their nodes in an exported ONNX graph hold.
     """
 
     modules: tuple[str, ...]
@@ -91,14 +91,13 @@ class KeepList:
     def onnxruntime(self) -> str:
         """The argument of onnxruntime's `quantize_dynamic` and `quantize_static`, where `model` is the loaded graph.
 
-        By what nodes' names hold, because names that a graph does not have are passed over there in silence.
+        By what nodes say of the modules that they are of, because names that a graph does not have are passed over
+        there in silence.
         """
         if not self.nodes:
             return ""
-        names = json.dumps(list(self.nodes))
-        return (
-            f"nodes_to_exclude=[node.name for node in model.graph.node if any(name in node.name for name in {names})]"
-        )
+        is_one = f"any(name in f'{{node.name}} {{node.metadata_props}}' for name in {json.dumps(list(self.nodes))})"
+        return f"nodes_to_exclude=[node.name for node in model.graph.node if {is_one}]"
 
     def _recipe(self, argument: str) -> str:
         skipped = [*([self.output_layer] if self.output_layer else []), *self.modules]
@@ -189,7 +188,7 @@ def find_keep_list(
         len(trials),
         replaceable.output_layer,
         tensors=tuple(name for path in kept for name in replaceable.tensors.get(path, ())),
-        nodes=tuple(replaceable.nodes[path] for path in kept if path in replaceable.nodes),
+        nodes=tuple(name for path in kept for name in replaceable.nodes.get(path, ())),
     )
 
 

@@ -17,7 +17,7 @@ from circuitcheck.diagnostics.integrated_gradients import integrated_damage
 from circuitcheck.gate.basis import compare_writes
 from circuitcheck.gate.many import compare_population
 from circuitcheck.gate.observation import Observation, part_damage
-from circuitcheck.gate.placing import repair_modules
+from circuitcheck.gate.placing import Repaired, plan_placing
 from circuitcheck.gate.preference import preference
 from circuitcheck.gate.repair_plan import plan_repair
 from circuitcheck.gate.summarize import summarize
@@ -108,8 +108,13 @@ def observe(
         sets = tuple(written.of_candidate(units) for units in plan.sets)
         repaired = candidate.patched(baseline.part, Patch(spec.unit, sets, written.repair_in_place), work)
         _require_finite(candidate, baseline, "logit differences under repair", repaired)
-        places = curves and damage != "no damage"
-        modules = repair_modules(baseline, candidate, baseline.of_part(metric), work) if places else None
+        places = plan_placing(baseline, candidate, baseline.of_part(metric), work) if curves else None
+        modules = None
+        if places is not None:
+            alone = candidate.patched(places.prompts, places.each_alone, work)
+            order = places.order(alone)
+            together = candidate.patched(places.prompts, places.more_and_more(order), work)
+            modules = Repaired(alone, order, together, places.drift)
     return Observation(
         metric, preferred, next_token, ablated, written, expected, damage, plan, repaired, population, modules, level
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,12 +15,17 @@ from circuitcheck.core.activations import Activations, require_comparable
 from circuitcheck.core.errors import SiteError
 from circuitcheck.core.patch import Patch
 from circuitcheck.core.placing import Module, Placing
+from circuitcheck.core.prompts import Prompts
 from circuitcheck.core.reading import Reading
 from circuitcheck.core.runtime import Runtime, Work
-from circuitcheck.core.units import Unit
+from circuitcheck.core.units import Layout, Unit
 from circuitcheck.gate.sample import Sample
 from circuitcheck.stats.drift import drift_sums, relative_drift
 from circuitcheck.stats.recovery import recovery
+
+STILL = 0.005
+"""Share of the metric by which prompts have to move in the mean before a place is looked for; rounding the embedded
+model to 8 bits moves them by less."""
 
 FEW = 0.2
 """What culprits may leave of the damage."""
@@ -38,25 +45,72 @@ class Repaired:
         drift: of what each module puts out, read in logits, `[modules]`.
     """
 
-    alone: NDArray[np.float64]
+    alone: NDArray[Any]
     order: NDArray[np.intp]
-    together: NDArray[np.float64]
+    together: NDArray[Any]
     drift: NDArray[np.float64]
 
 
-def repair_modules(baseline: Recording, candidate: Runtime, metric: NDArray[np.float64], work: Work) -> Repaired | None:
-    """Repairs modules of a candidate; None where the baseline keeps none, or where its runtime does not show them.
+@dataclass(frozen=True)
+class PlacingPlan:
+    """Which repairs tell where damage is.
+
+    Attributes:
+        prompts: that are looked at.
+        layout: the modules.
+        values: the reference's outputs in the candidate's coordinates.
+        drift: of what each module puts out, read in logits, `[modules]`.
+        reference: m of the reference in logits, `[prompts]`.
+        moved: how far m has moved, `[prompts]`.
+    """
+
+    prompts: Prompts
+    layout: Layout
+    values: Activations
+    drift: NDArray[np.float64]
+    reference: NDArray[np.float64]
+    moved: NDArray[np.float64]
+
+    @property
+    def each_alone(self) -> Patch:
+        """Repairs one module at a time."""
+        return self._repair([(unit,) for unit in self.layout.units])
+
+    def order(self, alone: NDArray[Any]) -> NDArray[np.intp]:
+        """Places of modules, first the one that leaves least; of m with each alone repaired, `[modules, prompts]`."""
+        return np.argsort(left_of(self.reference, alone, self.moved), kind="stable")
+
+    def more_and_more(self, order: NDArray[np.intp]) -> Patch:
+        """Repairs the first module of an order, the first two, and so on."""
+        units = self.layout.units
+        return self._repair([tuple(sorted(units[place] for place in order[: last + 1])) for last in range(len(units))])
+
+    def _repair(self, sets: Sequence[tuple[Unit, ...]]) -> Patch:
+        return Patch(self.layout.kind, tuple(sets), self.values)
+
+
+def plan_placing(
+    baseline: Recording, candidate: Runtime, metric: NDArray[np.float64], work: Work
+) -> PlacingPlan | None:
+    """How to place damage; None where the baseline keeps no modules, nothing has moved, or the runtime shows none.
+
+    Also where the mean has hardly moved: what raises some prompts and lowers others, or drifts beyond what rounding
+    explains without much damage to this task, has a place, too.
 
     Args:
         baseline: the reference's side.
         candidate: the model.
         metric: its m on the prompts that units are kept of, `[part]`.
-        work: budget, progress and notes.
+        work: its notes say why a runtime shows no modules.
     """
     beside = baseline.beside
     if beside is None:
         return None
     layout, prompts = beside.layout, baseline.task.prompts(beside.z.index)
+    reference = baseline.metric[list(prompts.index)].astype(np.float64)
+    moved = np.abs(reference - metric[: len(prompts)])
+    if moved.mean() <= STILL * np.abs(reference).mean():
+        return None
     try:
         candidate.prove(prompts, layout.kind)
     except SiteError as error:
@@ -66,23 +120,10 @@ def repair_modules(baseline: Recording, candidate: Runtime, metric: NDArray[np.f
     z = z if baseline.spec.positions == "all" else z.answer_position()
     require_comparable(beside.z, z)
     reading = candidate.reading(layout.kind, beside.reading.tokens, z.amplitudes())
-    values, drift = _repairing(beside, z, reading)
-    units = layout.units
-    reference = baseline.metric[list(prompts.index)].astype(np.float64)
-    moved = np.abs(reference - metric[: len(prompts)])
-
-    def run(sets: list[tuple[Unit, ...]]) -> NDArray[np.float64]:
-        return candidate.patched(prompts, Patch(layout.kind, tuple(sets), values), work).astype(np.float64)
-
-    alone = run([(unit,) for unit in units])
-    order = np.argsort(left_of(reference, alone, moved), kind="stable")
-    beginnings = [tuple(sorted(units[place] for place in order[:count])) for count in range(1, len(units) + 1)]
-    return Repaired(alone, order, run(beginnings), drift)
+    return PlacingPlan(prompts, layout, *_repairing(beside, z, reading), reference, moved)
 
 
-def left_of(
-    reference: NDArray[np.float64], repaired: NDArray[np.float64], moved: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def left_of(reference: NDArray[np.float64], repaired: NDArray[Any], moved: NDArray[np.float64]) -> NDArray[np.float64]:
     """What each repair leaves of what moved each prompt, `[repairs]` of `[repairs, prompts]`; of no move, no share."""
     total = moved.mean()
     return np.asarray(np.abs(reference - repaired).mean(-1) / total if total else np.full(len(repaired), np.nan))

@@ -22,9 +22,9 @@ ELSEWHERE = "the embedding, a norm or the unembedding"
 
 
 def placed(run: Mapping[str, Any]) -> str:
-    """Where the damage comes from, as part of a sentence; empty where nobody looked, or there is none."""
+    """Where the damage comes from, as part of a sentence; empty where nobody looked, and of what passes."""
     placing = run.get("placing")
-    if not placing:
+    if not placing or run["verdict"] == "PASS":
         return ""
     left = share(placing["left"])
     if not placing["culprits"]:
@@ -43,11 +43,11 @@ def closest(run: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def placing_table(runs: Sequence[Entry]) -> Table:
-    """Modules that leave least, of runs with damage to place."""
+    """Modules that leave least, of runs that did not pass."""
     rows = []
     for run in runs:
         found = closest(run)[:SHOWN]
-        if found:
+        if found and run["verdict"] != "PASS":
             cells = [Cell(f"{module['unit']} {share(module['left'])}") for module in found]
             cells += [Cell("-")] * (SHOWN - len(cells))
             rows.append((run, (*cells, Cell(_together(run["placing"])))))

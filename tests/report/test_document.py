@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import synthetic_results as synthetic
+from report_documents import many_run, placed_run
 from synthetic_results import make_excess
 
 from circuitcheck.core.census import Census, WeightKind
@@ -265,8 +266,12 @@ def attached(entry: dict) -> dict:
                 torchao="",
                 compressed_tensors="",
                 bitsandbytes="",
+                llama_cpp="",
+                onnxruntime="",
             )
         ),
+        "placing": placed_run({}, 1)["placing"],
+        "population": many_run({"units": [], "broken": []}, 1, 8)["population"],
     }
 
 

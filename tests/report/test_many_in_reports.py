@@ -33,12 +33,12 @@ def test_sentences_say_where_and_how_many(document):
     run, neurons = document["runs"][2], document["runs"][4]
     assert placed(run) == "it comes from mlp 11: repairing that alone leaves 4% of it"
     several = {**run["placing"], "culprits": ["mlp 11", "mlp 3", "attention 2", "mlp 1"], "left": 0.15}
-    assert placed({"placing": several}) == (
+    assert placed(run | {"placing": several}) == (
         "it comes from mlp 11, mlp 3, attention 2 and 1 more, of 24 modules: repairing these leaves 15% of it"
     )
     elsewhere = {**run["placing"], "culprits": [], "left": 0.6}
-    assert "not even all modules leave less than 60% of it" in placed({"placing": elsewhere})
-    assert placed(neurons) == ""
+    assert "not even all modules leave less than 60% of it" in placed(run | {"placing": elsewhere})
+    assert placed(run | {"verdict": "PASS"}) == placed(neurons) == "", "what passes has no damage to speak of"
     assert chosen(run) == ""
     assert chosen(neurons) == (
         "48 of 36,864 neurons were measured, those to which the reference's gradients point. Of the others 0 are "

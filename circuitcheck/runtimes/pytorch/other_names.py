@@ -42,15 +42,15 @@ def llama_cpp_tensors(layer: int, inside: str) -> tuple[str, ...]:
     return tuple(f"blk.{layer}.{name}.weight" for name in names if name)
 
 
-def onnx_part(layer_path: str, inside: str) -> str:
-    """What the names of all nodes hold that an exported ONNX graph makes of a linear map.
+def onnx_parts(layer_path: str, inside: str) -> tuple[str, str]:
+    """What tells the nodes that an exported ONNX graph makes of a linear map.
 
-    The exporter by tracing names nodes by their modules, and leaves out the outermost ones of some models, so that a
-    name is told by its end alone.
+    The exporter by tracing names nodes by their modules, and leaves out the outermost ones of some models, so that the
+    end of such a name tells; torch's present exporter says in a node's metadata which module it is of.
 
     Args:
         layer_path: of the layer, such as `model.layers.3`.
         inside: path of the map inside of it.
     """
     *_, layers, number = ("", *layer_path.split("."))
-    return f"/{layers}.{number}/{inside.replace('.', '/')}/"
+    return f"/{layers}.{number}/{inside.replace('.', '/')}/", f"/{layer_path}.{inside}: "

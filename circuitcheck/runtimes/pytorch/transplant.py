@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from circuitcheck.core.errors import CandidateError
 from circuitcheck.core.runtime import Replaceable
-from circuitcheck.runtimes.pytorch.other_names import llama_cpp_tensors, onnx_part
+from circuitcheck.runtimes.pytorch.other_names import llama_cpp_tensors, onnx_parts
 from circuitcheck.runtimes.pytorch.quantizers.rtn import linear_weights
 from circuitcheck.runtimes.pytorch.torch_model import TorchModel
 
@@ -41,14 +41,14 @@ def replaceable(reference: TorchModel, candidate: TorchModel) -> Replaceable:
     layers = tuple(tuple(path for path in found if path.startswith(f"{site.path}.")) for site in sites)
     blocks: dict[str, tuple[str, ...]] = {}
     tensors: dict[str, tuple[str, ...]] = {}
-    nodes: dict[str, str] = {}
+    nodes: dict[str, tuple[str, ...]] = {}
     for site, paths in zip(sites, layers, strict=True):
         inside = tuple(path for path in paths if path.startswith(f"{site.attention}."))
         others = tuple(path for path in paths if path not in inside)
         blocks |= {f"attention {site.layer}": inside, f"mlp {site.layer}": others}
         for path in paths:
             name = path.removeprefix(f"{site.path}.")
-            tensors[path], nodes[path] = llama_cpp_tensors(site.layer, name), onnx_part(site.path, name)
+            tensors[path], nodes[path] = llama_cpp_tensors(site.layer, name), onnx_parts(site.path, name)
     known = {path: names for path, names in tensors.items() if names}
     return Replaceable(layers, candidate.structure.output_layer, blocks, known, nodes)
 
