@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import gguf_writer
+import pytest
+from gate_folder import VOCABULARY, random_model
 from gate_runner import Gate
 
 from circuitcheck.plugin.configuration import read_settings
+from circuitcheck.runtimes.choose import KINDS
 
 
 def test_the_plugin_asks_for_what_its_settings_say(gate: Gate) -> None:
@@ -28,3 +34,39 @@ def test_files_that_the_named_runtime_does_not_run_fail(gate: Gate) -> None:
     result = gate.run("--circuit-report", "--circuit-runtime=pytorch", "--circuit-candidate=mine.gguf@kv=f16")
     assert result.ret == 1
     result.stdout.fnmatch_lines(["*candidate 'mine.gguf' is nothing that PyTorch runs*"])
+
+
+@pytest.fixture
+def release(gate: Gate) -> Path:
+    """The gate's reference as a GGUF file in float16."""
+    if not KINDS["llamacpp"].is_installed:
+        pytest.skip('llama-cpp-python is not installed: pip install "circuitcheck[llamacpp]"')
+    return gguf_writer.write_gguf(
+        random_model(), gate.path / "mine.gguf", "F16", tokens=gguf_writer.made_up_words(VOCABULARY)
+    )
+
+
+def test_a_gguf_file_runs_in_llama_cpp(gate: Gate, release: Path) -> None:
+    """By itself, and by name; transformers has no loader for this architecture."""
+    result = gate.run("--circuit-report-dir=out", f"--circuit-candidate={release.name}", "--circuit-candidate=f16")
+    assert result.ret == 0, str(result.stdout)
+    mine, made = gate.report()["runs"]
+    assert (mine["candidate"], mine["precision"], mine["verdict"]) == ("mine.gguf", "f16", "PASS")
+    assert mine["notes"][0].startswith("Runs in llama.cpp (llama-cpp-python ")
+    assert "flash attention on, cache f16; m is read from its own logits." in mine["notes"][0]
+    assert mine["environment"]["libraries"].keys() - made["environment"]["libraries"].keys() == {"llama-cpp-python"}
+    assert {unit["drift"] > 0 for unit in mine["units"]} == {True}
+    assert "Runs in llama.cpp" in (gate.path / "out" / "report.md").read_text()
+    assert "Runs in llama.cpp" in (gate.path / "out" / "report.html").read_text()
+
+
+def test_the_other_runtime_is_told_by_its_own_error(gate: Gate, release: Path) -> None:
+    result = gate.run("--circuit-report", f"--circuit-candidate={release.name}", "--circuit-runtime=pytorch")
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["*GGUF model with architecture gptneox is not supported yet*"])
+
+
+def test_a_cache_that_the_model_cannot_have_fails(gate: Gate, release: Path) -> None:
+    result = gate.run("--circuit-report", f"--circuit-candidate={release.name}@kv=q8_0")
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["*K cache type q8_0 with block size 32 does not divide n_embd_head_k=8*"])

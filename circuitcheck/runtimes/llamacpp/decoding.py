@@ -26,8 +26,8 @@ FloatArray = NDArray[np.float32]
 CELLS = 256
 """A sequence's cache has a multiple of so many cells; llama.cpp pads to it."""
 
-MOST_ROWS = 64
-"""Sequences side by side; llama.cpp takes 256, and more than some dozens are no faster."""
+MOST_ROWS = 16
+"""Sequences side by side; llama.cpp takes 256, and more than a dozen are no faster on a CPU."""
 
 
 class LoadedModel:

@@ -24,8 +24,8 @@ Ids = NDArray[np.int64]
 MOST_TOKENS = 2048
 """Tokens of one pass beyond which nothing gets faster."""
 
-SMALL, SHARE = 2**25, 0.1
-"""Default budget for contexts: 32 MiB, or this share of the file where that is more."""
+SMALL, SHARE = 2**24, 0.05
+"""Default budget for contexts: 16 MiB, or this share of the file where that is more."""
 
 
 @dataclass
@@ -88,11 +88,13 @@ class Passes:
 
     def values(self, ids: Ids) -> list[FloatArray]:
         """Values of all units, for each group `[rows, seq, count, width]`."""
-        found: list[list[FloatArray]] = [[] for _ in self.layout.groups]
-        for part in _parts(ids, self.rows_at_once(ids.shape[1])):
-            for place, value in enumerate(self.read(part)[1]):
-                found[place].append(value)
-        return [np.concatenate(parts) for parts in found]
+        found = [np.empty((*ids.shape, group.count, group.width), np.float32) for group in self.layout.groups]
+        size = self.rows_at_once(ids.shape[1])
+        for start in range(0, len(ids), size):
+            part = slice(start, start + size)
+            for whole, value in zip(found, self.read(ids[part])[1], strict=True):
+                whole[part] = value
+        return found
 
     def read(self, ids: Ids) -> tuple[FloatArray, list[FloatArray]]:
         """Logits and values of rows that fit into one pass."""
