@@ -18,6 +18,7 @@ ARCHITECTURES = {
     "llama": ({}, CLOSE),
     "llama-wide-heads": ({}, CLOSE),
     "mistral": ({"sliding_window": None}, CLOSE),
+    "mixtral-routed": ({}, CLOSE),
     "qwen2": ({}, CLOSE),
     "qwen3": ({}, CLOSE),
     "olmo2": ({}, CLOSE),

@@ -55,6 +55,10 @@ class LoadedModel:
         self.layers = int(llama.llama_model_n_layer(address))
         self._free = finalize(self, llama.llama_model_free, address)
 
+    def sibling(self, file: Path) -> LoadedModel:
+        """Another file, in the same libraries."""
+        return LoadedModel(self.binding, file, self.name)
+
     def close(self) -> None:
         """Frees the weights; every context of it must be closed before."""
         self._free()

@@ -27,12 +27,14 @@ class GGUFWeights:
 
     Attributes:
         name: how messages call it.
+        file: where it lies.
         layers: how many it has.
         heads: query heads of each.
         width: numbers of one head.
     """
 
     name: str
+    file: Path
     layers: int
     heads: int
     width: int
@@ -76,6 +78,10 @@ class GGUFWeights:
         stream = int(self._tensors["token_embd.weight"].shape[0])
         names = [(f"{part} {layer}", layer) for layer in layers for part in ("attention", "mlp")]
         return Layout("block", tuple(Group(name, layer, 1, stream, numbered=False) for name, layer in names))
+
+    def has(self, name: str) -> bool:
+        """Whether there is a tensor of that name."""
+        return name in self._tensors
 
     def matrix(self, name: str) -> FloatArray:
         """A weight, unpacked to float32, `[out, in]`.
@@ -170,4 +176,4 @@ def open_weights(file: Path, name: str) -> GGUFWeights:
     inputs = {int(tensors[_projection(layer)].shape[0]) for layer in range(layers)}
     if len(inputs) != 1 or next(iter(inputs)) % heads:
         raise SiteError(f"{name}: inputs of its attention output projections, {sorted(inputs)}, make no {heads} heads.")
-    return GGUFWeights(name, layers, heads, inputs.pop() // heads, metadata, tensors)
+    return GGUFWeights(name, file, layers, heads, inputs.pop() // heads, metadata, tensors)

@@ -44,7 +44,12 @@ def block_places(nodes: Sequence[Node], layers: int) -> list[Place]:
     def last_of(weight: str, layer: int) -> Place:
         return _summand(nodes, _product(nodes, weight.format(layer=layer)))
 
-    found = [_all(partial(last_of, weight), layers, "blocks") for weight in (ATTENTION, MLP)]
+    def end_of_mlp(layer: int) -> Place:
+        if any(node.first_name == MLP.format(layer=layer) for node in nodes):
+            return last_of(MLP, layer)
+        return _beside(nodes, last_of(ATTENTION, layer))
+
+    found = [_all(find, layers, "blocks") for find in (partial(last_of, ATTENTION), end_of_mlp)]
     return [place for pair in zip(*found, strict=True) for place in pair]
 
 
@@ -88,3 +93,16 @@ def _summand(nodes: Sequence[Node], start: int) -> Place:
         if reader.operation == SUM and all(source in values for source in reader.sources):
             return Place(number, nodes[number].name, readers[0])
         number = readers[0]
+
+
+def _beside(nodes: Sequence[Node], attention: Place) -> Place:
+    """What is added to the stream after a layer's attention was: by experts, which end in many products."""
+    assert attention.reader is not None  # of a summand
+    stream = nodes[attention.reader].address
+    numbers = {node.address: number for number, node in enumerate(nodes)}
+    for reader, node in enumerate(nodes):
+        if reader > attention.reader and node.operation == SUM and stream in node.sources:
+            others = [numbers[source] for source in node.sources if source != stream and source in numbers]
+            if len(others) == 1:
+                return Place(others[0], nodes[others[0]].name, reader)
+    raise SiteError(f"nothing is added to {nodes[attention.reader].name}")

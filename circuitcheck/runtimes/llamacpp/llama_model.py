@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,11 @@ from circuitcheck.core.next_token import KEPT, NextToken
 from circuitcheck.core.patch import Patch
 from circuitcheck.core.prompts import Batch, Prompts
 from circuitcheck.core.reading import Reading
-from circuitcheck.core.runtime import Facts, Rounding, Runtime, Variation, Work
+from circuitcheck.core.runtime import Facts, Replaceable, Rounding, Runtime, Variation, Work
 from circuitcheck.core.units import Layout
-from circuitcheck.runtimes.llamacpp.gguf_weights import GGUFWeights
+from circuitcheck.runtimes.llamacpp.gguf_weights import GGUFWeights, open_weights
 from circuitcheck.runtimes.llamacpp.hook_proofs import prove_hooks, require_independent_rows
+from circuitcheck.runtimes.llamacpp.kept_tensors import file_with, kept_maps, replaceable_maps
 from circuitcheck.runtimes.llamacpp.row_passes import Passes, PatchedBlock
 
 FloatArray = NDArray[np.float32]
@@ -96,12 +98,13 @@ class LlamaModel:
         return self._run(kind).layout
 
     def narrowed(self, layout: Layout) -> LlamaModel:
-        """The same model: of no kind that it has are there so many units that some are chosen.
+        """The same model; all of its units are seen.
 
         Raises:
-            SiteError: there is no such kind.
+            SiteError: only some of its units, or others, are asked for.
         """
-        self.layout(layout.kind)
+        if layout != self.layout(layout.kind):
+            raise SiteError(f"{self.facts.name} runs in llama.cpp, where all {layout.kind}s are measured, not some.")
         return self
 
     def reading(self, kind: str, tokens: Sequence[int], amplitudes: Sequence[float] | None = None) -> Reading:
@@ -219,6 +222,28 @@ class LlamaModel:
     def roundings(self) -> Sequence[Rounding]:
         """None: it is no reference."""
         return ()
+
+    def replaceable(self, reference: Any) -> Replaceable:
+        """Linear maps inside its layers that differ from the reference's, for a keep list.
+
+        Raises:
+            CandidateError: there are none.
+        """
+        return replaceable_maps(reference, self.weights)
+
+    @contextmanager
+    def keeping(self, reference: Any, modules: Sequence[str]) -> Iterator[LlamaModel]:
+        """The file with the reference's linear maps in some places, for as long as the block runs."""
+        maps = kept_maps(reference, self.weights)
+        with file_with(self.weights.file, {maps[path].tensor: maps[path].matrix for path in modules}) as file:
+            yield self.reloaded(file)
+
+    def reloaded(self, file: Path) -> LlamaModel:
+        """Another file of the same sizes, run in the same way."""
+        weights = open_weights(file, self.weights.name)
+        loaded = self.passes.model.sibling(file)
+        runs = {kind: passes.of(loaded) for kind, passes in self.runs.items()}
+        return replace(self, weights=weights, runs=runs, proven=set())
 
     def _run(self, kind: str) -> Passes:
         if kind not in self.runs:

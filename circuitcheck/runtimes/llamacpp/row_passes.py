@@ -191,6 +191,10 @@ class Passes:
             context.decoder.close()
         self._context.clear()
 
+    def of(self, model: LoadedModel) -> Passes:
+        """The same for another file."""
+        return replace(self, model=model, _context=[])
+
     def limited(self, most: int) -> Passes:
         """The same with fewer rows in a pass."""
         self.close()

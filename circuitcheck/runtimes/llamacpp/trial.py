@@ -20,8 +20,11 @@ ROWS, TOKENS = 2, 4
 ERROR_LEVEL = 4
 """llama.cpp's number of it."""
 
-ROOM, TIMES = 2**33, 4
+ROOM, TIMES = 2**32, 4
 """Bytes of address space that the process may have: so many, and so many times the size of the file."""
+
+SECONDS, BYTES_A_SECOND = 60.0, 1e7
+"""How long it may take: so many seconds, and one more for so many bytes."""
 
 
 def try_file(file: Path, cache: CacheType, name: str) -> None:
@@ -30,9 +33,13 @@ def try_file(file: Path, cache: CacheType, name: str) -> None:
     Raises:
         ModelError: llama.cpp refuses it, or it ends the process.
     """
-    memory = ROOM + TIMES * file.stat().st_size
+    size = file.stat().st_size
     call_in_child(
-        f"{__name__}:load_and_run", {"file": str(file), "cache": cache.name, "name": name}, name, memory=memory
+        f"{__name__}:load_and_run",
+        {"file": str(file), "cache": cache.name, "name": name},
+        name,
+        seconds=SECONDS + size / BYTES_A_SECOND,
+        memory=ROOM + TIMES * size,
     )
 
 
