@@ -43,14 +43,17 @@ def prove(runner: Runner, facts: Facts, quantity: Metric, ids: NDArray[np.int64]
     few = ids[: min(PROBE_PROMPTS, facts.batch_size or PROBE_PROMPTS)]
     if len(few) < PROBE_PROMPTS and facts.batch_size is None:
         few = np.concatenate([few, np.roll(few, 1, axis=1)])
-    if not np.isfinite(runner.probe(few, kind)).all():
+    # One session at a time: each keeps a copy of the weights in the order of its kernels.
+    runner.sessions.clear()
+    shipped = _as_shipped(runner, few)
+    if not np.isfinite(shipped).all():
         failures = ["outputs, check 'finite': they are NaN or infinite; weights or activations overflow"]
     else:
         failures = [
-            *_untouched(runner, few, kind),
+            *_rebuilt(runner, few),
+            *_untouched(runner, few, kind, shipped),
             *_write_back(runner, few, kind),
             *_rows_apart(runner, few, kind),
-            *_rebuilt(runner, few),
             *_readout(runner, quantity),
         ]
     if failures:
@@ -60,12 +63,16 @@ def prove(runner: Runner, facts: Facts, quantity: Metric, ids: NDArray[np.int64]
         )
 
 
-def _untouched(runner: Runner, ids: NDArray[np.int64], kind: str) -> Iterator[str]:
-    """A pass of the cut graph that replaces nothing equals one of the graph as it was shipped."""
+def _as_shipped(runner: Runner, ids: NDArray[np.int64]) -> NDArray[Any]:
+    """What the graph puts out that nobody has touched, one row of numbers a prompt."""
     network = runner.network
-    session = make_session(network.graph.model, network.graph.directory)
+    session = make_session(network.graph.model, network.graph.weights)
     found = run_session(session, network.outputs, network.inputs.feed(ids), runner.name, ids.shape)
-    shipped = np.concatenate([part.reshape(len(ids), -1) for part in found], 1)
+    return np.concatenate([part.reshape(len(ids), -1) for part in found], 1)
+
+
+def _untouched(runner: Runner, ids: NDArray[np.int64], kind: str, shipped: NDArray[Any]) -> Iterator[str]:
+    """A pass of the cut graph that replaces nothing equals one of the graph as it was shipped."""
     difference = _difference(shipped, runner.probe(ids, kind))
     if difference:
         yield f"outputs, check 'untouched': the cut alone changes them by up to {difference:.3g}"
@@ -133,7 +140,7 @@ def _node_by_node(runner: Runner, ids: NDArray[np.int64], names: Sequence[str]) 
     known = {output.name for output in model.graph.output}
     wanted = list(dict.fromkeys(names))
     model.graph.output.extend(onnx.ValueInfoProto(name=key) for key in wanted if key not in known)
-    session = make_session(model, runner.network.graph.directory, optimized=False)
+    session = make_session(model, runner.network.graph.weights, optimized=False)
     found = run_session(session, wanted, runner.network.inputs.feed(ids), runner.name, ids.shape)
     return dict(zip(wanted, found, strict=True))
 

@@ -52,8 +52,8 @@ def load_onnx(source: str | Path, *, tokenizer: Any = None) -> OnnxModel:
     """
     file = onnx_file(source)
     name = file.stem if Path(source).suffix == ONNX else Path(source).resolve().name
-    model, outside = read_model(file)
-    network = understand(model, file.parent, name)
+    model, weights, outside = read_model(file)
+    network = understand(model, weights, name)
     census = census_of(network)
     runner = Runner(network, name)
     first = network.heads[0].group

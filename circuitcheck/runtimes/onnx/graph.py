@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ import onnx
 from numpy.typing import NDArray
 
 from circuitcheck.core.errors import ModelError
-from circuitcheck.runtimes.onnx.ort_session import make_session
+from circuitcheck.runtimes.onnx.ort_session import Weights, make_session
 
 CASTS = ("Cast", "CastLike", "Identity")
 TO_INTEGERS = ("QuantizeLinear", "DynamicQuantizeLinear")
@@ -25,12 +24,12 @@ class Graph:
     """Looks at a model; never changes it.
 
     Args:
-        model: as parsed; local functions are taken to be inlined. Weights may still lie in other files.
-        directory: where these lie.
+        model: as parsed; local functions are taken to be inlined.
+        weights: what it does not hold itself.
     """
 
-    def __init__(self, model: Any, directory: Path) -> None:
-        self.model, self.directory = model, directory
+    def __init__(self, model: Any, weights: Weights) -> None:
+        self.model, self.weights = model, weights
         self.initializers: dict[str, Any] = {tensor.name: tensor for tensor in model.graph.initializer}
         self.producers: dict[str, Any] = {}
         self.consumers: dict[str, list[Any]] = {}
@@ -103,8 +102,10 @@ class Graph:
         return ((name, name in self.constants) for name in node.input if name)
 
     def _stored(self, tensor: Any) -> NDArray[Any]:
+        if tensor.name in self.weights.taken:
+            return self.weights.taken[tensor.name]
         try:
-            return np.asarray(onnx.numpy_helper.to_array(tensor, str(self.directory)))
+            return np.asarray(onnx.numpy_helper.to_array(tensor, str(self.weights.directory)))
         except Exception as error:  # the package raises whatever it meets
             raise ModelError(f"tensor {tensor.name!r} cannot be read: {error}") from error
 
@@ -129,7 +130,7 @@ class Graph:
             part = onnx.helper.make_model(
                 graph, opset_imports=self.model.opset_import, ir_version=self.model.ir_version
             )
-            self._values[name] = make_session(part, self.directory, optimized=False).run(None, {})[0]
+            self._values[name] = make_session(part, self.weights, optimized=False).run(None, {})[0]
         return self._values[name]
 
 

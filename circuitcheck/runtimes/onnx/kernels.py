@@ -59,7 +59,7 @@ def _counted(found: Counter[str]) -> str:
 def kernels(runner: Runner, model: Any, feed: dict[str, Any]) -> Counter[str]:
     """How often each kind of kernel runs in one pass of the optimized graph."""
     with tempfile.TemporaryDirectory(prefix="circuitcheck-") as folder:
-        session = make_session(model, runner.network.graph.directory, profile=Path(folder) / "kernels")
+        session = make_session(model, runner.network.graph.weights, profile=Path(folder) / "kernels")
         ids = np.zeros((1, PROBE_TOKENS), np.int64)
         session.run(list(runner.network.outputs), runner.network.inputs.feed(ids) | feed)
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))

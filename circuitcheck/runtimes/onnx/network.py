@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from circuitcheck.core.units import Group
 from circuitcheck.runtimes.onnx.cut import PREFIX, Port
 from circuitcheck.runtimes.onnx.graph import Graph
 from circuitcheck.runtimes.onnx.inputs import PROBE_TOKENS, Inputs, inputs_of
-from circuitcheck.runtimes.onnx.ort_session import make_session
+from circuitcheck.runtimes.onnx.ort_session import Weights, make_session
 from circuitcheck.runtimes.onnx.readout import Readout, find_readout
 from circuitcheck.runtimes.onnx.sites import CORES, Site, find_sites
 from circuitcheck.runtimes.onnx.weights import products, stored
@@ -65,7 +64,7 @@ class Network:
         return not stored(self.graph, readout.product).is_quantized
 
 
-def understand(model: Any, directory: Path, name: str) -> Network:
+def understand(model: Any, weights: Weights, name: str) -> Network:
     """Finds the heads and the logits of a parsed model, from its graph and from one small pass.
 
     Raises:
@@ -74,7 +73,7 @@ def understand(model: Any, directory: Path, name: str) -> Network:
     """
     if any(part.startswith(PREFIX) for node in model.graph.node for part in node.output):
         raise ModelError(f"{name} was cut already; gate the file that is released.")
-    graph = Graph(model, directory)
+    graph = Graph(model, weights)
     sites = find_sites(graph)
     outputs = tuple(output.name for output in model.graph.output if not output.name.startswith(STATES))
     shown = [name for site in sites for name in (site.core.output[0], site.kept.tensor)]
@@ -104,7 +103,7 @@ def _first_pass(graph: Graph, names: Sequence[str], name: str) -> tuple[Inputs, 
     model.CopyFrom(graph.model)
     known = {output.name for output in model.graph.output}
     model.graph.output.extend(onnx.ValueInfoProto(name=key) for key in dict.fromkeys(names) if key not in known)
-    session = make_session(model, graph.directory, optimized=False)
+    session = make_session(model, graph.weights, optimized=False)
     inputs = inputs_of(session, name)
     rows = inputs.batch or PROBE_ROWS
     ids = np.arange(rows * PROBE_TOKENS).reshape(rows, PROBE_TOKENS) % 2

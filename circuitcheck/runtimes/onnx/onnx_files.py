@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from circuitcheck.core.candidates import ONNX
 from circuitcheck.core.errors import ModelError
 from circuitcheck.core.phrases import first_lines, listed, shortened
 from circuitcheck.runtimes.child import call_in_child
 from circuitcheck.runtimes.onnx.inputs import PROBE_TOKENS, inputs_of
-from circuitcheck.runtimes.onnx.ort_session import make_session
+from circuitcheck.runtimes.onnx.ort_session import Weights, make_session
 
 PLACES = ("", "onnx")
 """Where in a release's directory its file may lie."""
@@ -25,6 +26,17 @@ MOST_BYTES = 2**31
 
 TIMES, ROOM = 6, 2**33
 """Address space of the process that tries a file: so many times its bytes, and room for the libraries."""
+
+LARGE = 1024
+"""Bytes of a weight from which on it is worth its own place."""
+
+TYPES = {
+    onnx.TensorProto.FLOAT: np.float32,
+    onnx.TensorProto.FLOAT16: np.float16,
+    onnx.TensorProto.INT8: np.int8,
+    onnx.TensorProto.UINT8: np.uint8,
+}
+"""Types of weights that numpy knows, too."""
 
 PACKED = {"INT4": 2, "UINT4": 2, "FLOAT4E2M1": 2, "INT2": 4, "UINT2": 4}
 """Numbers in a byte."""
@@ -53,10 +65,11 @@ def onnx_files(directory: Path) -> list[Path]:
     return sorted(file for place in PLACES for file in (directory / place).glob(f"*{ONNX}"))
 
 
-def read_model(file: Path) -> tuple[Any, list[Path]]:
-    """The model in a file, its local functions written out, and the files that it keeps weights in.
+def read_model(file: Path) -> tuple[Any, Weights, list[Path]]:
+    """The model in a file, its local functions written out, its weights, and the other files that it keeps some in.
 
-    Weights in other files stay there. The library has run the model once, in a process of its own.
+    Weights in other files stay there; large ones in the file itself are taken out, so that there is one copy of them.
+    The library has run the model once, in a process of its own.
 
     Raises:
         ModelError: this is no ONNX file, its tensors are not what they say, or the library does not survive it.
@@ -77,15 +90,31 @@ def read_model(file: Path) -> tuple[Any, list[Path]]:
     call_in_child(
         "circuitcheck.runtimes.onnx.onnx_files:try_once", {"file": str(file)}, what, memory=TIMES * size + ROOM
     )
-    return (onnx.inliner.inline_local_functions(model) if model.functions else model), outside
+    model = onnx.inliner.inline_local_functions(model) if model.functions else model
+    taken = _taken_out(model)
+    # What a message has let go of is freed with the whole of it.
+    return onnx.ModelProto.FromString(model.SerializeToString()), Weights(file.parent, taken), outside
 
 
 def try_once(file: str) -> None:
     """Runs a model once on a few tokens, as a child process does."""
     path = Path(file)
-    session = make_session(onnx.load(file, load_external_data=False), path.parent)
+    session = make_session(onnx.load(file, load_external_data=False), Weights(path.parent))
     inputs = inputs_of(session, path.stem)
     session.run(None, inputs.feed(np.zeros((1, PROBE_TOKENS), np.int64)))
+
+
+def _taken_out(model: Any) -> dict[str, NDArray[Any]]:
+    """The large weights of a model; it says from now on that they lie in a file of their own."""
+    taken = {}
+    for tensor in model.graph.initializer:
+        kind = TYPES.get(tensor.data_type)
+        if kind is not None and tensor.data_location != onnx.TensorProto.EXTERNAL and len(tensor.raw_data) >= LARGE:
+            taken[tensor.name] = np.frombuffer(tensor.raw_data, kind).reshape(tuple(tensor.dims))
+            tensor.ClearField("raw_data")
+            tensor.data_location = onnx.TensorProto.EXTERNAL
+            tensor.external_data.add(key="location", value="taken")
+    return taken
 
 
 def _require_sound_tensors(model: Any, file: Path) -> list[Path]:

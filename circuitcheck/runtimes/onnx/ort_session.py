@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import onnxruntime
+from numpy.typing import NDArray
 
 from circuitcheck.core.errors import ModelError
 from circuitcheck.core.phrases import first_lines
@@ -16,12 +19,25 @@ FATAL = 4
 """Of what the library logs by itself, to the standard error, where nobody would look for it."""
 
 
-def make_session(model: Any, directory: Path, *, optimized: bool = True, profile: Path | None = None) -> Any:
+@dataclass(frozen=True)
+class Weights:
+    """Where a model's weights are, if not in the model.
+
+    Attributes:
+        directory: of the files that the model names.
+        taken: name to numbers of those that were taken out of the model; sessions share them.
+    """
+
+    directory: Path
+    taken: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+
+def make_session(model: Any, weights: Weights, *, optimized: bool = True, profile: Path | None = None) -> Any:
     """A session that runs a model on the CPU.
 
     Args:
-        model: a parsed model; weights that it keeps in other files stay there.
-        directory: where these lie.
+        model: a parsed model.
+        weights: what it does not hold itself.
         optimized: as users run it, with every optimization; else node by node.
         profile: how the file begins that says which kernels ran; none is written by default.
 
@@ -35,10 +51,13 @@ def make_session(model: Any, directory: Path, *, optimized: bool = True, profile
     options.log_severity_level = FATAL
     # A thread that waits by turning in circles takes the time of whatever else runs.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(directory))
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(weights.directory))
     if profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, str(profile)
+    taken = [tensor.name for tensor in model.graph.initializer if tensor.name in weights.taken]
+    values = [onnxruntime.OrtValue.ortvalue_from_numpy(weights.taken[name]) for name in taken]
     try:
+        options.add_external_initializers(taken, values)
         return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=[PROVIDER])
     except Exception as error:  # its exceptions have no base class of their own
         raise ModelError(f"ONNX Runtime refuses the model: {first_lines(error)}") from error

@@ -106,7 +106,7 @@ class Runner:
     def session(self, kind: str) -> Any:
         """The session of the graph that is cut for units of a kind."""
         if kind not in self.sessions:
-            self.sessions[kind] = make_session(self.cut(kind), self.network.graph.directory)
+            self.sessions[kind] = make_session(self.cut(kind), self.network.graph.weights)
         return self.sessions[kind]
 
     def cut(self, kind: str) -> Any:
