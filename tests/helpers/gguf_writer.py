@@ -18,12 +18,13 @@ ARCHITECTURES = {
     "gemma": gguf.MODEL_ARCH.GEMMA,
     "phi3": gguf.MODEL_ARCH.PHI3,
     "mistral": gguf.MODEL_ARCH.LLAMA,
+    "mixtral": gguf.MODEL_ARCH.LLAMA,
     "starcoder2": gguf.MODEL_ARCH.STARCODER2,
     "stablelm": gguf.MODEL_ARCH.STABLELM,
     "olmo2": gguf.MODEL_ARCH.OLMO2,
     "gpt_neox": gguf.MODEL_ARCH.GPTNEOX,
 }
-ROTATED = ("llama", "mistral")
+ROTATED = ("llama", "mistral", "mixtral")
 """Their rotary pairs lie side by side in llama.cpp, and half a head apart in transformers."""
 
 ONE_MORE = ("gemma",)
@@ -71,17 +72,29 @@ def write_gguf(
     names = gguf.get_tensor_name_map(architecture, config.num_hidden_layers)
     tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
     for name, tensor in module.state_dict().items():
-        if name not in tied:
-            stem, end = name.rsplit(".", 1)
-            stored = f"{names.get_name(stem)}.{end}"
+        for stored, weight in [] if name in tied else parts(names, name, tensor.float().numpy()):
             if stored not in leave_out:
-                add_tensor(writer, stored, rows(config, stored, tensor.float().numpy()), kind)
+                add_tensor(writer, stored, rows(config, stored, weight), kind)
     for name, values in (extra or {}).items():
         writer.add_tensor(name, values)
     for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
         write()
     writer.close()
     return file
+
+
+def parts(names: Any, name: str, weight: NDArray[Any]) -> list[tuple[str, NDArray[Any]]]:
+    """What a weight is called in a file, and the parts that stacks of experts are stored in."""
+    stem, end = name.rsplit(".", 1)
+    if not stem.endswith(".experts"):
+        return [(f"{names.get_name(stem)}.{end}", weight)]
+    block = f"blk.{stem.split('.')[-3]}"
+    if end == "down_proj":
+        return [(f"{block}.ffn_down_exps.weight", weight)]
+    gate, up = np.split(weight, 2, axis=1)
+    return [
+        (f"{block}.ffn_{part}_exps.weight", np.ascontiguousarray(half)) for part, half in (("gate", gate), ("up", up))
+    ]
 
 
 def metadata(config: Any) -> dict[str, int | float | bool]:
@@ -113,6 +126,8 @@ def metadata(config: Any) -> dict[str, int | float | bool]:
     }
     if d_head * config.num_attention_heads != config.hidden_size:
         found |= {"attention.key_length": d_head, "attention.value_length": d_head}
+    if getattr(config, "num_local_experts", 0):
+        found |= {"expert_count": config.num_local_experts, "expert_used_count": config.num_experts_per_tok}
     if hasattr(config, "use_parallel_residual"):
         found["use_parallel_residual"] = bool(config.use_parallel_residual)
     return found
