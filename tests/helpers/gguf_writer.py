@@ -16,6 +16,7 @@ ARCHITECTURES = {
     "gpt2": gguf.MODEL_ARCH.GPT2,
     "qwen3": gguf.MODEL_ARCH.QWEN3,
     "gemma": gguf.MODEL_ARCH.GEMMA,
+    "gemma2": gguf.MODEL_ARCH.GEMMA2,
     "phi3": gguf.MODEL_ARCH.PHI3,
     "mistral": gguf.MODEL_ARCH.LLAMA,
     "mixtral": gguf.MODEL_ARCH.LLAMA,
@@ -27,7 +28,7 @@ ARCHITECTURES = {
 ROTATED = ("llama", "mistral", "mixtral")
 """Their rotary pairs lie side by side in llama.cpp, and half a head apart in transformers."""
 
-ONE_MORE = ("gemma",)
+ONE_MORE = ("gemma", "gemma2")
 """Their norms multiply by one more than their weight; in llama.cpp, by the weight."""
 
 TRANSPOSED = ("attn_qkv.weight", "attn_output.weight", "ffn_up.weight", "ffn_down.weight")
@@ -126,6 +127,12 @@ def metadata(config: Any) -> dict[str, int | float | bool]:
     }
     if d_head * config.num_attention_heads != config.hidden_size:
         found |= {"attention.key_length": d_head, "attention.value_length": d_head}
+    if config.model_type == "gemma2":
+        found |= {
+            "attention.sliding_window": config.sliding_window,
+            "attn_logit_softcapping": float(config.attn_logit_softcapping),
+            "final_logit_softcapping": float(config.final_logit_softcapping),
+        }
     if getattr(config, "num_local_experts", 0):
         found |= {"expert_count": config.num_local_experts, "expert_used_count": config.num_experts_per_tok}
     if hasattr(config, "use_parallel_residual"):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import gguf_writer
 import pytest
+import torch
 from gate_folder import VOCABULARY, random_model
 from gate_runner import Gate
 
@@ -70,3 +71,23 @@ def test_a_cache_that_the_model_cannot_have_fails(gate: Gate, release: Path) -> 
     result = gate.run("--circuit-report", f"--circuit-candidate={release.name}@kv=q8_0")
     assert result.ret == 1
     result.stdout.fnmatch_lines(["*K cache type q8_0 with block size 32 does not divide n_embd_head_k=8*"])
+
+
+def test_what_to_keep_is_searched_for_in_llama_cpp(gate: Gate, release: Path) -> None:
+    """Projections of one layer have lost all but their signs; the list is in llama.cpp's words, too."""
+    module = random_model()
+    with torch.no_grad():
+        for name, weight in module.gpt_neox.layers[1].named_parameters():
+            if weight.dim() > 1 and "attention" in name:
+                weight.copy_(weight.sign() * weight.abs().mean())
+    gguf_writer.write_gguf(module, release, "F16", tokens=gguf_writer.made_up_words(VOCABULARY))
+    result = gate.run("--circuit-keep", "--circuit-report-dir=out", f"--circuit-candidate={release.name}")
+    assert result.ret == 1
+    (run,) = gate.report()["runs"]
+    assert run["verdict"] == "FAIL"
+    keep = run["keep"]
+    assert (keep["verdict"], keep["message"]) == ("PASS", "")
+    assert set(keep["modules"]) <= {f"gpt_neox.layers.1.attention.{name}" for name in ("query_key_value", "dense")}
+    assert keep["modules"]
+    assert "--tensor-type 'blk\\.1\\.attn_" in keep["llama_cpp"]
+    assert keep["llama_cpp"] in str(result.stdout).replace("\n", " ")

@@ -27,6 +27,7 @@ ARCHITECTURES = {
     "gpt2": ({}, TABLED),
     "gpt_neox": ({}, TABLED),
     "gemma": ({}, TABLED),
+    "gemma2": ({"query_pre_attn_scalar": 16}, TABLED),
     "starcoder2": ({"sliding_window": None}, TABLED),
 }
 """Name to settings (llama.cpp knows no window in these) and how close everything behind the first MLP is."""

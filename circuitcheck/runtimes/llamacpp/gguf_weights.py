@@ -161,6 +161,8 @@ def open_weights(file: Path, name: str) -> GGUFWeights:
         tensors = {tensor.name: tensor for tensor in reader.tensors}
     except Exception as error:  # the package raises whatever its parser meets
         raise ModelError(f"{name} cannot be read as GGUF: {first_lines(error)}") from error
+    if metadata.get("split.count", 1) not in (0, 1):
+        raise ModelError(f"{name} is one of several files of one model; merge them with llama-gguf-split --merge.")
     architecture = metadata.get("general.architecture")
     layers, heads = (metadata.get(f"{architecture}.{key}") for key in ("block_count", "attention.head_count"))
     if not isinstance(layers, int) or not isinstance(heads, int) or layers < 1 or heads < 1:
