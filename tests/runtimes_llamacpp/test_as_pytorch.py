@@ -9,6 +9,7 @@ from circuitcheck.core.errors import ConfigurationError, MemoryBudgetError, Site
 from circuitcheck.core.metric import Metric
 from circuitcheck.core.patch import Patch
 from circuitcheck.core.runtime import Work
+from circuitcheck.core.units import Group, Layout
 
 CLOSE = 5e-5
 """Two libraries sum in other orders, and approximate exponentials otherwise; 2e-5 was seen."""
@@ -94,6 +95,28 @@ def test_given_values(both, kept):
     values = values if kept == "all" else values.answer_position()
     patch = Patch("head", (units[:3], units[5:]), values)
     assert_close(candidate.patched(prompts, patch), reference.patched(prompts, patch))
+
+
+def test_some_neurons_of_many(both):
+    """Which are chosen by their numbers, of both layers or one; heads stay as they are."""
+    reference, candidate, prompts = both
+    chosen = reference.layout("neuron").only([(0, 3), (0, 120), (1, 0), (1, 64), (1, 127)])
+    for layout in (chosen, chosen.only([(1, 1)])):
+        ours, theirs = (model.narrowed(layout) for model in (candidate, reference))
+        assert ours.layout("neuron") == layout
+        assert ours.layout("head") == reference.layout("head")
+        ours.prove(prompts, "neuron")
+        for mine, other in zip(
+            ours.activations(prompts, "neuron").groups, theirs.activations(prompts, "neuron").groups, strict=True
+        ):
+            assert_close(mine, other)
+        for mine, other in zip(ours.reading("neuron", (1, 7)).maps, theirs.reading("neuron", (1, 7)).maps, strict=True):
+            assert_close(mine, other)
+        patch = Patch("neuron", (*((unit,) for unit in layout.units), layout.units), "resample")
+        assert_close(ours.patched(prompts, patch), theirs.patched(prompts, patch, Work()))
+    assert ours.narrowed(reference.layout("neuron")).layout("neuron") == reference.layout("neuron")
+    with pytest.raises(SiteError, match="has no neurons like those of neuron 0"):
+        candidate.narrowed(Layout("neuron", (Group("neuron 0", 0, 5, 1),)))
 
 
 def test_some_prompts_in_another_order(both):

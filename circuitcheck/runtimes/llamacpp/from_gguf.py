@@ -15,7 +15,6 @@ from circuitcheck.runtimes.llamacpp.binding import PACKAGE, Binding, load_bindin
 from circuitcheck.runtimes.llamacpp.cache_types import CacheType, cache_type
 from circuitcheck.runtimes.llamacpp.decoding import LoadedModel
 from circuitcheck.runtimes.llamacpp.gguf_weights import GGUFWeights, open_weights
-from circuitcheck.runtimes.llamacpp.graph_places import FINDERS
 from circuitcheck.runtimes.llamacpp.llama_model import LlamaModel
 from circuitcheck.runtimes.llamacpp.row_passes import SHARE, SMALL, Passes
 from circuitcheck.runtimes.llamacpp.trial import try_file
@@ -101,13 +100,13 @@ def _runs(model: LoadedModel, weights: GGUFWeights, cache: CacheType, threads: i
     return {
         kind: Passes(
             model=model,
-            layout=weights.layout(kind),
+            layout=layout,
             cache=cache,
             threads=threads,
             row_bytes=weights.row_bytes,
             budget=max(SMALL, int(SHARE * size)),
         )
-        for kind in FINDERS
+        for kind, layout in weights.layouts().items()
     }
 
 

@@ -70,14 +70,19 @@ class GGUFWeights:
         activations = self.heads * cells + ACTIVATIONS * widest
         return NUMBER * (2 * self.layers * keys * cells + activations * positions)
 
-    def layout(self, kind: str) -> Layout:
-        """Its attention heads, or each layer's whole attention and whole MLP (`block`)."""
+    def layouts(self) -> dict[str, Layout]:
+        """Heads; each layer's whole attention and whole MLP; and neurons, where all MLPs end in one product."""
         layers = range(self.layers)
-        if kind == "head":
-            return Layout("head", tuple(Group(str(layer), layer, self.heads, self.width) for layer in layers))
+        heads = [Group(str(layer), layer, self.heads, self.width) for layer in layers]
         stream = int(self._tensors["token_embd.weight"].shape[0])
         names = [(f"{part} {layer}", layer) for layer in layers for part in ("attention", "mlp")]
-        return Layout("block", tuple(Group(name, layer, 1, stream, numbered=False) for name, layer in names))
+        blocks = [Group(name, layer, 1, stream, numbered=False) for name, layer in names]
+        found = {"head": Layout("head", tuple(heads)), "block": Layout("block", tuple(blocks))}
+        if all(self.has(_down(layer)) for layer in layers):
+            widths = [int(self._tensors[_down(layer)].shape[0]) for layer in layers]
+            neurons = [Group(f"neuron {layer}", layer, width, 1) for layer, width in enumerate(widths)]
+            found["neuron"] = Layout("neuron", tuple(neurons))
+        return found
 
     def has(self, name: str) -> bool:
         """Whether there is a tensor of that name."""
@@ -101,18 +106,22 @@ class GGUFWeights:
         """Whether a layer's attention output projection is stored in float32."""
         return bool(self._tensors[_projection(layer)].tensor_type.name == "F32")
 
-    def reading(self, kind: str, tokens: Sequence[int]) -> Reading:
-        """What its units write, read in the logits of some tokens past everything in between; see `Reading`."""
+    def reading(self, layout: Layout, tokens: Sequence[int]) -> Reading:
+        """What units write, read in the logits of some tokens past everything in between; see `Reading`."""
         rows = self._rows(tokens)
-        maps = [rows[None]] * 2 * self.layers if kind == "block" else self._head_maps(rows)
-        return Reading("unembedding", tuple(int(token) for token in tokens), tuple(maps))
+        return Reading(
+            "unembedding",
+            tuple(int(token) for token in tokens),
+            tuple(self._map(layout, group, rows) for group in layout.groups),
+        )
 
-    def _head_maps(self, rows: FloatArray) -> list[FloatArray]:
-        maps = []
-        for layer in range(self.layers):
-            written = self.matrix(_projection(layer)).reshape(-1, self.heads, self.width)
-            maps.append(np.ascontiguousarray(np.einsum("to,ocw->ctw", rows, written, optimize=True)))
-        return maps
+    def _map(self, layout: Layout, group: Group, rows: FloatArray) -> FloatArray:
+        if layout.kind == "block":
+            return rows[None]
+        name = _projection(group.layer) if layout.kind == "head" else _down(group.layer)
+        written = self.matrix(name).reshape(-1, group.total, group.width)
+        written = written[:, list(group.numbers)] if group.of else written
+        return np.ascontiguousarray(np.einsum("to,ocw->ctw", rows, written, optimize=True))
 
     def written(self, layer: int) -> FloatArray:
         """What each number of each head writes, `[count, width, d_model]`."""
@@ -136,6 +145,10 @@ class GGUFWeights:
         tensor = self._tensors[name]
         stored = tensor.data.reshape(int(tensor.shape[1]), -1)[list(tokens)]
         return np.asarray(dequantize(stored, tensor.tensor_type), np.float32)
+
+
+def _down(layer: int) -> str:
+    return f"blk.{layer}.ffn_down.weight"
 
 
 def _is_layer_matrix(name: str, tensor: Any) -> bool:

@@ -22,16 +22,16 @@ def head_places(nodes: Sequence[Node], layers: int) -> list[Place]:
     Raises:
         SiteError: names the layers without exactly one such product.
     """
-    numbers = {node.address: number for number, node in enumerate(nodes)}
+    return _all(partial(_multiplied, nodes, ATTENTION), layers, "heads")
 
-    def place(layer: int) -> Place:
-        reader = _product(nodes, ATTENTION.format(layer=layer))
-        maker = numbers.get(nodes[reader].sources[1])
-        if maker is None:
-            raise SiteError(f"what {nodes[reader].first_name} is multiplied with is no value of the graph")
-        return Place(maker, nodes[maker].name, reader)
 
-    return _all(place, layers, "heads")
+def neuron_places(nodes: Sequence[Node], layers: int) -> list[Place]:
+    """Where neurons are made: the second source of the product with each MLP's down projection.
+
+    Raises:
+        SiteError: names the layers without exactly one such product.
+    """
+    return _all(partial(_multiplied, nodes, MLP), layers, "neurons")
 
 
 def block_places(nodes: Sequence[Node], layers: int) -> list[Place]:
@@ -53,7 +53,11 @@ def block_places(nodes: Sequence[Node], layers: int) -> list[Place]:
     return [place for pair in zip(*found, strict=True) for place in pair]
 
 
-FINDERS: dict[str, Callable[[Sequence[Node], int], list[Place]]] = {"head": head_places, "block": block_places}
+FINDERS: dict[str, Callable[[Sequence[Node], int], list[Place]]] = {
+    "head": head_places,
+    "block": block_places,
+    "neuron": neuron_places,
+}
 """Kind of unit to what finds its places, in the order of the layout."""
 
 
@@ -67,6 +71,16 @@ def _all(find: Callable[[int], Place], layers: int, what: str) -> list[Place]:
     if wrong:
         raise SiteError(f"the {what} of this file cannot be found in llama.cpp's graph: {'; '.join(wrong[:5])}.")
     return places
+
+
+def _multiplied(nodes: Sequence[Node], weight: str, layer: int) -> Place:
+    """What a layer's weight is multiplied with."""
+    reader = _product(nodes, weight.format(layer=layer))
+    numbers = {node.address: number for number, node in enumerate(nodes)}
+    maker = numbers.get(nodes[reader].sources[1])
+    if maker is None:
+        raise SiteError(f"what {nodes[reader].first_name} is multiplied with is no value of the graph")
+    return Place(maker, nodes[maker].name, reader)
 
 
 def _product(nodes: Sequence[Node], weight: str) -> int:

@@ -98,19 +98,16 @@ class LlamaModel:
         return self._run(kind).layout
 
     def narrowed(self, layout: Layout) -> LlamaModel:
-        """The same model; all of its units are seen.
+        """The same model, of whose units of the layout's kind only those in it are seen.
 
         Raises:
-            SiteError: only some of its units, or others, are asked for.
+            SiteError: it has no such units.
         """
-        if layout != self.layout(layout.kind):
-            raise SiteError(f"{self.facts.name} runs in llama.cpp, where all {layout.kind}s are measured, not some.")
-        return self
+        return replace(self, runs={**self.runs, layout.kind: self._run(layout.kind).narrowed(layout)})
 
     def reading(self, kind: str, tokens: Sequence[int], amplitudes: Sequence[float] | None = None) -> Reading:
         """How its units are read in logits: by the file's own weights, unpacked, whose products are linear."""
-        self.layout(kind)
-        return self.weights.reading(kind, tokens)
+        return self.weights.reading(self.layout(kind), tokens)
 
     @contextmanager
     def unchanged(self) -> Iterator[None]:

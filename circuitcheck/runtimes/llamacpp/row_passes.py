@@ -9,9 +9,10 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from circuitcheck.core.errors import MemoryBudgetError
+from circuitcheck.core.errors import MemoryBudgetError, SiteError
+from circuitcheck.core.phrases import listed
 from circuitcheck.core.progress import Advance
-from circuitcheck.core.units import Layout, Unit
+from circuitcheck.core.units import Group, Layout, Unit
 from circuitcheck.runtimes.llamacpp.cache_types import CacheType
 from circuitcheck.runtimes.llamacpp.decoding import CELLS, MOST_ROWS, Decoder, LoadedModel
 from circuitcheck.runtimes.llamacpp.eval_hook import Place, Visit
@@ -34,7 +35,8 @@ class Passes:
 
     Attributes:
         model: the weights.
-        layout: of the units.
+        layout: of the units that are seen.
+        every: of all units; as `layout` by default.
         cache: type of keys and values.
         threads: that compute.
         row_bytes: what one more sequence takes, of so many positions in a pass and in the cache.
@@ -49,6 +51,7 @@ class Passes:
     row_bytes: Callable[[int, int], int]
     budget: int
     most: int = MOST_ROWS
+    every: Layout | None = None
     _context: list[_Context] = field(default_factory=list)
 
     @property
@@ -99,14 +102,13 @@ class Passes:
     def read(self, ids: Ids) -> tuple[FloatArray, list[FloatArray]]:
         """Logits and values of rows that fit into one pass."""
         context = self._whole(ids)
-        places = context.places(ids.shape)
-        logits, seen = context.seen(ids, places)
+        logits, seen = context.seen(ids, self._places(context, ids.shape))
         return logits, self._as_units(ids, seen)
 
     def read_products(self, ids: Ids) -> tuple[list[FloatArray], list[FloatArray]]:
         """Values of heads, `[rows, seq, count, width]`, and their layers' products with W_O, `[rows, seq, out]`."""
         context = self._whole(ids)
-        places = context.places(ids.shape)
+        places = self._places(context, ids.shape)
         products = [Place(place.reader, f"product of {place.name}") for place in places if place.reader is not None]
         _, seen = context.seen(ids, [*places, *products])
         return self._as_units(ids, seen[: len(places)]), [
@@ -115,9 +117,14 @@ class Passes:
 
     def _as_units(self, ids: Ids, seen: Sequence[FloatArray]) -> list[FloatArray]:
         return [
-            value.reshape(*ids.shape, group.count, group.width)
+            _of_group(value.reshape(*ids.shape, group.total, group.width), group)
             for value, group in zip(seen, self.layout.groups, strict=True)
         ]
+
+    def _places(self, context: _Context, shape: tuple[int, ...]) -> list[Place]:
+        """Of the groups that are seen, which may be some of all."""
+        places = dict(zip(self.whole.groups, context.places(shape), strict=True))
+        return [places[group.whole] for group in self.layout.groups]
 
     def written(self, ids: Ids, masks: Sequence[NDArray[np.bool_]], values: Sequence[FloatArray]) -> FloatArray:
         """Logits of rows in one pass with other values in some of their units, all positions.
@@ -129,8 +136,10 @@ class Passes:
         """
         context = self._whole(ids)
         visits = {
-            place: _writer(ids.shape, mask, value)
-            for place, mask, value in zip(context.places(ids.shape), masks, values, strict=True)
+            place: _writer(ids.shape, mask, value, group)
+            for place, mask, value, group in zip(
+                self._places(context, ids.shape), masks, values, self.layout.groups, strict=True
+            )
             if mask.any()
         }
         return context.decoder.run(ids, visits=visits)
@@ -149,7 +158,7 @@ class Passes:
         copies = min(rows // count, len(numbers))
         context = self._context_for(rows, seq)
         tail = np.tile(block.ids[:, block.start :], (copies, 1))
-        places = context.places(tail.shape)
+        places = self._places(context, tail.shape)
         self._fill(context.decoder, block, copies)
         for first in numbers[::copies]:
             chunk = numbers[first : first + copies]
@@ -190,6 +199,22 @@ class Passes:
         for context in self._context:
             context.decoder.close()
         self._context.clear()
+
+    @property
+    def whole(self) -> Layout:
+        """The layout of all units, also where some are seen."""
+        return self.every or self.layout
+
+    def narrowed(self, layout: Layout) -> Passes:
+        """The same, in the same context, of some units.
+
+        Raises:
+            SiteError: there are no such units.
+        """
+        missing = [group.name for group in layout.groups if group.whole not in self.whole.groups]
+        if missing:
+            raise SiteError(f"{self.model.name} has no {layout.kind}s like those of {listed(missing, 4)}.")
+        return replace(self, layout=layout, every=self.whole)
 
     def of(self, model: LoadedModel) -> Passes:
         """The same for another file."""
@@ -260,17 +285,25 @@ class PatchedBlock:
                 shape = (len(sets) * count, seq - self.start)
                 values = np.broadcast_to(self.values[number], (len(sets), *self.values[number].shape))
                 values = values.reshape(len(sets) * count, *values.shape[2:])
-                visits[places[number]] = _writer(shape, mask.repeat(count, 0), values)
+                visits[places[number]] = _writer(shape, mask.repeat(count, 0), values, group)
         return visits
 
 
-def _writer(shape: tuple[int, ...], mask: NDArray[np.bool_], values: FloatArray) -> Visit:
+def _of_group(values: FloatArray, group: Group) -> FloatArray:
+    """Of `[..., total, width]` those units that are in the group."""
+    return values[..., list(group.numbers), :] if group.of else values
+
+
+def _writer(shape: tuple[int, ...], mask: NDArray[np.bool_], values: FloatArray, group: Group) -> Visit:
     """Puts values `[rows, positions, count, width]` into the last positions of units `mask`, `[rows, count]`."""
 
     def write(value: FloatArray) -> bool:
-        units = value.reshape(*shape, *values.shape[2:])
         kept = min(shape[1], values.shape[1])
-        np.copyto(units[:, -kept:], values[:, -kept:], where=mask[:, None, :, None])
+        units = value.reshape(*shape, group.total, group.width)[:, -kept:]
+        chosen = _of_group(units, group)
+        np.copyto(chosen, values[:, -kept:], where=mask[:, None, :, None])
+        if group.of:  # which was a copy
+            units[:, :, list(group.numbers)] = chosen
         return True
 
     return write
