@@ -155,7 +155,7 @@ class Passes:
         if count > rows:
             raise AssertionError("a block has more prompts than rows fit into a pass")
         numbers = range(len(block.sets) + 1)
-        copies = min(rows // count, len(numbers))
+        copies = _evenly(len(numbers), rows // count)
         context = self._context_for(rows, seq)
         tail = np.tile(block.ids[:, block.start :], (copies, 1))
         places = self._places(context, tail.shape)
@@ -307,6 +307,12 @@ def _writer(shape: tuple[int, ...], mask: NDArray[np.bool_], values: FloatArray,
         return True
 
     return write
+
+
+def _evenly(runs: int, most: int) -> int:
+    """How many of some runs to make at once, so that they take as few passes as with `most`, and all are full."""
+    passes = -(-runs // most)
+    return -(-runs // passes)
 
 
 def _parts(ids: Ids, size: int) -> list[Ids]:
