@@ -114,6 +114,7 @@ def test_json_is_for_reviewers(recorded):
     assert sorted(content) == [
         "ablations",
         "arrays",
+        "beside",
         "ceiling",
         "checksum",
         "environment",
@@ -123,6 +124,7 @@ def test_json_is_for_reviewers(recorded):
         "next_token",
         "noise",
         "notes",
+        "population",
         "reading",
         "reason",
         "roundings",
