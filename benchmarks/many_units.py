@@ -22,7 +22,7 @@ from circuitcheck.gate.decide import decide
 from circuitcheck.runtimes.pytorch.forward import last_logits
 
 KINDS = ("head", "neuron")
-PROMPTS, PART, SEQ = 12, 6, 8
+PROMPTS, PART, SEQ = 6, 3, 6
 """Of the large shape; twice as many prompts as values are kept of, as by default."""
 
 
