@@ -9,6 +9,7 @@ import pytest
 import tiny_circuits
 import tiny_models
 
+from circuitcheck.core.errors import MemoryBudgetError, SiteError
 from circuitcheck.core.patch import Patch
 from circuitcheck.core.runtime import Work
 from circuitcheck.runtimes.onnx.from_onnx import load_onnx
@@ -97,8 +98,6 @@ def test_every_head_that_is_replaced_has_the_same_effect(pair, values, positions
 
 def test_a_budget_bounds_the_rows_of_a_pass(pair):
     """The same numbers from a few rows at once; not one row fits a kilobyte."""
-    from circuitcheck.core.errors import MemoryBudgetError
-
     _, model, task = pair
     prompts = task.prompts()
     patch = Patch("head", tuple((unit,) for unit in model.layout("head").units), "zero")
@@ -107,3 +106,33 @@ def test_a_budget_bounds_the_rows_of_a_pass(pair):
     np.testing.assert_allclose(few, model.patched(prompts, patch), atol=CLOSE, rtol=0)
     with pytest.raises(MemoryBudgetError, match="memory budget is 1,000 bytes"):
         model.patched(prompts, patch, Work(1000))
+
+
+def test_whole_attentions_and_mlps_are_the_same(pair):
+    """Where norms stand between a product and the stream, as in Gemma 2, they are refused."""
+    reference, model, task = pair
+    if reference.name == "gemma2":
+        with pytest.raises(SiteError, match="cannot be told apart"):
+            model.layout("block")
+        return
+    prompts = task.prompts()
+    model.prove(prompts, "block")
+    assert model.layout("block") == reference.layout("block")
+    for ours, theirs in zip(
+        model.activations(prompts, "block").groups, reference.activations(prompts, "block").groups, strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, atol=CLOSE, rtol=0)
+    patch = Patch("block", tuple((unit,) for unit in model.layout("block").units), "resample")
+    np.testing.assert_allclose(model.patched(prompts, patch), reference.patched(prompts, patch), atol=2 * CLOSE, rtol=0)
+    ours, theirs = (side.reading("block", [1, 7, 30]) for side in (model, reference))
+    assert len(ours.distinct_maps) == len(theirs.distinct_maps) == 1
+    np.testing.assert_allclose(ours.maps[0], theirs.maps[0], atol=1e-5, rtol=0)
+
+
+def test_some_units_and_others_are_refused(pair):
+    _, model, _ = pair
+    assert model.narrowed(model.layout("head")) is model
+    with pytest.raises(SiteError, match="all heads are measured"):
+        model.narrowed(model.layout("head").only([(0, 1)]))
+    with pytest.raises(SiteError, match="head, block, not 'neuron'"):
+        model.layout("neuron")

@@ -16,7 +16,7 @@ from circuitcheck.runtimes.onnx.cut import Port
 from circuitcheck.runtimes.onnx.graph import Graph
 from circuitcheck.runtimes.onnx.ort_session import make_session
 from circuitcheck.runtimes.onnx.runner import Edit, Runner, run_session
-from circuitcheck.runtimes.onnx.weights import Kept, Product, bias_of, dense, read_by
+from circuitcheck.runtimes.onnx.weights import Kept, Product, bias_of, dense, made_by, read_by
 
 PROBE_PROMPTS = 2
 """Prompts that proofs run on; the proofs are about the graph, not about its answers."""
@@ -147,17 +147,8 @@ def _node_by_node(runner: Runner, ids: NDArray[np.int64], names: Sequence[str]) 
 
 def _around(graph: Graph, product: Product) -> tuple[Kept, Kept]:
     """What a product multiplies and what it makes: a float one, just as it reads it."""
-    name = product.node.output[0]
-    if product.node.op_type == "QLinearMatMul":
-        return read_by(graph, product), Kept(name, *product.node.input[6:8])
-    if product.node.op_type == "MatMulInteger":
-        cast = next((node for node in graph.consumers.get(name, ()) if node.op_type == "Cast"), None)
-        scaled = [node for node in graph.consumers.get(cast.output[0], ()) if node.op_type == "Mul"] if cast else []
-        return read_by(graph, product), Kept(scaled[0].output[0] if scaled else name, None, None)
-    if product.node.op_type == "QGemm":
-        scale, zero = (*product.node.input[7:9], None, None)[:2]
-        return read_by(graph, product), Kept(name, scale or None, zero or None)
-    return Kept(product.activation, None, None), Kept(name, None, None)
+    read = Kept(product.activation, None, None) if product.is_float else read_by(graph, product)
+    return read, made_by(graph, product)
 
 
 def _readout(runner: Runner, quantity: Metric) -> Iterator[str]:

@@ -12,17 +12,18 @@ from circuitcheck.runtimes.onnx.network import Network, embedding_of
 from circuitcheck.runtimes.onnx.weights import dense
 
 
-def reading_of(network: Network, tokens: Sequence[int]) -> Reading:
-    """The maps from the values of heads to the logits of some tokens, past everything in between.
+def reading_of(network: Network, kind: str, tokens: Sequence[int]) -> Reading:
+    """The maps from the values of units to the logits of some tokens, past everything in between.
 
     Args:
         network: the graph, whose constants are unpacked.
+        kind: of the units.
         tokens: token ids, below the size of the vocabulary.
 
     Returns:
-        For each group `W_U[tokens] diag(norm) W_O` of each head; the rows of W_U are centred where the final norm takes
-        the mean away. A model without an unembedding of the stream's width is read through its token embedding, or by a
-        seeded sketch, as a reference is.
+        For each group `W_U[tokens] diag(norm) W_O` of each head, or `W_U[tokens] diag(norm)` of each block; the rows
+        of W_U are centred where the final norm takes the mean away. A model without an unembedding of the stream's
+        width is read through its token embedding, or by a seeded sketch, as a reference is.
     """
     chosen = [int(token) for token in tokens]
     written = [
@@ -30,6 +31,8 @@ def reading_of(network: Network, tokens: Sequence[int]) -> Reading:
         for site, port in zip(network.sites, network.heads, strict=True)
     ]
     source, rows = _rows(network, chosen, written[0].shape[-1])
+    if kind == "block":  # which is added to the stream as it is
+        return Reading(source, tuple(chosen), (rows[None],) * len(network.blocks))
     maps = tuple(np.einsum("to,cwo->ctw", rows, part, optimize=True).astype(np.float32) for part in written)
     return Reading(source, tuple(chosen), maps)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from circuitcheck.core.census import Census, FoundWeight, summarize_census
 from circuitcheck.core.errors import ModelError, SiteError
 from circuitcheck.core.units import Group
+from circuitcheck.runtimes.onnx.blocks import find_blocks
 from circuitcheck.runtimes.onnx.cut import PREFIX, Port
 from circuitcheck.runtimes.onnx.graph import Graph
 from circuitcheck.runtimes.onnx.inputs import PROBE_TOKENS, Inputs, inputs_of
@@ -54,6 +56,19 @@ class Network:
     readout: Readout | None
     vocabulary: int | None
     widths: tuple[int, int]
+
+    @cached_property
+    def blocks(self) -> tuple[Port, ...]:
+        """Ports of each layer's attention and MLP.
+
+        Raises:
+            SiteError: they cannot be told apart.
+        """
+        found = find_blocks(self.graph, self.sites, self.readout.product if self.readout else None)
+        # Heads and the stream are kept in one type of floats.
+        floats = (port.kind for port in self.heads if port.scale is None)
+        kind = next(floats, self.logits_kind or "float32")
+        return tuple(replace(port, kind=kind) for port in found)
 
     @property
     def reads_hidden(self) -> bool:

@@ -11,16 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from circuitcheck.core.activations import Activations, join
-from circuitcheck.core.errors import ConfigurationError, ModelChangedError
+from circuitcheck.core.errors import ConfigurationError, ModelChangedError, SiteError
 from circuitcheck.core.metric import LOGIT_DIFFERENCE, Metric, as_metric
 from circuitcheck.core.next_token import KEPT, NextToken
 from circuitcheck.core.patch import Patch
 from circuitcheck.core.prompts import Prompts
 from circuitcheck.core.reading import Reading
-from circuitcheck.core.runtime import Facts, Rounding, Runtime, Variation, Work
+from circuitcheck.core.runtime import Facts, Replaceable, Rounding, Runtime, Variation, Work
 from circuitcheck.core.units import Layout
 from circuitcheck.runtimes.onnx.cut_proofs import prove
 from circuitcheck.runtimes.onnx.head_reading import reading_of
+from circuitcheck.runtimes.onnx.keeping import WithMaps, keeping, replaceable
 from circuitcheck.runtimes.onnx.metrics import log_softmax, metric_of
 from circuitcheck.runtimes.onnx.patching import patched_metric, replacements
 from circuitcheck.runtimes.onnx.row_company import with_batching
@@ -70,12 +71,13 @@ class OnnxModel:
         return Layout(kind, tuple(port.group for port in self.runner.ports(kind)))
 
     def narrowed(self, layout: Layout) -> OnnxModel:
-        """The same model: of no kind that it has are there so many units that some are chosen.
+        """The same model; all of its units are seen.
 
         Raises:
-            SiteError: there is no such kind.
+            SiteError: only some of its units, or others, are asked for.
         """
-        self.layout(layout.kind)
+        if layout != self.layout(layout.kind):
+            raise SiteError(f"{self.facts.name} runs in ONNX Runtime, where all {layout.kind}s are measured, not some.")
         return self
 
     def reading(self, kind: str, tokens: Sequence[int], amplitudes: Sequence[float] | None = None) -> Reading:
@@ -86,7 +88,7 @@ class OnnxModel:
         """
         del amplitudes  # no map has to be told by what it does
         self.runner.ports(kind)
-        return reading_of(self.runner.network, tokens)
+        return reading_of(self.runner.network, kind, tokens)
 
     @contextmanager
     def unchanged(self) -> Iterator[None]:
@@ -191,6 +193,24 @@ class OnnxModel:
     def roundings(self) -> Sequence[Rounding]:
         """None: they are the reference's."""
         return ()
+
+    def replaceable(self, reference: WithMaps) -> Replaceable:
+        """Products inside its layers that are the reference's linear maps with other numbers, for a keep list.
+
+        Raises:
+            CandidateError: there are none.
+        """
+        return replaceable(self.runner.network, reference, self.facts.name)[0]
+
+    @contextmanager
+    def keeping(self, reference: WithMaps, modules: Sequence[str]) -> Iterator[OnnxModel]:
+        """The model with the reference's matrices in some places, multiplied in floats, as long as the block runs."""
+        network = self.runner.network
+        matched = replaceable(network, reference, self.facts.name)[1]
+        kept = {path: matched[path] for path in modules}
+        mended = keeping(network, kept, reference.float_maps(), self.facts.name) if kept else network
+        # What was proven of the candidate's own products is not proven of these.
+        yield replace(self, runner=Runner(mended, self.facts.name), proven=set())
 
     def _rows(self, prompts: Prompts) -> int:
         longest = max((len(prompts.task.pairs[place].clean) for place in prompts.index), default=1)

@@ -54,13 +54,26 @@ def make_session(model: Any, weights: Weights, *, optimized: bool = True, profil
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(weights.directory))
     if profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, str(profile)
-    taken = [tensor.name for tensor in model.graph.initializer if tensor.name in weights.taken]
+    read = read_by_nodes(model.graph)  # what nothing reads is not looked for
+    names = (tensor.name for tensor in model.graph.initializer)
+    taken = [name for name in names if name in weights.taken and name in read]
     values = [onnxruntime.OrtValue.ortvalue_from_numpy(weights.taken[name]) for name in taken]
     try:
         options.add_external_initializers(taken, values)
         return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=[PROVIDER])
     except Exception as error:  # its exceptions have no base class of their own
         raise ModelError(f"ONNX Runtime refuses the model: {first_lines(error)}") from error
+
+
+def read_by_nodes(graph: Any) -> set[str]:
+    """Names of all tensors that nodes read, in branches and loops, too."""
+    names: set[str] = set()
+    for node in graph.node:
+        names |= {*node.input}
+        for found in node.attribute:
+            for inner in (found.g, *found.graphs):
+                names |= read_by_nodes(inner)
+    return names
 
 
 def threads() -> int:

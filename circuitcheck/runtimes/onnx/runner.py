@@ -23,7 +23,7 @@ Edit = tuple[NDArray[np.bool_], FloatArray]
 MOST_TOKENS = 1024
 """Tokens of one batch beyond which nothing gets faster on a CPU: the activations leave its cache."""
 
-UNITS = ("head",)
+UNITS = ("head", "block")
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Runner:
         """
         if kind not in UNITS:
             raise SiteError(f"{self.name}: units of a model in ONNX Runtime are {', '.join(UNITS)}, not {kind!r}.")
-        return self.network.heads
+        return self.network.heads if kind == "head" else self.network.blocks
 
     def layout(self, kind: str) -> Layout:
         """Its units of a kind."""

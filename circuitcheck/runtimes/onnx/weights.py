@@ -128,6 +128,21 @@ def read_by(graph: Graph, product: Product) -> Kept:
     return Kept(tensor, scale, zero or None)
 
 
+def made_by(graph: Graph, product: Product) -> Kept:
+    """What a product makes, once its own scales are in it."""
+    node, name = product.node, product.node.output[0]
+    if node.op_type == "QLinearMatMul":
+        return Kept(name, *node.input[6:8])
+    if node.op_type == "QGemm":
+        scale, zero = (*node.input[7:9], None, None)[:2]
+        return Kept(name, scale or None, zero or None)
+    if node.op_type == "MatMulInteger":
+        cast = next((other for other in graph.consumers.get(name, ()) if other.op_type == "Cast"), None)
+        scaled = [other for other in graph.consumers.get(cast.output[0], ()) if other.op_type == "Mul"] if cast else []
+        return Kept(scaled[0].output[0] if scaled else name, None, None)
+    return Kept(name, None, None)
+
+
 def products(graph: Graph) -> list[Product]:
     """All of them, in order of execution."""
     return [found for node in graph.order if (found := product_of(graph, node)) is not None]

@@ -31,7 +31,7 @@ from circuitcheck.runtimes.pytorch.engine.passes import (
 from circuitcheck.runtimes.pytorch.engine.sweep import Engine, batch_metric, replacements
 from circuitcheck.runtimes.pytorch.environment import environment
 from circuitcheck.runtimes.pytorch.ports.ports import layout_of
-from circuitcheck.runtimes.pytorch.ports.proofs import PROBE_PROMPTS, prove
+from circuitcheck.runtimes.pytorch.ports.proofs import PROBE_PROMPTS, float_matrix, prove
 from circuitcheck.runtimes.pytorch.ports.room import require_room
 from circuitcheck.runtimes.pytorch.roundings import WAYS, rounded
 from circuitcheck.runtimes.pytorch.torch_model import TorchModel
@@ -219,6 +219,20 @@ class HookedModel(TorchModel):
             CandidateError: there are none.
         """
         return replaceable(reference, self)
+
+    @property
+    def output_map(self) -> str | None:
+        """Path of its unembedding; None for a model without one."""
+        return self.structure.output_layer
+
+    def float_maps(self) -> list[dict[str, NDArray[np.float32]]]:
+        """For each layer, path to the matrix `[in, out]` of every plain linear map, for other runtimes to put in."""
+        layers = []
+        for site in self.structure.layers:
+            parts = self.module.get_submodule(site.path).named_modules(prefix=site.path)
+            found = {path: float_matrix(part) for path, part in parts}
+            layers.append({path: matrix.float().cpu().numpy() for path, matrix in found.items() if matrix is not None})
+        return layers
 
     def keeping(self, reference: TorchModel, modules: Sequence[str]) -> AbstractContextManager[HookedModel]:
         """The model with the reference's modules in some places, for as long as the block runs."""
