@@ -1,4 +1,4 @@
-"""The shipped model's releases in the ONNX format are gated as a user gates them, by path, in a process of their own."""
+"""The shipped model's releases in the ONNX format are gated as a user gates them, by path, in their own process."""
 
 from __future__ import annotations
 
