@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from circuitcheck.core.prompts import PromptPair, Task
     from circuitcheck.core.results import Measurement, Verdict
     from circuitcheck.core.specification import MeasurementSpec
+    from circuitcheck.dictionaries.read import read_dictionaries
     from circuitcheck.gate.decide import decide
     from circuitcheck.gate.judge import judge
     from circuitcheck.gate.measure import measure
@@ -46,6 +47,7 @@ _HOMES = {
     "load_model": "circuitcheck.runtimes.pytorch.loading.load",
     "load_task": "circuitcheck.tasks.named",
     "measure": "circuitcheck.gate.measure",
+    "read_dictionaries": "circuitcheck.dictionaries.read",
     "record_reference": "circuitcheck.gate.record",
     "render": "circuitcheck.report.text",
 }
@@ -67,6 +69,7 @@ __all__ = [
     "load_model",
     "load_task",
     "measure",
+    "read_dictionaries",
     "record_reference",
     "render",
 ]

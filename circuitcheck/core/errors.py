@@ -25,6 +25,10 @@ class SiteError(CircuitcheckError):
     """A model whose attention heads cannot be found, or whose hooks fail a proof."""
 
 
+class DictionaryError(CircuitcheckError):
+    """A dictionary of features that cannot be read, or that does not fit the model."""
+
+
 class TaskError(CircuitcheckError):
     """A task file or a prompt that cannot be measured; lists every bad line at once."""
 

@@ -20,7 +20,7 @@ from circuitcheck.core.units import Unit
 from circuitcheck.runtimes.pytorch.engine.passes import Rows, read_units
 from circuitcheck.runtimes.pytorch.engine.sweep import Engine, batch_metric
 from circuitcheck.runtimes.pytorch.hooked import HookedModel
-from circuitcheck.runtimes.pytorch.ports.ports import editing
+from circuitcheck.runtimes.pytorch.ports.ports import editing_units
 
 
 def units_of(model: HookedModel, kind: str = "head") -> list[Unit]:
@@ -105,11 +105,11 @@ def zeros(model: HookedModel, batch: int, seq: int, kind: str = "head") -> list[
 def edited(model: HookedModel, edits: dict[int, Callable[[Tensor], Any]], kind: str = "head") -> Iterator[None]:
     """Each edit of a group is given its units, `[batch, seq, count, width]`, and returns what stands in their place."""
 
-    def edit(place: int, tensor: Tensor) -> Tensor:
-        return edits[place](model.ports(kind)[place].split(tensor)).reshape(tensor.shape)
+    def edit(place: int, units: Tensor) -> Tensor:
+        return edits[place](units).reshape(units.shape)
 
     with ExitStack() as stack:
         for place in edits:
             port = model.ports(kind)[place]
-            stack.enter_context(editing(model.module, port, lambda tensor, place=place: edit(place, tensor)))
+            stack.enter_context(editing_units(model.module, port, lambda units, place=place: edit(place, units)))
         yield

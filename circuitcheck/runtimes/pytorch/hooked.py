@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from circuitcheck.core.activations import Activations
+from circuitcheck.core.features import StreamBasis
 from circuitcheck.core.metric import Metric, as_metric
 from circuitcheck.core.next_token import NextToken
 from circuitcheck.core.patch import Patch
@@ -18,6 +19,8 @@ from circuitcheck.core.prompts import Prompts
 from circuitcheck.core.reading import Reading
 from circuitcheck.core.runtime import Facts, Replaceable, Rounding, Runtime, Variation, Work
 from circuitcheck.core.units import Layout
+from circuitcheck.dictionaries.dictionary import Dictionary
+from circuitcheck.runtimes.pytorch import FEATURE
 from circuitcheck.runtimes.pytorch.batching import needs_probe, with_batching
 from circuitcheck.runtimes.pytorch.engine.clean_pass import refused_as_model_errors
 from circuitcheck.runtimes.pytorch.engine.passes import (
@@ -30,6 +33,9 @@ from circuitcheck.runtimes.pytorch.engine.passes import (
 )
 from circuitcheck.runtimes.pytorch.engine.sweep import Engine, batch_metric, replacements
 from circuitcheck.runtimes.pytorch.environment import environment
+from circuitcheck.runtimes.pytorch.feature_basis import on_task, read_like, stream_basis
+from circuitcheck.runtimes.pytorch.ports.hook_points import require_fit
+from circuitcheck.runtimes.pytorch.ports.latents import Latents
 from circuitcheck.runtimes.pytorch.ports.ports import layout_of
 from circuitcheck.runtimes.pytorch.ports.proofs import PROBE_PROMPTS, float_matrix, prove
 from circuitcheck.runtimes.pytorch.ports.room import require_room
@@ -106,16 +112,37 @@ class HookedModel(TorchModel):
         """
         return layout_of(self.ports(kind), kind)
 
-    def narrowed(self, layout: Layout) -> HookedModel:
-        """The same model, of whose units of the layout's kind only those in it are seen.
+    def with_dictionaries(self, dictionaries: Sequence[Dictionary]) -> HookedModel:
+        """The same model with features: the latents of dictionaries at its hook points.
+
+        Args:
+            dictionaries: one for each hook point, as `read_dictionaries` gives them.
 
         Raises:
-            SiteError: it has no such units.
+            DictionaryError: they do not fit it; lists every reason.
         """
-        others = tuple(other for other in self.chosen if other.kind != layout.kind)
-        model = replace(self, chosen=(*others, layout))
-        model.ports(layout.kind)  # refused here, not in the middle of a measurement
-        return model
+        require_fit(self.module, self.structure, dictionaries)
+        return replace(self, latents=tuple(Latents.of(one, self.device) for one in dictionaries), dictionaries=())
+
+    def on_task(self, prompts: Prompts, kind: str) -> HookedModel:
+        """The same model, of whose features those are seen that are active on a task; see `ReadsFeatures`.
+
+        Raises:
+            DictionaryError: none is.
+        """
+        return on_task(self, prompts) if kind == FEATURE else self
+
+    def read_like(self, prompts: Prompts, layout: Layout, reading: Reading, basis: StreamBasis | None) -> HookedModel:
+        """The same model, read as a reference was, in the reference's basis; see `ReadsFeatures`.
+
+        Raises:
+            CandidateError: its stream is kept in another basis, and no map to the reference's can be proven.
+        """
+        return read_like(self, prompts, layout, reading, basis) if layout.kind == FEATURE else self
+
+    def stream_basis(self, kind: str) -> StreamBasis | None:
+        """Rows of the token embedding; see `ReadsFeatures`."""
+        return stream_basis(self) if kind == FEATURE else None
 
     def reading(self, kind: str, tokens: Sequence[int], amplitudes: Sequence[float] | None = None) -> Reading:
         """How its units are read in logits at some tokens; see `Runtime.reading`."""
@@ -140,7 +167,8 @@ class HookedModel(TorchModel):
         require_room(self, prompts.task.longest)
         ids = rows_of(self, prompts.batches()[0]).ids[: self.at_most(PROBE_PROMPTS)]
         proven = self.proven.setdefault(self.module, set())
-        if (what := (kind, ids.shape[1], self.quantity.name)) not in proven:
+        units = " ".join([kind, *(self.fingerprints_of_dictionaries.values() if kind == FEATURE else ())])
+        if (what := (units, ids.shape[1], self.quantity.name)) not in proven:
             prove(self, ids, kind)
             proven.add(what)
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 
 from circuitcheck.core.census import Census
+from circuitcheck.core.features import DictionaryFacts
 from circuitcheck.core.metric import LOGIT_DIFFERENCE, Metric
 from circuitcheck.core.units import Layout
+from circuitcheck.runtimes.pytorch import FEATURE
+from circuitcheck.runtimes.pytorch.ports.hook_points import feature_ports, name_of
+from circuitcheck.runtimes.pytorch.ports.latents import Latents
 from circuitcheck.runtimes.pytorch.ports.ports import Port, narrowed, ports_of
 from circuitcheck.runtimes.pytorch.ports.structure import Structure
 
@@ -33,6 +37,8 @@ class TorchModel:
         wide: half-precision types whose products float32 kernels make while it is measured.
         quantity: what is measured of a prompt; `record_reference` and `measure` bind the one that the spec names.
         chosen: which units of a kind are seen, where that is not all.
+        latents: of the dictionaries by which its features are read; none where it has none.
+        dictionaries: how well these explain what passes, on the task that was named last.
         proven: module to (kind of unit, length of prompts, metric) for which its hooks were proven; copies of this
             object share it.
     """
@@ -49,6 +55,8 @@ class TorchModel:
     wide: tuple[torch.dtype, ...] = ()
     quantity: Metric = LOGIT_DIFFERENCE
     chosen: tuple[Layout, ...] = ()
+    latents: tuple[Latents, ...] = ()
+    dictionaries: tuple[DictionaryFacts, ...] = ()
     proven: WeakKeyDictionary[nn.Module, set[tuple[str, int, str]]] = field(
         default_factory=WeakKeyDictionary, compare=False, repr=False
     )
@@ -64,9 +72,28 @@ class TorchModel:
         Raises:
             SiteError: it has none that can be found.
         """
-        ports = ports_of(self.module, self.structure, kind)
+        if kind == FEATURE:
+            ports = feature_ports(self.module, self.structure, self.latents)
+        else:
+            ports = ports_of(self.module, self.structure, kind)
         layout = next((layout for layout in self.chosen if layout.kind == kind), None)
         return ports if layout is None else narrowed(ports, layout)
+
+    def narrowed(self, layout: Layout) -> Self:
+        """The same model, of whose units of the layout's kind only those in it are seen.
+
+        Raises:
+            SiteError: it has no such units.
+        """
+        others = tuple(other for other in self.chosen if other.kind != layout.kind)
+        model = replace(self, chosen=(*others, layout))
+        model.ports(layout.kind)  # refused here, not in the middle of a measurement
+        return model
+
+    @property
+    def fingerprints_of_dictionaries(self) -> dict[str, str]:
+        """Group of features to the fingerprint of the dictionary that they are read by."""
+        return {name_of(one.dictionary): one.dictionary.fingerprint for one in self.latents}
 
     def at_most(self, rows: int | None) -> int | None:
         """The most rows in one forward pass where `rows` are allowed; None where there is no limit."""

@@ -37,7 +37,7 @@ def reading_of(model: TorchModel, ports: Sequence[Port], tokens: Sequence[int], 
         shared = rows[None].cpu().numpy()
         maps = [
             shared
-            if port.side == "output"
+            if port.side == "output" and port.latents is None
             else torch.einsum("to,cwo->ctw", rows, _written(model, port, amplitude)).cpu().numpy()
             for port, amplitude in zip(ports, amplitudes, strict=True)
         ]
@@ -50,7 +50,8 @@ def _readout(model: TorchModel, tokens: Tensor, port: Port) -> tuple[Source, Ten
     Some models unembed, or embed, in fewer numbers than the stream has; what lies between is not looked into.
     """
     structure, module = model.structure, model.module
-    width = _written(model, port, 1.0).shape[-1] if port.side == "input" else port.group.width
+    writes_itself = port.side == "output" and port.latents is None
+    width = port.group.width if writes_itself else _written(model, port, 1.0).shape[-1]
     output = None if structure.output_layer is None else module.get_submodule(structure.output_layer)
     if output is not None and input_width(output) in (width, None):
         scale, is_centred = _final_norm(model, width)
@@ -91,11 +92,20 @@ def _rows(output: nn.Module, tokens: Tensor, width: int) -> Tensor:
 
 def _written(model: TorchModel, port: Port, amplitude: float) -> Tensor:
     """What each number of each unit writes, float32 `[count, width, d_model]`."""
-    projection, group = model.module.get_submodule(port.module), port.group
+    if port.latents is None:
+        written = _matrix(model, port.module, port.width, amplitude).reshape(port.group.total, port.group.width, -1)
+        return written[port.numbers]
+    rows = port.latents.rows(port.numbers)
+    if port.latents.dictionary.writes.place == "z":
+        rows = rows @ _matrix(model, port.module, port.width, amplitude)
+    return rows[:, None]
+
+
+def _matrix(model: TorchModel, path: str, width: int, amplitude: float) -> Tensor:
+    """The `[in, out]` matrix of a projection, float32."""
+    projection = model.module.get_submodule(path)
     matrix = float_matrix(projection)
-    matrix = _asked(projection, port.width, amplitude) if matrix is None else matrix.float()
-    written = matrix.reshape(group.total, group.width, -1)
-    return written[list(group.numbers)] if group.of else written
+    return _asked(projection, width, amplitude) if matrix is None else matrix.float()
 
 
 def _asked(module: nn.Module, width: int, amplitude: float) -> Tensor:

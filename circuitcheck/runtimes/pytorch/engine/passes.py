@@ -18,7 +18,7 @@ from circuitcheck.core.prompts import Batch, Prompts
 from circuitcheck.runtimes.pytorch.engine.clean_pass import refused_as_model_errors
 from circuitcheck.runtimes.pytorch.engine.packing import backward_prompts
 from circuitcheck.runtimes.pytorch.forward import last_logits, metric_of, run_model
-from circuitcheck.runtimes.pytorch.ports.ports import Edit, Port, editing, layout_of, reading
+from circuitcheck.runtimes.pytorch.ports.ports import Port, UnitEdit, editing_units, layout_of, reading
 from circuitcheck.runtimes.pytorch.torch_model import TorchModel
 
 
@@ -171,7 +171,7 @@ def unit_gradient(
             for place, port in enumerate(ports):
                 value = None if values is None else values[place]
                 probe = _probe(port, probes, place, rows.ids.shape, value, held=held)
-                stack.enter_context(editing(model.module, port, probe))
+                stack.enter_context(editing_units(model.module, port, probe))
             found = metric_of(model, rows.ids, rows.answer, rows.foil)
         if not found.requires_grad:
             raise ConfigurationError(
@@ -186,12 +186,11 @@ def unit_gradient(
 
 def _probe(
     port: Port, probes: dict[int, Tensor], place: int, shape: torch.Size, value: Tensor | None, *, held: bool
-) -> Edit:
+) -> UnitEdit:
     """Adds a zero, by which the metric can be differentiated whether or not weights are frozen."""
 
-    def probe(tensor: Tensor) -> Tensor:
-        passing = tensor.reshape(*shape, port.group.total, port.group.width)
-        units = port.of_units(passing)
+    def probe(given: Tensor) -> Tensor:
+        units = given.reshape(*shape, port.group.count, port.group.width)
         probes[place] = torch.zeros_like(units, requires_grad=True)
         if value is not None:
             first = units.shape[1] - value.shape[1]
@@ -199,6 +198,6 @@ def _probe(
             units = torch.cat([kept, put if held else own + (put - own).detach()], 1)
         elif held:
             units = units.detach()
-        return port.with_units(passing, units + probes[place]).view(tensor.shape)
+        return (units + probes[place]).view(given.shape)
 
     return probe

@@ -90,7 +90,7 @@ class Replay:
         """`[sets, prompts, seq, d_model]`; without attention no position knows of another, so prompts may be joined."""
         record, site = self.clean.layers[first], self.model.structure.layers[first]
         positions = self._positions(first)
-        z = record.z[prompts, positions].flatten(0, 1).expand(sets, -1, -1)
+        z = record.z[prompts, positions].flatten(0, 1).expand(sets if self._edits_z(first, edits) else 1, -1, -1)
         hidden = record.hidden[prompts, positions]
         one = slice(prompts.start, prompts.start + 1)
         with ExitStack() as stack:
@@ -99,6 +99,11 @@ class Replay:
                 stack.enter_context(answering(self.model.module.get_submodule(site.mlp), recorded, sets))
             output = self._enter(first, z, edits, hidden.shape[1], record.call(hidden.flatten(0, 1)[None], one, 1))
         return output.reshape(sets, *hidden.shape[:2], -1)
+
+    def _edits_z(self, layer: int, edits: Edits) -> bool:
+        """Whether sets differ from the output projection on; else they are one row until they do."""
+        projection = self.model.structure.layers[layer].projection
+        return any(edits.ports[place].module == projection for place in edits.in_layer(layer))
 
     def _edits_mlp(self, layer: int, edits: Edits) -> bool:
         """Whether the MLP has to run, because something in it or behind it is replaced."""

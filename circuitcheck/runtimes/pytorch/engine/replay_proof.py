@@ -19,8 +19,8 @@ from circuitcheck.runtimes.pytorch.engine.clean_pass import (
 )
 from circuitcheck.runtimes.pytorch.engine.replay import ENTRIES, Replay, Savings
 from circuitcheck.runtimes.pytorch.hooks import pre_hook
-from circuitcheck.runtimes.pytorch.ports.edits import CannotEditError, Edits
-from circuitcheck.runtimes.pytorch.ports.ports import layout_of
+from circuitcheck.runtimes.pytorch.ports.edits import Edits
+from circuitcheck.runtimes.pytorch.ports.ports import CannotEditError, layout_of
 from circuitcheck.runtimes.pytorch.torch_model import TorchModel
 
 PROMPTS = 2

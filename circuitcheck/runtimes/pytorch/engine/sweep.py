@@ -28,8 +28,8 @@ from circuitcheck.runtimes.pytorch.engine.passes import Rows, read_group_means, 
 from circuitcheck.runtimes.pytorch.engine.replay import Replay
 from circuitcheck.runtimes.pytorch.engine.replay_proof import prove_replay
 from circuitcheck.runtimes.pytorch.forward import metric_of, metric_of_hidden
-from circuitcheck.runtimes.pytorch.ports.edits import CannotEditError, Edits
-from circuitcheck.runtimes.pytorch.ports.ports import Port
+from circuitcheck.runtimes.pytorch.ports.edits import Edits
+from circuitcheck.runtimes.pytorch.ports.ports import CannotEditError, Port
 from circuitcheck.runtimes.pytorch.torch_model import TorchModel
 
 Engine = Literal["replay", "full"]
@@ -187,11 +187,13 @@ class Sweep:
         starting: dict[int, list[int]] = {}
         for number, units in enumerate(self.sets):
             if units:
-                first = min(self.ports[place].group.layer for place, _ in units)
+                first = min(self.ports[place].layer for place, _ in units)
                 starting.setdefault(first, []).append(number)
             else:
                 found[number] = metric_of_hidden(self.model, replay.clean.final, rows.answer, rows.foil)
                 self.work.advance(len(rows))
+        if starting and min(starting) < 0:
+            return "some units stand before its first layer"
         for first in sorted(starting):
             queue = Queue(blocks(len(rows), starting[first], self.packing.rows), self.said.smaller)
             for block in queue:

@@ -10,11 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from circuitcheck.core.units import Unit
-from circuitcheck.runtimes.pytorch.ports.ports import Edit, Port, editing
-
-
-class CannotEditError(Exception):
-    """A tensor at a port is not made of the rows that run, so nothing can be put into it."""
+from circuitcheck.runtimes.pytorch.ports.ports import CannotEditError, Port, UnitEdit, editing_units
 
 
 @dataclass(frozen=True)
@@ -47,8 +43,8 @@ class Edits:
         )
 
     def in_layer(self, layer: int) -> list[int]:
-        """Places of the groups of a layer that are edited."""
-        return [place for place in self.masks if self.ports[place].group.layer == layer]
+        """Places of the groups that are edited in the call of a layer."""
+        return [place for place in self.masks if self.ports[place].layer == layer]
 
     def part(self, prompt: int) -> Edits:
         """The same for one of the prompts."""
@@ -81,24 +77,24 @@ class Edits:
         """
         with ExitStack() as stack:
             for place in self.masks if places is None else places:
-                stack.enter_context(editing(module, self.ports[place], self._edit(place, sets, seq)))
+                stack.enter_context(editing_units(module, self.ports[place], self._edit(place, sets, seq)))
             yield
 
-    def _edit(self, place: int, sets: int | None, seq: int | None) -> Edit:
-        port, prompts = self.ports[place], len(self.values[place])
+    def _edit(self, place: int, sets: int | None, seq: int | None) -> UnitEdit:
+        group, prompts = self.ports[place].group, len(self.values[place])
 
-        def edit(tensor: Tensor) -> Tensor:
+        def edit(units: Tensor) -> Tensor:
             # Some layers hand on all tokens behind one another, and a replay all prompts as one long row.
-            shape = (sets or -1, prompts, seq or -1, port.group.total, port.group.width)
+            shape = (sets or -1, prompts, seq or -1, group.count, group.width)
             try:
-                rows = tensor.reshape(shape)
+                rows = units.reshape(shape)
             except RuntimeError as error:
                 raise CannotEditError(
-                    f"{port.module} is called with {list(tensor.shape)}, which is not "
-                    f"{port.group.total} x {port.group.width} numbers for each position of {prompts} prompts"
+                    f"{self.ports[place].module} is called with {list(units.shape)}, which is not "
+                    f"{group.count} x {group.width} numbers for each position of {prompts} prompts"
                 ) from error
-            edited = port.with_units(rows, self.apply(place, port.of_units(rows)))
-            first, *others = tensor.shape
+            edited = self.apply(place, rows)
+            first, *others = units.shape
             return edited.reshape(first * len(edited) // len(rows), *others)
 
         return edit

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -16,10 +17,21 @@ from circuitcheck.core.units import Group, Layout
 from circuitcheck.runtimes.pytorch import UNIT_KINDS
 from circuitcheck.runtimes.pytorch.hooks import post_hook, pre_hook
 from circuitcheck.runtimes.pytorch.ports.down_projections import down_projection
+from circuitcheck.runtimes.pytorch.ports.latents import Latents
 from circuitcheck.runtimes.pytorch.ports.structure import LayerSite, Structure, input_width, output_width
 
 Edit = Callable[[Tensor], Tensor | None]
-"""Takes what passes a port, `[..., count * width]`, and returns what stands in its place; None leaves it."""
+"""Takes what passes a port, and returns what stands in its place; None leaves it."""
+
+UnitEdit = Callable[[Tensor], Tensor | None]
+"""Takes the units of a port, `[first, ..., count, width]`, and returns what stands in their place, of which there may
+be several copies behind one another in the first dimension; None leaves them."""
+
+Side = Literal["input", "output"]
+
+
+class CannotEditError(Exception):
+    """A tensor at a port is not made of the rows that run, so nothing can be put into it."""
 
 
 @dataclass(frozen=True)
@@ -30,34 +42,56 @@ class Port:
         group: the units.
         module: path of the module.
         side: whether they are its input or its output.
+        latents: how they are read and written there; None where they are slices of what passes.
+        source: module and side where latents are read, if not where they are written.
+        runs_in: the layer in whose call the module runs, where that is not the units' own; -1 before the first.
     """
 
     group: Group
     module: str
-    side: Literal["input", "output"]
+    side: Side
+    latents: Latents | None = None
+    source: tuple[str, Side] | None = None
+    runs_in: int | None = None
+
+    @property
+    def layer(self) -> int:
+        """The layer in whose call units are written."""
+        return self.group.layer if self.runs_in is None else self.runs_in
 
     @property
     def width(self) -> int:
-        """Numbers of all units that pass here, at one position."""
-        return self.group.total * self.group.width
+        """Numbers of one position that pass the module."""
+        return self.group.total * self.group.width if self.latents is None else self.latents.decoder.shape[1]
 
     def split(self, tensor: Tensor) -> Tensor:
-        """`[..., width]` of the port to `[..., count, width]` of its units; a view where they are all that passes."""
-        return self.of_units(tensor.view(*tensor.shape[:-1], self.group.total, self.group.width))
+        """Units `[..., count, width]` of what passes where they are read; a view where they are all of it."""
+        if self.latents is not None:
+            return self.latents.read(tensor, self.numbers)
+        units = tensor.reshape(*tensor.shape[:-1], self.group.total, self.group.width)
+        return units[..., self.numbers, :] if self.group.of else units
 
-    def of_units(self, passing: Tensor) -> Tensor:
-        """Of all that passes, `[..., total, width]`, the units of the group, `[..., count, width]`."""
-        return passing[..., self._numbers(passing), :] if self.group.of else passing
+    def joined(self, tensor: Tensor, before: Tensor, after: Tensor) -> Tensor:
+        """What passes, with other units in it; what they do not stand for stays.
 
-    def with_units(self, passing: Tensor, units: Tensor) -> Tensor:
-        """What passes, `[..., total, width]`, with other values in the units of the group; leading axes may be new."""
-        if not self.group.of:
-            return units
-        shape = (*units.shape[:-2], *passing.shape[-2:])
-        return passing.expand(shape).index_copy(-2, self._numbers(passing), units)
+        Args:
+            tensor: what passes, `[first, ..., numbers]`.
+            before: its units, `[first, ..., count, width]`.
+            after: other ones, `[copies * first, ..., count, width]`.
+        """
+        if self.latents is not None:
+            change = after.view(-1, *before.shape) - before
+            return (tensor + self.latents.written(change, self.numbers).to(tensor.dtype)).flatten(0, 1)
+        if isinstance(self.numbers, slice):
+            return after.flatten(-2)
+        passing = tensor.reshape(*tensor.shape[:-1], self.group.total, self.group.width)
+        copies = passing.repeat(len(after) // len(before), *(1,) * (passing.dim() - 1))
+        return copies.index_copy(-2, self.numbers.to(copies.device), after).flatten(-2)
 
-    def _numbers(self, tensor: Tensor) -> Tensor:
-        return torch.tensor(self.group.numbers, device=tensor.device)
+    @cached_property
+    def numbers(self) -> Tensor | slice:
+        """Which the units are of all that pass."""
+        return torch.tensor(self.group.numbers) if self.group.of else slice(None)
 
 
 def ports_of(module: nn.Module, structure: Structure, kind: str) -> tuple[Port, ...]:
@@ -130,24 +164,57 @@ def editing(module: nn.Module, port: Port, edit: Edit) -> AbstractContextManager
 
 
 @contextmanager
+def editing_units(module: nn.Module, port: Port, edit: UnitEdit) -> Iterator[None]:
+    """`edit` sees the units of a port in every forward pass inside the block, and may replace them.
+
+    Raises:
+        CannotEditError: in the pass, where what passes is not made of such units.
+    """
+    given: list[Tensor] = []
+
+    def keep(tensor: Tensor) -> None:
+        given[:] = [tensor]
+
+    def change(tensor: Tensor) -> Tensor | None:
+        source = given[0] if given else tensor
+        try:
+            units = port.split(source)
+        except RuntimeError as error:
+            raise CannotEditError(
+                f"{port.module} is called with {list(source.shape)}, which is not {port.width} numbers for each of its "
+                "positions"
+            ) from error
+        new = edit(units)
+        return None if new is None else port.joined(tensor, units, new)
+
+    with ExitStack() as stack:
+        if port.source is not None:
+            path, side = port.source
+            stack.enter_context(editing(module, Port(port.group, path, side), keep))
+        stack.enter_context(editing(module, port, change))
+        yield
+
+
+@contextmanager
 def reading(module: nn.Module, ports: Sequence[Port]) -> Iterator[dict[int, Tensor]]:
-    """Collects a copy of what passes each port inside the block.
+    """Collects a copy of the units of each port inside the block.
 
     Yields:
-        A dict, filled by the forward pass: place of the group to `[..., count, width]`, in the model's own dtype.
+        A dict, filled by the forward pass: place of the group to `[..., count, width]`, in the model's own dtype; of
+        latents in float32.
     """
     recorded: dict[int, Tensor] = {}
 
-    def reader(place: int, port: Port) -> Edit:
-        def read(tensor: Tensor) -> None:
+    def reader(place: int) -> UnitEdit:
+        def read(units: Tensor) -> None:
             # A clone: it is live storage that the layer may write to again.
-            recorded[place] = port.split(tensor.detach().clone())
+            recorded[place] = units.detach().clone()
 
         return read
 
     with ExitStack() as stack:
         for place, port in enumerate(ports):
-            stack.enter_context(editing(module, port, reader(place, port)))
+            stack.enter_context(editing_units(module, port, reader(place)))
         yield recorded
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,8 +21,8 @@ from circuitcheck.runtimes.pytorch.forward import (
     unembedding,
 )
 from circuitcheck.runtimes.pytorch.hooks import post_hook, pre_hook
-from circuitcheck.runtimes.pytorch.ports.edits import CannotEditError, Edits
-from circuitcheck.runtimes.pytorch.ports.ports import Edit, Port, editing, ports_of, reading
+from circuitcheck.runtimes.pytorch.ports.edits import Edits
+from circuitcheck.runtimes.pytorch.ports.ports import CannotEditError, Edit, Port, editing, reading
 from circuitcheck.runtimes.pytorch.torch_model import TorchModel
 
 PROBE_PROMPTS = 2
@@ -47,7 +48,7 @@ def prove(model: TorchModel, ids: Tensor, kind: str = "head") -> None:
     Raises:
         SiteError: lists every failure with its layer, module and check.
     """
-    ports = ports_of(model.module, model.structure, kind)  # of all units, whichever are seen
+    ports = replace(model, chosen=()).ports(kind)  # of all units, whichever are seen
     with torch.no_grad():
         # The later checks need what the earlier ones prove, so each group runs only where the one before it passed.
         failures = (
@@ -58,6 +59,7 @@ def prove(model: TorchModel, ids: Tensor, kind: str = "head") -> None:
                 *_ablation_matters(model, ports, ids, kind),
                 *_stands_in_front(model, ports, ids),
                 *_rebuild_output(model, ports, ids, kind),
+                *_handed_on(model, ports, ids),
                 *_readout(model, ids),
             ]
         )
@@ -85,13 +87,12 @@ def _modules_exist(model: TorchModel, ports: Sequence[Port]) -> Iterator[str]:
 
 
 def _run_once(model: TorchModel, ports: Sequence[Port], ids: Tensor) -> Iterator[str]:
-    calls = [0] * len(ports)
+    ways = [way for port in ports for way in _hooked(port)]
+    calls = [0] * len(ways)
     misfits: set[int] = set()
     readouts: list[bool] = []
 
-    def counter(place: int, port: Port) -> Edit:
-        width = port.group.count * port.group.width
-
+    def counter(place: int, width: int) -> Edit:
         def count(tensor: Tensor) -> None:
             calls[place] += 1
             if not isinstance(tensor, Tensor) or tensor.shape[-1] != width or tensor.numel() != ids.numel() * width:
@@ -103,20 +104,27 @@ def _run_once(model: TorchModel, ports: Sequence[Port], ids: Tensor) -> Iterator
         readouts.append(bool(arguments))
 
     with ExitStack() as stack:
-        for place, port in enumerate(ports):
-            stack.enter_context(editing(model.module, port, counter(place, port)))
+        for place, (port, width) in enumerate(ways):
+            stack.enter_context(editing(model.module, port, counter(place, width)))
         if _is_read(model):
             stack.enter_context(pre_hook(unembedding(model), note_readout))
         last_logits(model, ids)
-    for place, port in enumerate(ports):
+    for place, (port, width) in enumerate(ways):
         if place in misfits:
-            size = f"[batch, seq, {port.group.count * port.group.width}]"
             what = "first argument" if port.side == "input" else "output"
-            yield _failure(port, "z is readable", f"its {what} is not {size}")
+            yield _failure(port, "z is readable", f"its {what} is not [batch, seq, {width}]")
         elif calls[place] != 1:
             yield _failure(port, "z is readable", f"it ran {calls[place]} times in one forward pass instead of once")
     if _is_read(model) and not (readouts and all(readouts)):
         yield _readout_failure(model, "it is not called with the final hidden state in a forward pass")
+
+
+def _hooked(port: Port) -> Iterator[tuple[Port, int]]:
+    """Everywhere that a port's units are read or written, and how many numbers pass there."""
+    yield port, port.width
+    if port.source is not None and port.latents is not None:
+        path, side = port.source
+        yield Port(port.group, path, side), len(port.latents.encoder)
 
 
 def _finite(model: TorchModel, ids: Tensor) -> Iterator[str]:
@@ -143,7 +151,11 @@ def _write_back(model: TorchModel, ports: Sequence[Port], ids: Tensor) -> Iterat
 def _ablation_matters(model: TorchModel, ports: Sequence[Port], ids: Tensor, kind: str) -> Iterator[str]:
     """Check 2: ablating a layer's units changes the logits."""
     expected = last_logits(model, ids)
+    with reading(model.module, ports) as values:
+        last_logits(model, ids)
     for place, port in enumerate(ports):
+        if not values[place].any():
+            continue  # latents that these few prompts do not turn on
         zero = torch.zeros(*ids.shape, port.group.count, port.group.width, device=ids.device)
         ablated = _written(model, ports, place, zero, ids)
         if isinstance(ablated, Tensor) and torch.equal(expected, ablated):
@@ -168,7 +180,7 @@ def _rebuild_output(model: TorchModel, ports: Sequence[Port], ids: Tensor, kind:
     """Check 3: where a plain float linear map reads the units, what they write adds up to its output."""
     for port in ports:
         projection = model.module.get_submodule(port.module)
-        matrix = float_matrix(projection) if port.side == "input" else None
+        matrix = float_matrix(projection) if port.side == "input" and port.latents is None else None
         if matrix is None:
             continue
         z, output = _passed(model, port, ids)
@@ -194,7 +206,7 @@ def _stands_in_front(model: TorchModel, ports: Sequence[Port], ids: Tensor) -> I
     through it twice here.
     """
     for port in ports:
-        if port.side == "output":
+        if port.side == "output" or port.latents is not None:
             continue
         z, output = _passed(model, port, ids)
         again = model.module.get_submodule(port.module)(z)
@@ -204,6 +216,27 @@ def _stands_in_front(model: TorchModel, ports: Sequence[Port], ids: Tensor) -> I
                 f"its output cannot be rebuilt from what was read: {error:.3g} off (rounding explains {allowed:.3g})"
             )
             yield _failure(port, "z is what attention computed", detail)
+
+
+def _handed_on(model: TorchModel, ports: Sequence[Port], ids: Tensor) -> Iterator[str]:
+    """What is written behind a layer in the place of the next one's input is what that layer is given."""
+    sites = model.structure.layers
+    for port in ports:
+        if port.layer == port.group.layer or port.layer < 0:
+            continue
+        handed, given = list[Tensor](), list[Any]()
+
+        def keep(tensor: Tensor, kept: list[Tensor] = handed) -> None:
+            kept.append(tensor.clone())
+
+        def note(_: nn.Module, arguments: Any, keywords: Any, kept: list[Any] = given) -> None:
+            kept.append((arguments[0] if arguments else keywords.get("hidden_states")).clone())
+
+        layer = model.module.get_submodule(sites[port.group.layer].path)
+        with editing(model.module, port, keep), pre_hook(layer, note, with_kwargs=True):
+            last_logits(model, ids)
+        if not torch.equal(handed[0], given[0]):
+            yield _failure(port, "stream is handed on", f"layer {port.group.layer} is given something else")
 
 
 def float_matrix(projection: nn.Module) -> Tensor | None:
