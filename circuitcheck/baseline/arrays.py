@@ -14,6 +14,8 @@ from circuitcheck.baseline.more_arrays import (
     Shape,
     beside_arrays,
     beside_shapes,
+    feature_arrays,
+    feature_shapes,
     population_arrays,
     population_shapes,
 )
@@ -40,6 +42,7 @@ def shapes_of(
     has_roundings: bool,
     population: Layout | None = None,
     beside: tuple[Layout, int] | None = None,
+    basis: int | None = None,
 ) -> tuple[dict[str, Shape], dict[str, Shape]]:
     """Every array that a baseline of such units has, and its shape: integers from 0 up, and finite floats.
 
@@ -51,6 +54,7 @@ def shapes_of(
         has_roundings: whether the reference was rounded.
         population: of all units, where the layout has some of them.
         beside: of units of another kind, and how many maps read them.
+        basis: of features the dimensions of the embedding whose rows are kept, 0 for none; None of other kinds of unit.
     """
     integers: dict[str, Shape] = {
         "prompts.lengths": ("prompts",),
@@ -83,6 +87,7 @@ def shapes_of(
     for more in (
         None if population is None else population_shapes(population),
         None if beside is None else beside_shapes(*beside),
+        None if basis is None else feature_shapes(basis, has_roundings),
     ):
         if more is not None:
             integers, floats = integers | more[0], floats | more[1]
@@ -125,6 +130,7 @@ def arrays_of(baseline: Recording) -> Arrays:
     for more in (
         None if baseline.population is None else population_arrays(baseline.population),
         None if baseline.beside is None else beside_arrays(baseline.beside),
+        None if baseline.features is None else feature_arrays(baseline.features),
     ):
         if more is not None:
             integers, floats = integers | more[0], floats | more[1]

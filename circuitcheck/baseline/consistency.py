@@ -11,6 +11,7 @@ import numpy as np
 from circuitcheck.baseline.recording import Recording
 from circuitcheck.core.errors import BaselineError
 from circuitcheck.core.metric import LOG_PROBABILITY
+from circuitcheck.core.units import MOST_EXACT, Group, Layout
 
 MOST_WEIGHTS = 2 * 10**7
 """Bootstrap draws times prompts; intervals are computed again from so many numbers."""
@@ -75,10 +76,12 @@ def _faults_of_roundings(baseline: Recording) -> Iterator[str]:
 def _faults_of_others(baseline: Recording) -> Iterator[str]:
     """Of what is kept of all units, and of units of another kind."""
     population, beside, layout = baseline.population, baseline.beside, baseline.layout
-    if (population is not None) != (bool(baseline.solved) and layout.is_some):
+    # Of features those that are not active on the task are no units of it.
+    are_all = baseline.features is not None and population is None and len(layout.units) <= MOST_EXACT
+    if (population is not None) != (bool(baseline.solved) and layout.is_some and not are_all):
         yield "it measures some of many units and does not keep all of them, or the other way round"
     elif population is not None:
-        if not {group.whole for group in layout.groups} <= {*population.layout.groups}:
+        if not _numbered(layout) <= _numbered(population.layout):
             yield "it measures other units than those that it keeps"
         elif {*population.places(layout)} & {*population.sample} or not _ascend(
             population.sample, below=len(population.score)
@@ -88,6 +91,7 @@ def _faults_of_others(baseline: Recording) -> Iterator[str]:
             yield "a score is below 0"
         if not _ascend(population.reading.tokens):
             yield "the tokens that all units are read at are not in order"
+    yield from _faults_of_features(baseline)
     if beside is not None:
         if not beside.z.index or beside.z.lengths != baseline.z.lengths[: len(beside.z.lengths)]:
             yield "units of another kind were read at other positions than the measured ones"
@@ -97,6 +101,32 @@ def _faults_of_others(baseline: Recording) -> Iterator[str]:
             beside.layout.groups
         ):
             yield "units of another kind are read at tokens that are not in order, or two of them have one name"
+
+
+def _numbered(layout: Layout) -> set[tuple[Group, int]]:
+    """Each unit, by the group of all and its number in that."""
+    return {(group.whole, number) for group in layout.groups for number in group.numbers or range(group.count)}
+
+
+def _faults_of_features(baseline: Recording) -> Iterator[str]:
+    """Of what is kept of features."""
+    features = baseline.features
+    if features is None:
+        return
+    positions = sum(len(baseline.task.pairs[place].clean) for place in baseline.z.index)
+    names, count = [one.group for one in features.dictionaries], len(features.layout.units)
+    is_named = {group.name for group in features.layout.groups} <= {*names} and len({*names}) == len(names)
+    if not baseline.solved or not is_named:
+        yield "its features are not those of its dictionaries"
+    order = features.tokens.astype(np.int64) * count + features.units
+    if len(order) and (int(features.tokens.max()) >= positions or int(features.units.max()) >= count):
+        yield "values of features lie at positions, or are of features, that there are none of"
+    elif (np.diff(order) <= 0).any():
+        yield "values of features are not in order"
+    if (features.surviving < 0).any() or (features.surviving > 1).any():
+        yield "a share of features that survive is none"
+    if features.basis is not None and not _ascend(features.basis.tokens):
+        yield "the rows of the embedding are not in order"
 
 
 def _lengths(baseline: Recording) -> tuple[int, ...]:

@@ -29,7 +29,8 @@ from circuitcheck.baseline.arrays import (
 )
 from circuitcheck.baseline.beside import Beside
 from circuitcheck.baseline.consistency import require_consistent
-from circuitcheck.baseline.more_arrays import read_beside, read_population
+from circuitcheck.baseline.feature_record import FeatureRecord
+from circuitcheck.baseline.more_arrays import read_beside, read_features, read_population
 from circuitcheck.baseline.population import Population
 from circuitcheck.baseline.recording import Recording
 from circuitcheck.baseline.reviewer_summary import summary
@@ -37,6 +38,7 @@ from circuitcheck.baseline.rounded import MEASURES, Rounded
 from circuitcheck.baseline.schema import MOST_POPULATION, MOST_UNITS, SCHEMA, Document, GroupForm, ReadingForm
 from circuitcheck.core.activations import Activations
 from circuitcheck.core.errors import BaselineError, CircuitcheckError, StaleBaselineError
+from circuitcheck.core.features import DictionaryFacts
 from circuitcheck.core.next_token import NextToken
 from circuitcheck.core.phrases import first_lines
 from circuitcheck.core.prompts import PromptPair, Task
@@ -77,6 +79,7 @@ def content_of(baseline: Recording, arrays: Arrays, file: bytes) -> dict[str, An
         "reading": _reading(baseline.reading),
         "population": _population(baseline.population),
         "beside": _beside(baseline.beside),
+        **_features(baseline.features),
         "fingerprints": baseline.all_fingerprints,
         "ablations": list(baseline.ablated),
         "noise": baseline.noise,
@@ -176,7 +179,9 @@ def recording_of(document: Document, content: bytes) -> dict[str, Any]:
         _require_maps(document.beside.reading, beside)
         more = beside, document.beside.reading.maps
     has = (document.next_token, bool(document.roundings))
-    arrays = unpacked(content, *shapes_of(layout, document.ablations, document.reading.maps, *has, population, more))
+    basis = None if document.features is None else document.features.basis
+    shapes = shapes_of(layout, document.ablations, document.reading.maps, *has, population, more, basis)
+    arrays = unpacked(content, *shapes)
     index, lengths = _integers(arrays["part.index"]), _integers(arrays["part.lengths"])
 
     def groups(name: str, count: int = len(layout.groups)) -> tuple[Any, ...]:
@@ -212,6 +217,13 @@ def recording_of(document: Document, content: bytes) -> dict[str, Any]:
         "beside": None
         if document.beside is None or beside is None
         else read_beside(beside, document.beside.reading.maps, document.beside.reading.source, index, arrays),
+        "features": None
+        if document.features is None
+        else read_features(
+            tuple(DictionaryFacts(**_plain(one)) for one in document.features.dictionaries),
+            population or layout,
+            arrays,
+        ),
         "environment": _plain(document.environment),
         "reason": document.reason,
         "notes": tuple(document.notes),
@@ -244,6 +256,14 @@ def _population(population: Population | None) -> dict[str, Any] | None:
 
 def _beside(beside: Beside | None) -> dict[str, Any] | None:
     return None if beside is None else {"layout": _layout(beside.layout), "reading": _reading(beside.reading)}
+
+
+def _features(features: FeatureRecord | None) -> dict[str, Any]:
+    """What the JSON says of features, under their key; nothing of other kinds of unit."""
+    if features is None:
+        return {}
+    dimensions = 0 if features.basis is None else features.basis.rows.shape[1]
+    return {"features": {"dictionaries": [asdict(one) for one in features.dictionaries], "basis": dimensions}}
 
 
 def _group(group: Group) -> dict[str, Any]:

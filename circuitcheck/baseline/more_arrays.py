@@ -9,8 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from circuitcheck.baseline.beside import Beside
+from circuitcheck.baseline.feature_record import FeatureRecord
 from circuitcheck.baseline.population import Population
 from circuitcheck.core.activations import Activations
+from circuitcheck.core.features import DictionaryFacts, StreamBasis
 from circuitcheck.core.reading import Reading, Source
 from circuitcheck.core.units import Layout
 
@@ -53,6 +55,46 @@ def read_population(layout: Layout, source: Source, index: tuple[int, ...], arra
         ),
         tuple(arrays["population.sample"].tolist()),
         arrays["population.ablated"],
+    )
+
+
+def feature_shapes(dimensions: int, has_roundings: bool) -> tuple[dict[str, Shape], dict[str, Shape]]:
+    """Integers and floats of features, where rows of an embedding of so many dimensions are kept, or none."""
+    integers: dict[str, Shape] = {"features.tokens": ("values",), "features.units": ("values",)}
+    floats: dict[str, Shape] = {"features.values": ("values",)}
+    if has_roundings:
+        floats["features.surviving"] = ("roundings",)
+    if dimensions:
+        integers["features.basis.tokens"] = ("basis",)
+        floats["features.basis.rows"] = ("basis", dimensions)
+    return integers, floats
+
+
+def feature_arrays(features: FeatureRecord) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Their values."""
+    integers: dict[str, Any] = {"features.tokens": features.tokens, "features.units": features.units}
+    floats: dict[str, Any] = {"features.values": features.values}
+    if len(features.surviving):
+        floats["features.surviving"] = features.surviving
+    if features.basis is not None:
+        integers["features.basis.tokens"] = features.basis.tokens
+        floats["features.basis.rows"] = features.basis.rows
+    return integers, floats
+
+
+def read_features(dictionaries: tuple[DictionaryFacts, ...], layout: Layout, arrays: Arrays) -> FeatureRecord:
+    """Features from their arrays."""
+    basis = None
+    if "features.basis.rows" in arrays:
+        basis = StreamBasis(tuple(arrays["features.basis.tokens"].tolist()), arrays["features.basis.rows"])
+    return FeatureRecord(
+        dictionaries,
+        layout,
+        arrays["features.tokens"],
+        arrays["features.units"],
+        arrays["features.values"],
+        basis,
+        arrays.get("features.surviving", np.zeros(0, np.float32)),
     )
 
 

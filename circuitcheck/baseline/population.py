@@ -40,8 +40,6 @@ class Population:
 
     def places(self, measured: Layout) -> list[int]:
         """Where the units of the layout that is measured stand among all."""
-        starts, start = {}, 0
-        for group in self.layout.groups:
-            starts[group.name] = start
-            start += group.count
-        return [starts[group.name] + number for group in measured.groups for number in group.numbers]
+        units = [(group.name, number) for group in self.layout.groups for number in group.numbers or range(group.count)]
+        places = {unit: place for place, unit in enumerate(units)}
+        return [places[group.name, number] for group in measured.groups for number in group.numbers]

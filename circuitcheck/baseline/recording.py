@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -9,10 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from circuitcheck.baseline.beside import Beside
+from circuitcheck.baseline.feature_record import FeatureRecord
 from circuitcheck.baseline.noise_floor import Change, Noise, floor_of
 from circuitcheck.baseline.population import Population
 from circuitcheck.baseline.rounded import Rounded
 from circuitcheck.core.activations import Activations
+from circuitcheck.core.features import LEAST_EXPLAINED
 from circuitcheck.core.next_token import NextToken
 from circuitcheck.core.prompts import Prompts, Task
 from circuitcheck.core.reading import Reading
@@ -48,6 +51,7 @@ class Recording:
         roundings: what plain rounding does to the reference.
         population: what is kept of all units, where only some of them are measured.
         beside: units of another kind, by whose repair damage is placed; None where there are none.
+        features: what is kept of features beside that; None of other kinds of unit.
         environment: versions and instruction set that it was recorded with.
         reason: why it was accepted.
         notes: what a reader must know about how it was measured.
@@ -76,6 +80,7 @@ class Recording:
     roundings: tuple[Rounded, ...] = ()
     population: Population | None = None
     beside: Beside | None = None
+    features: FeatureRecord | None = None
 
     @property
     def solved_prompts(self) -> Prompts:
@@ -117,6 +122,11 @@ class Recording:
                 f"the solved prompts come from {clusters} template cluster(s); intervals need at least "
                 f"{self.spec.minimum_clusters}"
             )
+        if self.features is not None and self.features.unexplained:
+            return (
+                f"too little of the reference is explained by its dictionaries: {self.features.unexplained} of the "
+                f"variance at its hook point, and at least {LEAST_EXPLAINED:.0%} is needed"
+            )
         return None
 
     def first(self, prompts: int) -> Self:
@@ -136,6 +146,7 @@ class Recording:
             next_token=None if said is None else said.first(count),
             population=None if self.population is None else self.population.first(count),
             beside=None if self.beside is None else self.beside.first(count),
+            features=None if self.features is None else self.features.first(self._positions(solved[: self.spec.part])),
         )
 
     @property
@@ -145,6 +156,10 @@ class Recording:
         read = [one.tokens[-1] for one in (self.reading, *more) if one.source != "sketch" and one.tokens]
         said = () if self.next_token is None else (self.next_token.tokens, self.next_token.likeliest)
         return max(self.task.largest_token, *read, *(int(tokens.max(initial=0)) for tokens in said))
+
+    def _positions(self, prompts: Sequence[int]) -> int:
+        """How many positions so many clean prompts have."""
+        return sum(len(self.task.pairs[place].clean) for place in prompts)
 
     def importance(self, kind: str) -> NDArray[np.float64]:
         """Mean over solved prompts of m(clean) - m(unit ablated), in logits, `[measured]`."""

@@ -78,6 +78,24 @@ class BesideForm(Form):
     reading: ReadingForm
 
 
+class DictionaryForm(Form):
+    """A dictionary; see `circuitcheck.core.features.DictionaryFacts`."""
+
+    group: Word
+    architecture: Word
+    fingerprint: Hash
+    latents: Size
+    active: Count
+    explained: Annotated[float, Meta(le=1)]
+
+
+class FeaturesForm(Form):
+    """Features; their values, and the rows of the embedding, are in the arrays."""
+
+    dictionaries: Annotated[list[DictionaryForm], Meta(min_length=1, max_length=MOST_GROUPS)]
+    basis: Annotated[int, Meta(ge=0, le=2**24)]
+
+
 class ModelForm(Form):
     """The reference."""
 
@@ -135,6 +153,7 @@ class Document(Form):
         noise: instruction set to source to measure to the largest change.
         population: all units, where the layout has some of them.
         beside: units of another kind, by whose repair damage is placed.
+        features: what is kept of features; left out of all other kinds of unit.
         next_token: whether the arrays say what comes next after each solved prompt.
     """
 
@@ -158,3 +177,4 @@ class Document(Form):
     arrays: ArraysForm
     summary: SummaryForm
     checksum: Hash
+    features: FeaturesForm | None = None

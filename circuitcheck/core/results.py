@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from circuitcheck.core.census import Census
 from circuitcheck.core.estimate import Estimate as Estimate
+from circuitcheck.core.features import FeaturesMeasure
 from circuitcheck.core.placing import Placing
 from circuitcheck.core.population import PopulationMeasure
 
@@ -288,6 +289,7 @@ class Circuit:
         basis: in which coordinates the candidate keeps its units.
         units: all of them, in order; of a kind that has too many, those that were measured.
         population: all units of such a kind; else None.
+        features: which of a task's features survive; None of other kinds of unit.
         placing: in which module of which layer the damage is; None where there is none, or nobody asked.
     """
 
@@ -310,6 +312,7 @@ class Circuit:
     units: tuple[UnitMeasure, ...]
     population: PopulationMeasure | None = None
     placing: Placing | None = None
+    features: FeaturesMeasure | None = None
 
 
 @dataclass(frozen=True)

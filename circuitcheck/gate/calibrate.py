@@ -37,7 +37,7 @@ def calibrate(
     if not baseline.solved:
         return baseline
     model = model.measured_by(baseline.spec.metric)
-    model = model.narrowed(baseline.layout) if baseline.population is not None else model
+    model = model.narrowed(baseline.layout) if baseline.population or baseline.features else model
     with model.unchanged():
         sources = measured_noise(
             model,

@@ -31,6 +31,9 @@ from circuitcheck.stats.missed import missed_units
 TOP, MOST_TOP, A_UNIT = 16, 128, 512
 """Units that are measured because they score highest: one of so many, from so few to so many."""
 
+TOP_ACTIVE = 64
+"""The same of features, of which only those that are active on the task are looked at: most of them do something."""
+
 SAMPLE = 48
 """Units of the others that are ablated in the reference: where none of 48 is important, at 95 % confidence up to one in
 thirteen of the others may be."""
@@ -75,7 +78,8 @@ def choose_units(model: Runtime, prompts: Prompts, spec: MeasurementSpec, work: 
     for part in parts(prompts, layout, work.memory):
         score += estimate_importance(model, part, spec, work).score * (len(part) / len(prompts))
     count = len(layout.units)
-    share = min(max(TOP, count // A_UNIT), MOST_TOP) / count
+    least = TOP_ACTIVE if layout.is_some else TOP
+    share = min(max(least, count // A_UNIT), MOST_TOP) / count
     top, sample = choose(layout.units, score, share, SAMPLE / count, spec.seed)
     return Chosen(layout.only(top), score.astype(np.float32), layout.only(sample))
 
@@ -227,8 +231,8 @@ def measure_population(baseline: Recording, found: PopulationSums | None) -> Pop
         important=important,
         missed=missed,
         missed_interval=interval,
-        drift=_histogram(drift, DRIFT_EDGES),
-        correlation=_histogram(found.correlation[known], CORRELATION_EDGES),
+        drift=histogram(drift, DRIFT_EDGES),
+        correlation=histogram(found.correlation[known], CORRELATION_EDGES),
         constant=int((~known).sum()),
         layers=tuple(_layers(layout, found)),
         movers=tuple(
@@ -266,7 +270,7 @@ def _layers(layout: Layout, found: PopulationSums) -> Iterator[LayerOfMany]:
         yield LayerOfMany(layer, len(inside), float(together[place]), float(np.median(known)) if len(known) else nan)
 
 
-def _histogram(values: NDArray[np.float64], edges: tuple[float, ...]) -> Histogram:
+def histogram(values: NDArray[np.float64], edges: tuple[float, ...]) -> Histogram:
     """Counts in bins; what is not finite lies in the last one."""
     inner = np.asarray(edges[1:-1])
     places = np.searchsorted(inner, np.where(np.isnan(values), np.inf, values), side="right")

@@ -21,6 +21,7 @@ from circuitcheck.gate.placing import Repaired, plan_placing
 from circuitcheck.gate.preference import preference
 from circuitcheck.gate.repair_plan import plan_repair
 from circuitcheck.gate.summarize import summarize
+from circuitcheck.gate.survival import compare_features, read_like
 from circuitcheck.stats.drift import relative_drift
 from circuitcheck.stats.estimate import LEVEL
 from circuitcheck.stats.first_order import first_order, fragility
@@ -77,7 +78,7 @@ def measure(
 
 def made_ready(candidate: Runtime, baseline: Recording) -> Runtime:
     """The candidate with the baseline's metric and units, and with what its kernels need."""
-    ready = candidate.measured_by(baseline.spec.metric).probed(baseline.task.prompts())
+    ready = read_like(candidate.measured_by(baseline.spec.metric).probed(baseline.task.prompts()), baseline)
     return ready.narrowed(baseline.layout) if baseline.population is not None else ready
 
 
@@ -96,6 +97,7 @@ def observe(
         next_token = None if said is None else candidate.next_token(solved, said.tokens)
         candidate.prove(everything, spec.unit)
         population = compare_population(baseline, candidate, work.memory)
+        features = compare_features(baseline, candidate)
         z = candidate.activations(baseline.part, spec.unit)
         z = z if spec.positions == "all" else z.answer_position()
         written = compare_writes(baseline, candidate, z)
@@ -116,7 +118,19 @@ def observe(
             together = candidate.patched(places.prompts, places.more_and_more(order), work)
             modules = Repaired(alone, order, together, places.drift)
     return Observation(
-        metric, preferred, next_token, ablated, written, expected, damage, plan, repaired, population, modules, level
+        metric,
+        preferred,
+        next_token,
+        ablated,
+        written,
+        expected,
+        damage,
+        plan,
+        repaired,
+        population,
+        features,
+        modules,
+        level,
     )
 
 
@@ -124,7 +138,7 @@ def _integrated(baseline: Recording, observed: Observation, reference: Runtime |
     if reference is None:
         return None
     reference = reference.measured_by(baseline.spec.metric)
-    reference = reference.narrowed(baseline.layout) if baseline.population is not None else reference
+    reference = reference.narrowed(baseline.layout) if baseline.population or baseline.features else reference
     return integrated_damage(reference, baseline.part, baseline.spec.unit, baseline.z, observed.written.moved)
 
 
@@ -166,8 +180,8 @@ def require_comparable(candidate: Runtime, baseline: Recording) -> None:
     differences = [
         f"{key} is {theirs[key]}, the reference's is {ours.get(key)}" for key in theirs if theirs[key] != ours.get(key)
     ]
-    recorded = baseline.layout.whole if baseline.population is None else baseline.population.layout
-    is_same = layout == recorded or (baseline.layout.is_some and {*recorded.groups} <= {*layout.groups})
+    recorded = (baseline.layout if baseline.population is None else baseline.population.layout).whole
+    is_same = layout == recorded or (baseline.layout.is_some and {*recorded.groups} <= {*layout.whole.groups})
     if not is_same and not differences:
         kind = baseline.spec.unit
         differences = [f"it has {len(layout.units)} {kind}s, the reference {len(recorded.units)}"]

@@ -16,6 +16,7 @@ from circuitcheck.gate.many import PopulationSums
 from circuitcheck.gate.placing import Repaired
 from circuitcheck.gate.repair_plan import RepairPlan
 from circuitcheck.gate.sample import part_sample
+from circuitcheck.gate.survival import ComparedFeatures
 from circuitcheck.stats.first_order import FirstOrder
 from circuitcheck.stats.recovery import Damage, damage
 
@@ -50,6 +51,7 @@ class Observation:
     plan: RepairPlan
     repaired: NDArray[Any]
     population: PopulationSums | None
+    features: ComparedFeatures | None
     modules: Repaired | None
     level: float
 

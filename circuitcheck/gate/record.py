@@ -26,6 +26,7 @@ from circuitcheck.gate.preference import preference
 from circuitcheck.gate.repeat import measured_noise
 from circuitcheck.gate.rounding import with_roundings
 from circuitcheck.gate.screen import screened_metric
+from circuitcheck.gate.survival import on_task, record_features
 from circuitcheck.stats.ranking import split_half_agreement
 
 TOKENS_A_BLOCK_NUMBER = 2
@@ -77,6 +78,7 @@ def record_reference(
     model, spec = _agreed(model, spec or MeasurementSpec())
     work = Work(memory, advance, list(model.facts.notes))
     everything, kind = task.prompts(), spec.unit
+    model = on_task(model, everything, kind)
     with model.unchanged():
         # First, because a proof by numbers that are not finite blames the hooks.
         metric, counterfactual = model.metric(everything), model.metric(everything, counterfactual=True)
@@ -103,6 +105,7 @@ def record_reference(
         _require_finite(model, task, "gradients", *gradient.groups)
         next_token = model.next_token(solved) if solved.index else None
         population = population_of(everyone, chosen, part, tokens, spec, work) if chosen and solved.index else None
+        features = record_features(everyone, part, kind)
         beside = _beside(model, part, spec, work) if solved.index and not chosen else None
         effects = metric[list(ablated_on.index)][None].astype(np.float64) - ablated[spec.ablation]
         tried = model.variations() if sources is None else sources
@@ -132,6 +135,7 @@ def record_reference(
         next_token=next_token,
         population=population,
         beside=beside,
+        features=features,
         # One prompt cannot be halved.
         ceiling=split_half_agreement(effects, clusters, persistence=spec.persistence) if len(clusters) > 1 else None,
         noise={facts.environment["instruction_set"]: noise} if noise else {},

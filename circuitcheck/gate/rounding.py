@@ -16,6 +16,7 @@ from circuitcheck.core.runtime import Rounding, Work
 from circuitcheck.gate.decide import looks
 from circuitcheck.gate.measure import made_ready, observe
 from circuitcheck.gate.summarize import summarize
+from circuitcheck.gate.survival import with_survivors
 
 
 def with_roundings(baseline: Baseline, roundings: Iterable[Rounding], work: Work) -> Baseline:
@@ -34,7 +35,7 @@ def with_roundings(baseline: Baseline, roundings: Iterable[Rounding], work: Work
         return baseline
     # All of the part, which a later look may need.
     looked_at = baseline.first(max(looks(len(baseline.task.pairs))[0], baseline.z.index[-1] + 1))
-    known, notes = [], []
+    known, notes, survivors = [], [], []
     for one in roundings:
         try:
             rounded = made_ready(one.make(), baseline)
@@ -42,12 +43,15 @@ def with_roundings(baseline: Baseline, roundings: Iterable[Rounding], work: Work
         except CircuitcheckError as error:
             notes.append(f"Not known is what {one.precision} does to this model ({one.name}): {error}")
             continue
-        measures = _measures(summarize(looked_at, observed, one.precision))
+        circuit = summarize(looked_at, observed, one.precision)
+        measures = _measures(circuit)
         squares, layers = observed.written.sums.difference.astype(np.float32), None
         if baseline.population is not None and observed.population is not None:
             layers = observed.population.layers(baseline.population.layout).difference.astype(np.float32)
+        survivors += [] if circuit.features is None else [circuit.features.surviving.value]
         known.append(Rounded(one.precision, one.name, measures, squares, layers))
-    return replace(baseline, roundings=tuple(known), notes=(*baseline.notes, *notes))
+    features = with_survivors(baseline, survivors)
+    return replace(baseline, roundings=tuple(known), features=features, notes=(*baseline.notes, *notes))
 
 
 def _measures(circuit: Circuit) -> dict[str, float]:

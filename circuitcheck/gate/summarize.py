@@ -21,6 +21,7 @@ from circuitcheck.gate.observation import Observation
 from circuitcheck.gate.placing import place_damage
 from circuitcheck.gate.repair import mean_change, summarize_repair
 from circuitcheck.gate.sample import Sample, part_sample, solved_sample
+from circuitcheck.gate.survival import measure_features
 from circuitcheck.stats.bootstrap import mean_estimate, share_estimate, weighted_means
 from circuitcheck.stats.divergence import kl_divergence
 from circuitcheck.stats.drift import DriftSums, cosine, drift_draws, moves, pooled_sums, relative_drift
@@ -121,6 +122,7 @@ def summarize(baseline: Recording, observed: Observation, precision: str, integr
         basis=basis_of(baseline, observed.written),
         units=_units(baseline, observed, importances, sums, part_cand, ablated),
         population=measure_population(baseline, observed.population),
+        features=measure_features(baseline, observed.features, part, precision),
         placing=place_damage(baseline, observed.modules, part_cand, part),
     )
 

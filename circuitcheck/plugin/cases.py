@@ -55,5 +55,5 @@ class Case:
 
 def cases_of(settings: Settings) -> list[Case]:
     """All cases of a run, candidate by candidate, so that each candidate is loaded once."""
-    chosen = product(settings.candidates, settings.tasks, settings.units)
+    chosen = product(settings.candidates, settings.tasks, settings.kinds)
     return [Case(number, *names) for number, names in enumerate(chosen)]

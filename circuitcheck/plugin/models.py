@@ -9,6 +9,7 @@ from circuitcheck.plugin.settings import Settings
 
 if TYPE_CHECKING:
     from circuitcheck.core.runtime import Runtime
+    from circuitcheck.dictionaries.dictionary import Dictionary
     from circuitcheck.runtimes.pytorch.hooked import HookedModel
 
 
@@ -19,6 +20,7 @@ class Models:
         self._settings = settings
         self._candidate: tuple[str, Runtime] | None = None
         self._reference: HookedModel | None = None
+        self._dictionaries: tuple[Dictionary, ...] | None = None
 
     def candidate(self, spec: str) -> Runtime:
         """A candidate by precision or path; the one before it is freed first.
@@ -55,6 +57,7 @@ class Models:
             return self._loaded(settings.model, spec)
         from circuitcheck.core.metric import metric_from_settings
         from circuitcheck.runtimes.choose import load_candidate
+        from circuitcheck.runtimes.pytorch.hooked import HookedModel
 
         candidate = load_candidate(
             spec,
@@ -64,7 +67,8 @@ class Models:
             dtype=settings.dtype,
             download=settings.download,
         )
-        return candidate.measured_by(metric_from_settings(settings.metric))
+        measured = candidate.measured_by(metric_from_settings(settings.metric))
+        return self._with_dictionaries(measured) if isinstance(measured, HookedModel) else measured
 
     def _loaded(self, source: str, precision: str = "f32") -> HookedModel:
         from circuitcheck.core.metric import metric_from_settings
@@ -72,4 +76,13 @@ class Models:
 
         settings = self._settings
         model = load_model(source, precision, device=settings.device, download=settings.download)
-        return model.measured_by(metric_from_settings(settings.metric))
+        return self._with_dictionaries(model.measured_by(metric_from_settings(settings.metric)))
+
+    def _with_dictionaries(self, model: HookedModel) -> HookedModel:
+        if not self._settings.dictionaries:
+            return model
+        if self._dictionaries is None:
+            from circuitcheck.dictionaries.read import read_all
+
+            self._dictionaries = read_all(self._settings.dictionaries)
+        return model.with_dictionaries(self._dictionaries)

@@ -40,6 +40,7 @@ class Option:
         least: the smallest number that it may be.
         paths_unless: set where values may be paths: the words that are none. What else the table names beside its
             pyproject.toml becomes a path from there.
+        prefix: what may stand before a path, as in `feature:PATH`.
         parse: makes the field's value from the one that was given; raises ValueError saying what that must be.
         where: whether it can be given everywhere, only in the table, or, being what one run is to do, only on the
             command line.
@@ -55,6 +56,7 @@ class Option:
     choices: tuple[str, ...] | None = None
     least: int | None = None
     paths_unless: tuple[str, ...] | None = None
+    prefix: str = ""
     parse: Callable[[Any], Any] | None = None
     where: Literal["everywhere", "command line", "table"] = "everywhere"
     repeated: Literal["always", "to compare", "never"] = "always"
@@ -148,8 +150,9 @@ class Option:
         """The path from here of what lies beside the pyproject.toml."""
         if self.paths_unless is None or value in self.paths_unless:
             return value
-        is_path = (folder / split_variant(value)[0]).exists()
-        return str(folder / value) if is_path else value
+        path = value.removeprefix(self.prefix)
+        is_path = (folder / split_variant(path)[0]).exists()
+        return value.removesuffix(path) + str(folder / path) if is_path else value
 
     def _checked(self, value: Any) -> Any:
         if value == ():

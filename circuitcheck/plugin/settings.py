@@ -15,11 +15,14 @@ from circuitcheck.core.candidates import BITSANDBYTES, DEFAULT_CANDIDATES, EMBED
 from circuitcheck.core.specification import ABLATIONS, METRICS, POSITIONS, SWEEPS, MeasurementSpec
 from circuitcheck.plugin.options import option, options_of
 from circuitcheck.runtimes.choose import AUTO, RUNTIMES
-from circuitcheck.runtimes.pytorch import UNIT_KINDS
+from circuitcheck.runtimes.pytorch import FEATURE, UNIT_KINDS
 
 TABLE = "tool.circuitcheck"
 INCOMPLETE = 10
 """Exit code, in CI, of a run that passes but did not compare everything; pytest's own end at 6."""
+
+OF_DICTIONARY = f"{FEATURE}:"
+"""What stands before the path of a dictionary."""
 
 TASKS = ("ioi", "facts", "induction")
 UNITS_OF_BYTES = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -48,6 +51,12 @@ def _report(path: Path) -> dict[str, Any]:
     from circuitcheck.report.compare import load_report
 
     return load_report(path)
+
+
+def _units(given: tuple[str, ...]) -> tuple[str, ...]:
+    if all(unit in UNIT_KINDS or unit.startswith(OF_DICTIONARY) for unit in given):
+        return given
+    raise ValueError(f"one of {', '.join(UNIT_KINDS)}, or {OF_DICTIONARY}PATH")
 
 
 def _limits(overrides: dict[str, Any]) -> dict[str, Any]:
@@ -129,9 +138,14 @@ class Settings:
     )
     units: tuple[str, ...] = option(
         (MeasurementSpec.unit,),
-        "kind of unit that is measured, ablated and repaired: attention heads, each layer's whole attention and whole "
-        "MLP (block), or neurons of MLPs (neuron), of which gradients choose some; repeatable",
-        choices=UNIT_KINDS,
+        "kind of unit that is measured, ablated and repaired: attention heads (head), each layer's whole attention and "
+        "whole MLP (block), neurons of MLPs (neuron), of which gradients choose some, or features of a dictionary "
+        f"({OF_DICTIONARY}PATH of a SAE or of transcoders, or {OF_DICTIONARY}{EMBEDDED}), one for each hook point; "
+        "repeatable",
+        metavar="KIND",
+        paths_unless=(*UNIT_KINDS, OF_DICTIONARY + EMBEDDED),
+        prefix=OF_DICTIONARY,
+        parse=_units,
     )
     baselines: Path = option(Path("baselines"), "where golden baselines lie", metavar="DIR")
     accept: str | None = option(
@@ -269,6 +283,16 @@ class Settings:
         """Words of a whole run that do not fail it."""
         allowed = {"INCONCLUSIVE": self.allow_inconclusive, "INCOMPLETE": self.allow_incomplete or not is_ci()}
         return {"PASS"} | {word for word, is_allowed in allowed.items() if is_allowed}
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Kinds of unit; all dictionaries give one."""
+        return tuple(dict.fromkeys(unit.partition(":")[0] for unit in self.units))
+
+    @property
+    def dictionaries(self) -> tuple[str, ...]:
+        """Paths of the dictionaries whose latents are features."""
+        return tuple(unit.removeprefix(OF_DICTIONARY) for unit in self.units if unit.startswith(OF_DICTIONARY))
 
     def spec(self, unit: str) -> MeasurementSpec:
         """What is measured of units of one kind.

@@ -8,7 +8,7 @@ import pytest
 
 from circuitcheck.baseline.names import baseline_file
 from circuitcheck.core.candidates import EMBEDDED, GGUF, ONNX, PRECISIONS, is_hub_id, split_variant
-from circuitcheck.core.errors import BaselineError, ConfigurationError
+from circuitcheck.core.errors import BaselineError, ConfigurationError, DictionaryError
 from circuitcheck.plugin.cases import Case
 from circuitcheck.plugin.settings import TASKS, Settings, is_ci
 
@@ -19,11 +19,12 @@ def check(settings: Settings, config: pytest.Config) -> None:
     Raises:
         ConfigurationError: names of nothing, or options that contradict each other.
     """
-    for unit in settings.units:
+    for unit in settings.kinds:
         settings.spec(unit)
     _refuse_twice("candidates", [Case(0, candidate, "").candidate_name for candidate in settings.candidates])
     _refuse_twice("tasks", [Case(0, "", task).task_name for task in settings.tasks])
     _refuse_twice("units", list(settings.units))
+    _check_dictionaries(settings)
     _check_candidates(settings)
     _check_tasks(settings.tasks)
     _check_model(settings)
@@ -37,6 +38,17 @@ def _refuse_twice(key: str, names: list[str]) -> None:
             f"{key} {', '.join(twice)}: given twice, or two of one name. Their tests and reports could not be told "
             "apart; name each once, and rename files or directories that are called alike."
         )
+
+
+def _check_dictionaries(settings: Settings) -> None:
+    """A dictionary that cannot be read is said before anything runs; whether it fits the model, when that is loaded."""
+    if settings.dictionaries:
+        from circuitcheck.dictionaries.read import read_all
+
+        try:
+            read_all(settings.dictionaries)
+        except DictionaryError as error:
+            raise ConfigurationError(str(error)) from error
 
 
 def _check_candidates(settings: Settings) -> None:

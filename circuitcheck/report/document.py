@@ -12,6 +12,7 @@ from platform import python_version
 from typing import TYPE_CHECKING, Any
 
 from circuitcheck.core.census import Census
+from circuitcheck.core.features import FeaturesMeasure
 from circuitcheck.core.placing import Placing
 from circuitcheck.core.population import PopulationMeasure
 from circuitcheck.core.results import (
@@ -78,6 +79,7 @@ class ReportRun:
     associations: Mapping[str, Association] | None = None
     basis: Basis | None = None
     population: PopulationMeasure | None = None
+    features: FeaturesMeasure | None = None
     placing: Placing | None = None
     noise_floor: Mapping[str, float] = field(default_factory=dict)
     noise: Mapping[str, Any] | None = None

@@ -12,6 +12,7 @@ from typing import Any
 from circuitcheck.report.compare import comparison_rows
 from circuitcheck.report.coordinates import kept_otherwise
 from circuitcheck.report.escape import code, prose
+from circuitcheck.report.feature_tables import features_table
 from circuitcheck.report.fields import Entry
 from circuitcheck.report.many import chosen, population_table
 from circuitcheck.report.placing import placed, placing_table
@@ -57,6 +58,9 @@ GRID, FAILED, MOVED, BROKEN, UNDECIDED, CHANGED, NOTE, FAILED_UNIT, PASSED, SEAR
 
 Weight = tuple[int, float]
 """Kind and, within it, how much a row matters less than another; the smallest is cut last."""
+
+TABLES = (placing_table, features_table, population_table, associations_table, audit_table)
+"""What stands below the fragility tables, in this order."""
 
 
 @dataclass
@@ -144,7 +148,7 @@ def _sections(document: Mapping[str, Any]) -> list[Section]:
     runs = document["runs"]
     lines = comparison_rows(document.get("compare"))
     changed = Section("### Since the last release", rows=[((CHANGED, place), line) for place, line in enumerate(lines)])
-    tables = [_diagnostic(make(runs)) for make in (placing_table, population_table, associations_table, audit_table)]
+    tables = [_diagnostic(make(runs)) for make in TABLES]
     where = Section("### Where the damage is")
     where.rows = [
         ((MOVED, place), f"- {_case(run)}: {prose(placed(run))}.") for place, run in enumerate(runs) if placed(run)

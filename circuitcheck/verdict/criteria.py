@@ -93,6 +93,19 @@ def _ceiling(circuit: Circuit) -> float:
     return circuit.ranking.ceiling if math.isfinite(circuit.ranking.ceiling) else 1.0
 
 
+def _survival_of_rounding(circuit: Circuit) -> float:
+    return 1.0 if circuit.features is None or circuit.features.expected is None else circuit.features.expected
+
+
+def _survival_unknown(circuit: Circuit, _: float) -> str:
+    if circuit.features is None or circuit.features.expected is not None:
+        return ""
+    return (
+        "how many features survive is no criterion here: the baseline does not know how many plain rounding to this "
+        "precision leaves."
+    )
+
+
 def _any_order_agrees(circuit: Circuit, limit: float) -> str:
     ranking = circuit.ranking
     if ranking.reversed < limit:
@@ -104,7 +117,12 @@ def _any_order_agrees(circuit: Circuit, limit: float) -> str:
 
 
 def _where_known(read: Callable[[Excess], Estimate]) -> Callable[[Circuit], Estimate | None]:
-    return lambda circuit: None if circuit.excess is None else read(circuit.excess)
+    return lambda circuit: None if circuit.excess is None or circuit.features is not None else read(circuit.excess)
+
+
+def _not_of_features(read: Callable[[Circuit], Estimate]) -> Callable[[Circuit], Estimate | None]:
+    """Features are off at most tokens, so that the drift of one is a few tokens'; they are held to their survival."""
+    return lambda circuit: None if circuit.features is not None else read(circuit)
 
 
 CRITERIA: tuple[Criterion, ...] = (
@@ -227,9 +245,26 @@ CRITERIA: tuple[Criterion, ...] = (
         always=False,
     ),
     Criterion(
+        name="features_surviving",
+        test="drift",
+        read=lambda circuit: None if circuit.features is None else circuit.features.surviving,
+        cannot_tell=_survival_unknown,
+        relation=">=",
+        limit=0.85,
+        unit="share of the task's features",
+        label="features surviving",
+        phrase="the share of features that survive",
+        explanation="share of the task's features that correlate by 0.9 with the reference's; its limit is a share of "
+        "what plain rounding to as many bits leaves",
+        question="explained",
+        of_part=True,
+        always=False,
+        share_of=_survival_of_rounding,
+    ),
+    Criterion(
         name="drift_median",
         test="drift",
-        read=lambda circuit: circuit.drift_median,
+        read=_not_of_features(lambda circuit: circuit.drift_median),
         relation="<=",
         limit=None,
         unit="relative norm",
@@ -244,7 +279,7 @@ CRITERIA: tuple[Criterion, ...] = (
     Criterion(
         name="drift_largest",
         test="drift",
-        read=lambda circuit: circuit.drift_largest,
+        read=_not_of_features(lambda circuit: circuit.drift_largest),
         relation="<=",
         limit=None,
         unit="relative norm",

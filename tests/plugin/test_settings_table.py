@@ -108,7 +108,11 @@ def test_what_is_measured_is_what_the_settings_say() -> None:
     spec = dataclasses.replace(Settings(), **{name: GIVEN[name] for name in shared}).spec("block")
     assert {name: getattr(spec, name) for name in shared} == {name: GIVEN[name] for name in shared}
     assert spec.unit == "block"
-    assert BY_NAME["units"].choices == UNIT_KINDS
+    assert BY_NAME["units"].parse is not None
+    every = (*UNIT_KINDS, "feature:somewhere")
+    assert BY_NAME["units"].parse(every) == every
+    with pytest.raises(ValueError, match=", ".join(UNIT_KINDS)):
+        BY_NAME["units"].parse(("none",))
     for name in shared & set(CHOICES):
         assert BY_NAME[name].choices == CHOICES[name]
     assert (ABLATIONS, POSITIONS, SWEEPS) == (("resample", "mean", "zero"), ("all", "answer"), ("exact", "screened"))

@@ -16,6 +16,8 @@ from report_documents import many_run, placed_run
 from synthetic_results import make_excess
 
 from circuitcheck.core.census import Census, WeightKind
+from circuitcheck.core.features import DictionaryFacts, FeatureMeasure, FeaturesMeasure
+from circuitcheck.core.population import Histogram
 from circuitcheck.core.results import Area, CurvePoint, Estimate, Integrated, Loosened, Repair
 from circuitcheck.report.conversion import as_plain
 from circuitcheck.report.document import document, failed_entry, failed_keep_entry, keep_entry, run_entry
@@ -241,9 +243,17 @@ def test_what_is_no_data_is_refused():
         as_plain({"a": [object()]})
 
 
+def features() -> FeaturesMeasure:
+    one = Histogram((0.0, 1.0), (3,))
+    facts = DictionaryFacts("feature 2", "topk", "0" * 64, 512, 300, 0.9)
+    lost = FeatureMeasure("feature 2.7", 2, 0.5, 0.1, 0.3, 0.9, survives=False)
+    return FeaturesMeasure((facts,), (0.8,), 3, Estimate(0.6, 0.5, 0.7), 0.7, one, one, (lost,))
+
+
 def attached(entry: dict) -> dict:
     """What is added to an entry by those that looked for it."""
     return entry | {
+        "features": as_plain(features()),
         "noise": {"instruction_set": "AVX2", "sources": {"threads=1": {"drift": 1e-7}}},
         "multiverse": {
             "flips": 1,

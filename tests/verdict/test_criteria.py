@@ -52,7 +52,14 @@ def test_criterion_that_no_test_holds_cannot_be_made():
 def test_what_tests_hold_does_not_depend_on_the_metric():
     for metric in ("logit_difference", "log_probability", "package.module:function"):
         assert [(one.name, one.test) for one in criteria_for(metric)] == [(one.name, one.test) for one in CRITERIA]
-    assert names_of("drift") == ("excess", "excess_layer", "excess_unit", "drift_median", "drift_largest")
+    assert names_of("drift") == (
+        "excess",
+        "excess_layer",
+        "excess_unit",
+        "features_surviving",
+        "drift_median",
+        "drift_largest",
+    )
     assert criteria_for("package.module:function") == CRITERIA
 
 

@@ -101,6 +101,14 @@ def _of_modules_and_many(name: str, candidate: str, runs: Sequence[Entry]) -> It
             panel.set_title(shortened(task_of(run), 30))
             many.draw_histogram(panel, run, what)
         yield f"all-{name}", figure
+    read = [run for run in runs if run.get("features")]
+    if read:
+        pairs = [(run, what) for run in read for what in many.OF_FEATURES]
+        figure, axes = _panels(len(pairs), f"Features: {candidate}", (4.2, 3.2))
+        for panel, (run, what) in zip(axes, pairs, strict=True):
+            panel.set_title(shortened(task_of(run), 30))
+            many.draw_features(panel, run, what)
+        yield f"features-{name}", figure
 
 
 def _scatter_panels(

@@ -94,6 +94,18 @@ def population_charts(run: Mapping[str, Any], key: str) -> list[str]:
     ]
 
 
+def feature_charts(run: Mapping[str, Any], key: str) -> list[str]:
+    """Correlation and difference of all of a task's features, as histograms; none of other kinds of unit."""
+    found = run.get("features")
+    if not found:
+        return []
+    said = f"of all {found['active']:,} features between reference and candidate is distributed."
+    return [
+        _chart(f"{key}-{name}", f"How the {name} {said}", partial(many.draw_features, run=run, name=name))
+        for name in many.OF_FEATURES
+    ]
+
+
 def _chart(key: str, label: str, draw: Callable[[Axes], Any], layers: int = 0) -> str:
     """One panel as an `svg` element that scales with the page; artists with a `gid` of our own keep it as their class.
 

@@ -13,6 +13,9 @@ from circuitcheck.report.words import said_of
 HISTOGRAMS = {"drift": "drift, relative", "correlation": "correlation of both sides"}
 """What is known of all units, to what its axis is called."""
 
+OF_FEATURES = {"correlation": "correlation of both sides", "difference": "relative difference"}
+"""The same of a dictionary's features, over all tokens."""
+
 SIDES = ("attention", "MLP")
 MOST_LEFT = 1.5
 """Share of the damage; a bar that is longer is cut, because small damage makes any share large."""
@@ -40,7 +43,15 @@ def draw_placing(axes: Axes, run: Mapping[str, Any]) -> None:
 
 def draw_histogram(axes: Axes, run: Mapping[str, Any], name: str) -> None:
     """How many of all units have a drift, or a correlation, in each bin; outer bins hold whatever lies beyond."""
-    found = run["population"][name]
+    _histogram(axes, run["population"][name], HISTOGRAMS[name], said_of(run["unit"], "units"))
+
+
+def draw_features(axes: Axes, run: Mapping[str, Any], name: str) -> None:
+    """The same of a task's features, over all tokens."""
+    _histogram(axes, run["features"][name], OF_FEATURES[name], "features")
+
+
+def _histogram(axes: Axes, found: Mapping[str, Any], label: str, units: str) -> None:
     counts, edges = found["counts"], found["edges"]
     used = [place for place, count in enumerate(counts) if count]
     first, last = (used[0], used[-1]) if used else (0, len(counts) - 1)
@@ -51,7 +62,7 @@ def draw_histogram(axes: Axes, run: Mapping[str, Any], name: str) -> None:
     places = range(0, len(labels), every)
     axes.set_xticks([place - 0.5 for place in places], [labels[place] for place in places])
     axes.set_yscale("symlog", linthresh=1)
-    axes.set(xlabel=HISTOGRAMS[name], ylabel=said_of(run["unit"], "units"))
+    axes.set(xlabel=label, ylabel=units)
 
 
 def _edge(value: float | None) -> str:

@@ -6,8 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from circuitcheck.report.charts.drawings import drift_places
-from circuitcheck.report.charts.inline import bound_chart, drift_chart, placing_chart, population_charts, repair_chart
+from circuitcheck.report.charts.inline import (
+    bound_chart,
+    drift_chart,
+    feature_charts,
+    placing_chart,
+    population_charts,
+    repair_chart,
+)
 from circuitcheck.report.coordinates import coordinates, how_read
+from circuitcheck.report.feature_tables import HEADINGS, feature_rows
 from circuitcheck.report.html.columns import columns
 from circuitcheck.report.many import chosen
 from circuitcheck.report.placing import module_rows, placed
@@ -67,6 +75,10 @@ def _run(run: Mapping[str, Any], place: int) -> dict[str, Any]:
         "module_rows": module_rows(run),
         "placing_chart": placing_chart(run, f"{key}-placing"),
         "population_charts": population_charts(run, f"{key}-all"),
+        "feature_charts": feature_charts(run, f"{key}-features"),
+        "feature_rows": feature_rows(run),
+        "feature_headings": HEADINGS,
+        "reconstructed": _reconstructed(run.get("features") or {}),
         "repair_chart": repair_chart(run, f"{key}-repair"),
         "drift_chart": drift_chart(run, f"{key}-drift"),
         "drift_places": drift_places(run),
@@ -93,3 +105,11 @@ def _candidate(name: str, place: int, runs: list[dict[str, Any]]) -> dict[str, A
         "runs": runs,
         "notes": [(note, [run["task_name"] for run in of]) for note, of in noted(runs)],
     }
+
+
+def _reconstructed(features: Mapping[str, Any]) -> list[tuple[str, str, int, int, float, float]]:
+    """Each dictionary: group, architecture, latents, active ones, and what it explains of reference and candidate."""
+    return [
+        (one["group"], one["architecture"], one["latents"], one["active"], one["explained"], own)
+        for one, own in zip(features.get("dictionaries", ()), features.get("explained", ()), strict=True)
+    ]
