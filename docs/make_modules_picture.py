@@ -17,7 +17,7 @@ from circuitcheck import load_model
 from circuitcheck.baseline.baseline import Baseline
 from circuitcheck.gate.judge import judge
 from circuitcheck.gate.measure import measure
-from circuitcheck.report.charts.many import draw_placing
+from circuitcheck.report.charts.histograms import draw_placing
 from circuitcheck.report.charts.style import drawing
 from circuitcheck.report.document import run_entry
 from circuitcheck.report.fields import Entry

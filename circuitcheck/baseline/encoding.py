@@ -30,8 +30,8 @@ from circuitcheck.baseline.arrays import (
 from circuitcheck.baseline.beside import Beside
 from circuitcheck.baseline.consistency import require_consistent
 from circuitcheck.baseline.feature_record import FeatureRecord
+from circuitcheck.baseline.kept_population import Population
 from circuitcheck.baseline.more_arrays import read_beside, read_features, read_population
-from circuitcheck.baseline.population import Population
 from circuitcheck.baseline.recording import Recording
 from circuitcheck.baseline.reviewer_summary import summary
 from circuitcheck.baseline.rounded import MEASURES, Rounded

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from circuitcheck.baseline.beside import Beside
 from circuitcheck.baseline.feature_record import FeatureRecord
-from circuitcheck.baseline.population import Population
+from circuitcheck.baseline.kept_population import Population
 from circuitcheck.core.activations import Activations
 from circuitcheck.core.features import DictionaryFacts, StreamBasis
 from circuitcheck.core.reading import Reading, Source

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from circuitcheck.baseline.beside import Beside
 from circuitcheck.baseline.feature_record import FeatureRecord
+from circuitcheck.baseline.kept_population import Population
 from circuitcheck.baseline.noise_floor import Change, Noise, floor_of
-from circuitcheck.baseline.population import Population
 from circuitcheck.baseline.rounded import Rounded
 from circuitcheck.core.activations import Activations
 from circuitcheck.core.features import LEAST_EXPLAINED

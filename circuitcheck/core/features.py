@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from circuitcheck.core.activations import FloatArray
-from circuitcheck.core.estimate import Estimate
+from circuitcheck.core.intervals import Estimate
 from circuitcheck.core.population import Histogram
 from circuitcheck.core.prompts import Prompts
 from circuitcheck.core.reading import Reading

@@ -8,9 +8,9 @@ from math import nan
 from typing import Any, Literal
 
 from circuitcheck.core.census import Census
-from circuitcheck.core.estimate import Estimate as Estimate
 from circuitcheck.core.features import FeaturesMeasure
-from circuitcheck.core.placing import Placing
+from circuitcheck.core.intervals import Estimate as Estimate
+from circuitcheck.core.modules import Placing
 from circuitcheck.core.population import PopulationMeasure
 
 Word = Literal["PASS", "FAIL", "INCONCLUSIVE"]

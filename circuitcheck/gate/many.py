@@ -14,7 +14,7 @@ from math import inf, nan
 import numpy as np
 from numpy.typing import NDArray
 
-from circuitcheck.baseline.population import Population
+from circuitcheck.baseline.kept_population import Population
 from circuitcheck.baseline.recording import Recording
 from circuitcheck.core.activations import Activations, require_comparable
 from circuitcheck.core.metric import LOG_PROBABILITY

@@ -13,8 +13,8 @@ from circuitcheck.baseline.beside import Beside
 from circuitcheck.baseline.recording import Recording
 from circuitcheck.core.activations import Activations, require_comparable
 from circuitcheck.core.errors import SiteError
+from circuitcheck.core.modules import Module, Placing
 from circuitcheck.core.patch import Patch
-from circuitcheck.core.placing import Module, Placing
 from circuitcheck.core.prompts import Prompts
 from circuitcheck.core.reading import Reading
 from circuitcheck.core.runtime import Runtime, Work

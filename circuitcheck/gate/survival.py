@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from circuitcheck.baseline.feature_record import FeatureRecord
 from circuitcheck.baseline.recording import Recording
 from circuitcheck.core.errors import CandidateError, StaleBaselineError
-from circuitcheck.core.estimate import Estimate
 from circuitcheck.core.features import (
     LEAST_CORRELATION,
     DictionaryFacts,
@@ -21,6 +20,7 @@ from circuitcheck.core.features import (
     FeaturesMeasure,
     ReadsFeatures,
 )
+from circuitcheck.core.intervals import Estimate
 from circuitcheck.core.prompts import Prompts
 from circuitcheck.core.runtime import Runtime
 from circuitcheck.gate.many import CORRELATION_EDGES, DRIFT_EDGES, histogram, parts

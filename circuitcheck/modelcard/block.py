@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from circuitcheck.report.damage_places import placed
 from circuitcheck.report.escape import code, prose
 from circuitcheck.report.fields import Entry
-from circuitcheck.report.many import chosen
 from circuitcheck.report.markdown import made_with, verdict
 from circuitcheck.report.numbers import number, number_interval
-from circuitcheck.report.placing import placed
+from circuitcheck.report.population_rows import chosen
 from circuitcheck.report.words import HEAD, kinds_of, label, loosened, task_of
 
 START = "<!-- circuitcheck:start -->"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from circuitcheck.core.census import Census
 from circuitcheck.core.features import FeaturesMeasure
-from circuitcheck.core.placing import Placing
+from circuitcheck.core.modules import Placing
 from circuitcheck.core.population import PopulationMeasure
 from circuitcheck.core.results import (
     Association,

@@ -11,11 +11,11 @@ from typing import Any
 
 from circuitcheck.report.compare import comparison_rows
 from circuitcheck.report.coordinates import kept_otherwise
+from circuitcheck.report.damage_places import placed, placing_table
 from circuitcheck.report.escape import code, prose
 from circuitcheck.report.feature_tables import features_table
 from circuitcheck.report.fields import Entry
-from circuitcheck.report.many import chosen, population_table
-from circuitcheck.report.placing import placed, placing_table
+from circuitcheck.report.population_rows import chosen, population_table
 from circuitcheck.report.rows import (
     UNIT_HEADINGS,
     Cell,

@@ -12,11 +12,11 @@ from circuitcheck.core.people import plain, plain_lines
 from circuitcheck.core.results import Verdict
 from circuitcheck.report.compare import comparison_lines
 from circuitcheck.report.coordinates import kept_otherwise
+from circuitcheck.report.damage_places import placed, placing_table
 from circuitcheck.report.document import run_entry
 from circuitcheck.report.feature_tables import features_table
 from circuitcheck.report.fields import Entry
-from circuitcheck.report.many import chosen, population_table
-from circuitcheck.report.placing import placed, placing_table
+from circuitcheck.report.population_rows import chosen, population_table
 from circuitcheck.report.rows import (
     UNIT_HEADINGS,
     Table,

@@ -11,10 +11,10 @@ from report_documents import make_document, many_run, placed_run
 from circuitcheck.modelcard.block import render_block
 from circuitcheck.report.charts.figures import figures
 from circuitcheck.report.charts.style import drawing
+from circuitcheck.report.damage_places import placed
 from circuitcheck.report.html.page import render_html
-from circuitcheck.report.many import chosen
 from circuitcheck.report.markdown import render_markdown
-from circuitcheck.report.placing import placed
+from circuitcheck.report.population_rows import chosen
 from circuitcheck.report.text import WIDTH, render_entries
 from circuitcheck.report.words import what_broke
 

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from circuitcheck.baseline.atomic import write_atomically
-from circuitcheck.report.charts import drawings, many
+from circuitcheck.report.charts import drawings, histograms
 from circuitcheck.report.charts.labels import label_points
 from circuitcheck.report.charts.style import INK, VERDICTS, drawing, layer_bar, shortened
 from circuitcheck.report.fields import Entry
@@ -85,29 +85,29 @@ def figures(document: Mapping[str, Any]) -> Iterator[tuple[str, Figure]]:
 
 def _of_modules_and_many(name: str, candidate: str, runs: Sequence[Entry]) -> Iterator[tuple[str, Figure]]:
     """Where damage is by layer and module, and how all of many units are distributed."""
-    placed = [run for run in runs if many.modules_of(run)]
+    placed = [run for run in runs if histograms.modules_of(run)]
     if placed:
         figure, axes = _panels(len(placed), f"Damage by module: {candidate}", (4.2, 3.2))
         for panel, run in zip(axes, placed, strict=True):
             panel.set_title(shortened(task_of(run), 30))
-            many.draw_placing(panel, run)
+            histograms.draw_placing(panel, run)
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
         yield f"modules-{name}", figure
     some = [run for run in runs if run.get("population")]
     if some:
-        pairs = [(run, what) for run in some for what in many.HISTOGRAMS]
+        pairs = [(run, what) for run in some for what in histograms.HISTOGRAMS]
         figure, axes = _panels(len(pairs), f"All units: {candidate}", (4.2, 3.2))
         for panel, (run, what) in zip(axes, pairs, strict=True):
             panel.set_title(shortened(task_of(run), 30))
-            many.draw_histogram(panel, run, what)
+            histograms.draw_histogram(panel, run, what)
         yield f"all-{name}", figure
     read = [run for run in runs if run.get("features")]
     if read:
-        pairs = [(run, what) for run in read for what in many.OF_FEATURES]
+        pairs = [(run, what) for run in read for what in histograms.OF_FEATURES]
         figure, axes = _panels(len(pairs), f"Features: {candidate}", (4.2, 3.2))
         for panel, (run, what) in zip(axes, pairs, strict=True):
             panel.set_title(shortened(task_of(run), 30))
-            many.draw_features(panel, run, what)
+            histograms.draw_features(panel, run, what)
         yield f"features-{name}", figure
 
 

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from circuitcheck.report.charts import drawings, many
+from circuitcheck.report.charts import drawings, histograms
 from circuitcheck.report.charts.style import CATEGORIES, GRID, GROUND, INK, MUTED, drawing, layer_bar
 
 SIZE = (5.4, 3.8)
@@ -77,9 +77,9 @@ def bound_chart(run: Mapping[str, Any], key: str) -> str | None:
 
 def placing_chart(run: Mapping[str, Any], key: str) -> str | None:
     """What repairing each module alone leaves of the damage; None where nobody looked. See `repair_chart`."""
-    count = len(many.modules_of(run))
+    count = len(histograms.modules_of(run))
     label = f"What repairing each of {count} modules alone leaves of the damage, by layer, for attention and MLP."
-    return _chart(key, label, lambda axes: many.draw_placing(axes, run)) if count else None
+    return _chart(key, label, lambda axes: histograms.draw_placing(axes, run)) if count else None
 
 
 def population_charts(run: Mapping[str, Any], key: str) -> list[str]:
@@ -89,8 +89,8 @@ def population_charts(run: Mapping[str, Any], key: str) -> list[str]:
         return []
     said = f"of all {found['units']:,} {run['unit']}s is distributed."
     return [
-        _chart(f"{key}-{name}", f"How the {name} {said}", partial(many.draw_histogram, run=run, name=name))
-        for name in many.HISTOGRAMS
+        _chart(f"{key}-{name}", f"How the {name} {said}", partial(histograms.draw_histogram, run=run, name=name))
+        for name in histograms.HISTOGRAMS
     ]
 
 
@@ -101,8 +101,8 @@ def feature_charts(run: Mapping[str, Any], key: str) -> list[str]:
         return []
     said = f"of all {found['active']:,} features between reference and candidate is distributed."
     return [
-        _chart(f"{key}-{name}", f"How the {name} {said}", partial(many.draw_features, run=run, name=name))
-        for name in many.OF_FEATURES
+        _chart(f"{key}-{name}", f"How the {name} {said}", partial(histograms.draw_features, run=run, name=name))
+        for name in histograms.OF_FEATURES
     ]
 
 

@@ -15,10 +15,10 @@ from circuitcheck.report.charts.inline import (
     repair_chart,
 )
 from circuitcheck.report.coordinates import coordinates, how_read
+from circuitcheck.report.damage_places import module_rows, placed
 from circuitcheck.report.feature_tables import HEADINGS, feature_rows
 from circuitcheck.report.html.columns import columns
-from circuitcheck.report.many import chosen
-from circuitcheck.report.placing import module_rows, placed
+from circuitcheck.report.population_rows import chosen
 from circuitcheck.report.rows import AUDITED, INTEGRATED, eased, noted, outcome, verdict_grid
 from circuitcheck.report.words import kinds_of, said_of, task_of, what_broke
 

@@ -60,7 +60,7 @@ def replaceable(network: Network, reference: WithMaps, name: str) -> tuple[Repla
             f"candidate {name}: no product inside its layers is made of a linear map of the reference with other "
             "numbers, so there is none that could be kept in high precision. Its fault lies elsewhere."
         )
-    nodes = {path: SUFFIX.sub("", product.name) for path, product in matched.items()}
+    nodes = {path: (SUFFIX.sub("", product.name),) for path, product in matched.items()}
     by_layer = tuple(tuple(path for path in layer if path in matched) for layer in layers)
     return Replaceable(by_layer, reference.output_map, nodes=nodes), matched
 

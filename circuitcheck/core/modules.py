@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from circuitcheck.core.estimate import Estimate
+from circuitcheck.core.intervals import Estimate
 
 
 @dataclass(frozen=True)
