@@ -10,7 +10,7 @@ from circuitcheck.report.fields import Entry
 from circuitcheck.report.numbers import number, number_interval, share
 from circuitcheck.report.rows import Cell, Table
 
-NAMED = 4
+NAMED = 2
 """Features that do not survive and are named in one row, those first that were on most."""
 
 CAPTION = (
