@@ -15,12 +15,12 @@ WHERE = {"excess": "over all units", "excess_layer": "in layer {layer}", "excess
 """Criterion to where a candidate drifts further than rounding explains."""
 
 HELD = 0.5
-"""Units hold the reference's values where those of the median one have moved by less than this, relative."""
+"""Units have moved little where the values of the median one have by less than this, relative."""
 
 BEHIND = (
-    "; it does not compute the reference's logits: its units hold the reference's values (drift of z {drift:.2g} in "
-    "median), and with all of them repaired the logits are still others. Look at what lies behind them: the final "
-    "norm, the output layer, and how these are wired"
+    "; it does not compute the reference's logits: with all units repaired they are still others, although those had "
+    "moved little before (drift of z {drift:.2g} in median). Look beside and behind them: at MLPs, the final norm, the "
+    "output layer, and how these are wired"
 )
 
 

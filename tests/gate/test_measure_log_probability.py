@@ -11,7 +11,7 @@ from circuitcheck import MeasurementSpec, judge, load_model, load_task, measure
 def test_what_int8_sim_changes_is_judged_in_nats() -> None:
     """Relative to -0.017 nats it was a change of up to 0.31, which is no pass."""
     reference = load_model("embedded")
-    task = load_task("ioi", reference.tokenizer)
+    task = load_task("ioi", reference.tokenizer, prompts=64)
     baseline = record(reference, task, MeasurementSpec(metric="log_probability"))
     measurement = measure(load_model("embedded", "int8-sim"), baseline, curves=False)
     circuit = measurement.circuit

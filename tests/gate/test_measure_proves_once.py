@@ -32,7 +32,8 @@ def test_one_module_is_proven_once_for_all_tasks_and_a_copy_of_it_for_itself(pro
     baseline = record(model, task, MeasurementSpec(draws=100))
     for _ in range(2):
         measure(model, baseline)
-    assert proofs == [("head", id(model.module))]
+    # What is recorded of heads holds whole modules, too.
+    assert proofs == [("head", id(model.module)), ("block", id(model.module))]
     measure(model, record(model, task, MeasurementSpec(draws=100, unit="block")))
     assert proofs == [("head", id(model.module)), ("block", id(model.module))]
     copy = tiny_circuits.copy_of(model)  # shares everything but the module

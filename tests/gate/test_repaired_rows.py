@@ -22,19 +22,21 @@ PROMPTS, PART = 8, 5
 
 
 class Counting(HookedModel):
-    """Keeps which sets of units were repaired."""
+    """Keeps which sets of heads, and which of whole modules, were repaired."""
 
     def patched(self, prompts, patch, *arguments, **options):
         if isinstance(patch.values, Activations):
-            REPAIRED.extend(patch.sets)
+            (REPAIRED if patch.kind == "head" else MODULES).extend(patch.sets)
         return super().patched(prompts, patch, *arguments, **options)
 
 
 REPAIRED: list[tuple[Unit, ...]] = []
+MODULES: list[tuple[Unit, ...]] = []
 
 
 def counting(model: HookedModel) -> Counting:
     REPAIRED.clear()
+    MODULES.clear()
     return Counting(**{name: getattr(model, name) for name in model.__dataclass_fields__})
 
 
@@ -65,7 +67,8 @@ def test_a_candidate_without_damage_is_repaired_once(model, baseline):
 
 def test_a_damaged_candidate_is_repaired_unit_by_unit_and_along_every_order(model, baseline):
     circuit, rows = measured(counting(tiny_circuits.scale_head(model, 0, 2, -3.0)), baseline)
-    assert rows == 8 * PROMPTS + len(REPAIRED) * PART
+    assert rows == 8 * PROMPTS + (len(REPAIRED) + len(MODULES)) * PART
+    assert len(MODULES) == 2 * 4  # each layer's attention and MLP alone, and then more and more of them
     assert REPAIRED[:8] == [(unit,) for unit in baseline.layout.units]
     assert len(REPAIRED) > 20  # five orders and twenty random ones, at 1, 2, 3, 5 and 8 heads
     assert all(np.isfinite(unit.repair_gain) for unit in circuit.units)
@@ -90,7 +93,7 @@ def test_a_screened_sweep_repairs_alone_only_what_it_measured(model, baseline):
     )
     circuit, rows = measured(counting(tiny_circuits.scale_head(model, 0, 2, -3.0)), screened)
     assert REPAIRED[: len(some)] == [(unit,) for unit in some]
-    assert rows == len(some) * PROMPTS + len(REPAIRED) * PART
+    assert rows == len(some) * PROMPTS + (len(REPAIRED) + len(MODULES)) * PART
     alone = {units[0] for units in REPAIRED if len(units) == 1}
     gains = {
         unit for unit, found in zip(baseline.layout.units, circuit.units, strict=True) if np.isfinite(found.repair_gain)
