@@ -20,13 +20,18 @@ def blocks(language: str) -> list[str]:
 
 
 def test_ci_runs_the_two_commands_of_the_first_screen() -> None:
-    commands = [block.strip() for block in blocks("console")[:2]]
-    assert commands[0].endswith("&& pytest --circuit-report")
-    assert commands[1].endswith("&& pytest tests")
+    """The second in two halves side by side, which together are all tests."""
+    gate, tests = (block.strip() for block in blocks("console")[:2])
+    assert gate.endswith("&& pytest --circuit-report")
+    assert tests.endswith("&& pytest tests")
     ci = (REPOSITORY / ".ci" / "run").read_text(encoding="utf-8").splitlines()
-    for command in commands:
-        # CI adds only that a failure ends it.
-        assert f"{command} || exit 1" in ci
+    # CI adds only that a failure ends it.
+    assert f"{gate} || exit 1" in ci
+    assert f"{tests.removesuffix(' && pytest tests')} || exit 1" in ci
+    (half,) = (line.removeprefix('half="').removesuffix('"').split() for line in ci if line.startswith("half="))
+    assert all((REPOSITORY / "tests" / folder).is_dir() for folder in half)
+    assert any(line.startswith("pytest $(printf 'tests/%s ' $half)") for line in ci)
+    assert any(line.startswith("pytest tests $(printf -- '--ignore=tests/%s ' $half)") for line in ci)
 
 
 def test_torch_is_pinned_exactly() -> None:
