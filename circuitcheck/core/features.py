@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from circuitcheck.core.activations import FloatArray
 from circuitcheck.core.intervals import Estimate
 from circuitcheck.core.population import Histogram
-from circuitcheck.core.prompts import Prompts
-from circuitcheck.core.reading import Reading
-from circuitcheck.core.units import Layout
+
+if TYPE_CHECKING:  # what criteria are read off is imported when tests are collected, without numpy
+    from circuitcheck.core.activations import FloatArray
+    from circuitcheck.core.prompts import Prompts
+    from circuitcheck.core.reading import Reading
+    from circuitcheck.core.units import Layout
 
 LEAST_EXPLAINED = 0.5
 """Share of what passes a hook point that a dictionary must explain of the reference, before its features say anything

@@ -39,8 +39,8 @@ def test_an_unknown_candidate(gate: Gate, candidate: str) -> None:
         "--circuit-candidate",
         candidate,
         message=f"candidate '{candidate}' is neither a precision (f32, f16, bf16, int8-sim, int8-rtn, *, bnb-nf4), nor "
-        f"a directory or .gguf file seen from {gate.path}. Correct the spelling, give the directory that the quantized "
-        "model was saved to, or add --circuit-download for a hub id (owner/name).",
+        f"a directory, .gguf or .onnx file seen from {gate.path}. Correct the spelling, give the directory that the "
+        "quantized model was saved to, or add --circuit-download for a hub id (owner/name).",
     )
 
 

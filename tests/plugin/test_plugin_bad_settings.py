@@ -71,7 +71,7 @@ def test_values_that_nothing_knows(gate: Gate, key: str, value: Any, needed: str
 
 def test_a_kind_of_unit_that_nothing_knows(gate: Gate) -> None:
     gate.configure(units=["head", "neurone"])
-    assert_refused(gate, "units is 'neurone', but must be one of head, block.")
+    assert_refused(gate, "units is ('head', 'neurone'), but must be one of head, block, neuron, or feature:PATH.")
 
 
 def test_the_same_kind_of_unit_twice(gate: Gate) -> None:

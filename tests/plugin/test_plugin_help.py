@@ -31,7 +31,7 @@ def test_help_shows_every_option_in_its_own_group_with_a_help_text(gate: Gate) -
 
 def test_help_names_defaults_and_choices(gate: Gate) -> None:
     shown = re.sub(r"\s+", " ", group(str(gate.run("--help").stdout)))
-    facts = ("{new,changed,all}", "{resample,mean,zero}", "{head,block,neuron}", "repeatable", "exit code 5")
+    facts = ("{new,changed,all}", "{resample,mean,zero}", "attention heads (head)", "repeatable", "exit code 5")
     defaults = "(default: up to 128, as many as its words give)"
     for fact in (*facts, defaults, "(default: f32, f16, bf16, int8-sim)", "(default: half of what is free)"):
         assert fact in shown

@@ -132,7 +132,7 @@ def test_the_gate_proves_a_model_once_for_all_of_its_tasks(proven: list[tuple[st
     spec = MeasurementSpec(draws=100)
     tasks = [tiny_circuits.solvable_task(reference, name=name) for name in ("one", "two")]
     baselines = [record(reference, task, spec) for task in tasks]
-    assert proven == [("head", 5)]
+    assert proven == [("head", 5), ("block", 5)], "whole modules are recorded beside heads"
     for baseline in baselines:
         measure(candidate, baseline)
-    assert proven == [("head", 5)] * 2
+    assert proven == [("head", 5), ("block", 5)] * 2

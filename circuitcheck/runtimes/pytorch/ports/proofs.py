@@ -154,8 +154,8 @@ def _ablation_matters(model: TorchModel, ports: Sequence[Port], ids: Tensor, kin
     with reading(model.module, ports) as values:
         last_logits(model, ids)
     for place, port in enumerate(ports):
-        if not values[place].any():
-            continue  # latents that these few prompts do not turn on
+        if port.latents is not None and not values[place].any():
+            continue  # these few prompts turn none of them on
         zero = torch.zeros(*ids.shape, port.group.count, port.group.width, device=ids.device)
         ablated = _written(model, ports, place, zero, ids)
         if isinstance(ablated, Tensor) and torch.equal(expected, ablated):
