@@ -70,8 +70,6 @@ def test_replays_equal_full_passes(name: str, data: st.DataObject, lengths: list
     work = Work(budget)
     replayed, full = model.patched(prompts, patch, work), model.patched(prompts, patch, engine="full")
     assert replayed.shape == (len(patch.sets), len(prompts))
-    # OPT's MLPs take all tokens as one row, inside of which sets of neurons cannot part: it runs full passes then.
-    may_fall_back = (name, patch.kind) == ("opt", "neuron")
-    assert may_fall_back or not [note for note in work.notes if "full pass" in note]
+    assert not [note for note in work.notes if "full pass" in note]
     scale = max(np.abs(full).max(), np.abs(model.metric(prompts)).max())
     assert np.abs(replayed - full).max() <= ROUNDING * scale

@@ -90,7 +90,7 @@ class Replay:
         """`[sets, prompts, seq, d_model]`; without attention no position knows of another, so prompts may be joined."""
         record, site = self.clean.layers[first], self.model.structure.layers[first]
         positions = self._positions(first)
-        z = record.z[prompts, positions].flatten(0, 1).expand(sets if self._edits_z(first, edits) else 1, -1, -1)
+        z = record.z[prompts, positions].flatten(0, 1).expand(sets if self._parts_early(first, edits) else 1, -1, -1)
         hidden = record.hidden[prompts, positions]
         one = slice(prompts.start, prompts.start + 1)
         with ExitStack() as stack:
@@ -100,10 +100,14 @@ class Replay:
             output = self._enter(first, z, edits, hidden.shape[1], record.call(hidden.flatten(0, 1)[None], one, 1))
         return output.reshape(sets, *hidden.shape[:2], -1)
 
-    def _edits_z(self, layer: int, edits: Edits) -> bool:
-        """Whether sets differ from the output projection on; else they are one row until they do."""
-        projection = self.model.structure.layers[layer].projection
-        return any(edits.ports[place].module == projection for place in edits.in_layer(layer))
+    def _parts_early(self, layer: int, edits: Edits) -> bool:
+        """Whether sets are rows of their own from the output projection on; else they are one row until they differ.
+
+        They are also where an MLP is edited as a whole: a layer that calls its maps itself, as OPT's does, may have
+        made one row of all tokens by then, to whose residual the outputs of several sets cannot be added.
+        """
+        site = self.model.structure.layers[layer]
+        return any(edits.ports[place].module in (site.projection, site.mlp) for place in edits.in_layer(layer))
 
     def _edits_mlp(self, layer: int, edits: Edits) -> bool:
         """Whether the MLP has to run, because something in it or behind it is replaced."""
