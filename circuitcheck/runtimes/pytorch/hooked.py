@@ -166,7 +166,7 @@ class HookedModel(TorchModel):
         """
         require_room(self, prompts.task.longest)
         ids = rows_of(self, prompts.batches()[0]).ids[: self.at_most(PROBE_PROMPTS)]
-        proven = self.proven.setdefault(self.module, set())
+        proven = self.proven_here.hooks
         units = " ".join([kind, *(self.fingerprints_of_dictionaries.values() if kind == FEATURE else ())])
         if (what := (units, ids.shape[1], self.quantity.name)) not in proven:
             prove(self, ids, kind)

@@ -21,6 +21,20 @@ from circuitcheck.runtimes.pytorch.ports.structure import Structure
 
 
 @dataclass(frozen=True)
+class Proven:
+    """What was proven of a module as it is now.
+
+    Attributes:
+        hooks: kind of unit, length of prompts and metric for which its hooks were proven.
+        replays: length of prompts, how many of them the proof ran and the most rows in a pass, to what a replay may
+            leave out, or why there is none.
+    """
+
+    hooks: set[tuple[str, int, str]] = field(default_factory=set)
+    replays: dict[tuple[int, int, int | None], Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class TorchModel:
     """A model as it is shipped, with its hook sites.
 
@@ -39,8 +53,7 @@ class TorchModel:
         chosen: which units of a kind are seen, where that is not all.
         latents: of the dictionaries by which its features are read; none where it has none.
         dictionaries: how well these explain what passes, on the task that was named last.
-        proven: module to (kind of unit, length of prompts, metric) for which its hooks were proven; copies of this
-            object share it.
+        proven: module to what was proven of it; copies of this object share it.
     """
 
     module: nn.Module
@@ -57,14 +70,17 @@ class TorchModel:
     chosen: tuple[Layout, ...] = ()
     latents: tuple[Latents, ...] = ()
     dictionaries: tuple[DictionaryFacts, ...] = ()
-    proven: WeakKeyDictionary[nn.Module, set[tuple[str, int, str]]] = field(
-        default_factory=WeakKeyDictionary, compare=False, repr=False
-    )
+    proven: WeakKeyDictionary[nn.Module, Proven] = field(default_factory=WeakKeyDictionary, compare=False, repr=False)
 
     @property
     def device(self) -> torch.device:
         """Where the model runs."""
         return next(self.module.parameters()).device
+
+    @property
+    def proven_here(self) -> Proven:
+        """What was proven of the module, which is what it was then."""
+        return self.proven.setdefault(self.module, Proven())
 
     def ports(self, kind: str) -> tuple[Port, ...]:
         """Where units of a kind are read and written.

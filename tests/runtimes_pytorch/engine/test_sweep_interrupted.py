@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from weakref import WeakKeyDictionary
+
 import pytest
 import tiny_models
 from patches import alone, patched_rows, units_of, zeros
@@ -27,6 +30,7 @@ def traces(module: nn.Module) -> dict[str, tuple[object, ...]]:
 
 def run(model: HookedModel, engine: Engine) -> None:
     ids, targets = tiny_models.token_ids(BATCH, SEQ), tiny_models.token_ids(2, BATCH, seed=1)
+    model = replace(model, proven=WeakKeyDictionary())  # so that every sweep begins with its proof
     patched_rows(model, ids, *targets, zeros(model, BATCH, SEQ), alone(units_of(model)), engine=engine)
 
 

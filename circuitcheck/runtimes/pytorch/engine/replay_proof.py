@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import product
@@ -42,6 +43,29 @@ SUM_STEPS = 64
 and a layer sums over at most some ten thousand."""
 
 
+def proven_replay(model: TorchModel, clean: CleanPass) -> Replay:
+    """A replay as it was proven for prompts of this length on this model; proven by `prove_replay` where none was.
+
+    Raises:
+        CannotReplayError: as `prove_replay`, of which the first prompts of a length decide.
+    """
+    known = model.proven_here.replays
+    what = clean.ids.shape[1], min(PROMPTS, len(clean.ids)), model.batch_size
+    if what not in known:
+        try:
+            replay = prove_replay(model, clean)
+        except CannotReplayError as error:
+            known[what] = error
+            raise
+        beside = frozenset(layer for layer, record in enumerate(replay.clean.layers) if record.mlp is not None)
+        known[what] = replay.savings, beside
+        return replay
+    found = known[what]
+    if isinstance(found, CannotReplayError):
+        raise CannotReplayError(str(found))
+    return _replay(model, clean, *found)
+
+
 def prove_replay(model: TorchModel, clean: CleanPass) -> Replay:
     """Replays the record of a clean pass, layer by layer, and compares.
 
@@ -68,12 +92,14 @@ def prove_replay(model: TorchModel, clean: CleanPass) -> Replay:
             if problem is not None:
                 break
         else:
-            layers = [
-                record if layer in probe.beside else replace(record, mlp=None)
-                for layer, record in enumerate(clean.layers)
-            ]
-            return Replay(model, replace(clean, layers=tuple(layers)), savings)
+            return _replay(model, clean, savings, probe.beside)
     raise CannotReplayError(str(problem))
+
+
+def _replay(model: TorchModel, clean: CleanPass, savings: Savings, beside: Collection[int]) -> Replay:
+    """A replay that keeps what MLPs put out only of layers in which they run beside attention."""
+    layers = [record if layer in beside else replace(record, mlp=None) for layer, record in enumerate(clean.layers)]
+    return Replay(model, replace(clean, layers=tuple(layers)), savings)
 
 
 @dataclass(frozen=True)

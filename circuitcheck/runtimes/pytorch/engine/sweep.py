@@ -26,7 +26,7 @@ from circuitcheck.runtimes.pytorch.engine.clean_pass import (
 from circuitcheck.runtimes.pytorch.engine.packing import Block, Plan, Queue, blocks, keep_freed_pages, plan, spans
 from circuitcheck.runtimes.pytorch.engine.passes import Rows, read_group_means, read_units
 from circuitcheck.runtimes.pytorch.engine.replay import Replay
-from circuitcheck.runtimes.pytorch.engine.replay_proof import prove_replay
+from circuitcheck.runtimes.pytorch.engine.replay_proof import proven_replay
 from circuitcheck.runtimes.pytorch.forward import metric_of, metric_of_hidden
 from circuitcheck.runtimes.pytorch.ports.edits import Edits
 from circuitcheck.runtimes.pytorch.ports.ports import CannotEditError, Port
@@ -107,7 +107,7 @@ def batch_metric(
         for group in (queue := Queue((Block(start, stop, (0,)) for start, stop in groups), said.smaller)):
             replay, reason = None, ""
             try:
-                replay = prove_replay(model, record_clean_pass(model, rows.ids[group.prompts]))
+                replay = proven_replay(model, record_clean_pass(model, rows.ids[group.prompts]))
             except CannotReplayError as error:
                 reason = str(error)
             except (MemoryError, RuntimeError) as error:
