@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -37,6 +37,29 @@ the sum, which may cancel (6 were seen); and of the model's own type, in which r
 largest (half of one was seen)."""
 
 
+Passed = dict[int, tuple[Tensor, Tensor]]
+"""Place of a port to what passed it, and what its module made of that."""
+
+
+@dataclass(frozen=True)
+class _Clean:
+    """An untouched pass.
+
+    Attributes:
+        logits: at the last position, `[batch, vocabulary]`.
+        z: what passed each port, `[batch, seq, count, width]`.
+    """
+
+    logits: Tensor
+    z: Mapping[int, Tensor]
+
+    @classmethod
+    def of(cls, model: TorchModel, ports: Sequence[Port], ids: Tensor) -> _Clean:
+        """One pass, read at all ports."""
+        with reading(model.module, ports) as z:
+            return cls(last_logits(model, ids), z)
+
+
 def prove(model: TorchModel, ids: Tensor, kind: str = "head") -> None:
     """Runs every check on every port.
 
@@ -51,18 +74,17 @@ def prove(model: TorchModel, ids: Tensor, kind: str = "head") -> None:
     ports = replace(model, chosen=()).ports(kind)  # of all units, whichever are seen
     with torch.no_grad():
         # The later checks need what the earlier ones prove, so each group runs only where the one before it passed.
-        failures = (
-            [*_modules_exist(model, ports)]
-            or [*_run_once(model, ports, ids), *_finite(model, ids)]
-            or [
-                *_write_back(model, ports, ids),
-                *_ablation_matters(model, ports, ids, kind),
-                *_stands_in_front(model, ports, ids),
-                *_rebuild_output(model, ports, ids, kind),
+        failures = [*_modules_exist(model, ports)] or [*_run_once(model, ports, ids), *_finite(model, ids)]
+        if not failures:
+            clean, passed = _Clean.of(model, ports, ids), _passed(model, ports, ids)
+            failures = [
+                *_write_back(model, ports, ids, clean),
+                *_ablation_matters(model, ports, ids, clean, kind),
+                *_stands_in_front(model, ports, passed),
+                *_rebuild_output(model, ports, passed, kind),
                 *_handed_on(model, ports, ids),
-                *_readout(model, ids),
+                *_readout(model, ids, clean.logits),
             ]
-        )
     if failures:
         raise SiteError(
             f"{model.name}: the hooks fail {len(failures)} proof(s), so no {kind} of this model can be measured:\n  "
@@ -133,32 +155,27 @@ def _finite(model: TorchModel, ids: Tensor) -> Iterator[str]:
         yield _readout_failure(model, "the model's logits are NaN or infinite; its weights or activations overflow")
 
 
-def _write_back(model: TorchModel, ports: Sequence[Port], ids: Tensor) -> Iterator[str]:
+def _write_back(model: TorchModel, ports: Sequence[Port], ids: Tensor, clean: _Clean) -> Iterator[str]:
     """Check 1: writing back what was read leaves the logits bit-identical."""
-    with reading(model.module, ports) as z:
-        expected = last_logits(model, ids)
     for place, port in enumerate(ports):
-        written = _written(model, ports, place, z[place], ids)
+        written = _written(model, ports, place, clean.z[place], ids)
         if isinstance(written, str):
             yield _failure(port, "write back", written)
-        elif not torch.equal(expected, written):
-            difference = (expected - written).abs().max().item()
+        elif not torch.equal(clean.logits, written):
+            difference = (clean.logits - written).abs().max().item()
             yield _failure(
                 port, "write back", f"writing back the z that was read changes logits by up to {difference:.3g}"
             )
 
 
-def _ablation_matters(model: TorchModel, ports: Sequence[Port], ids: Tensor, kind: str) -> Iterator[str]:
+def _ablation_matters(model: TorchModel, ports: Sequence[Port], ids: Tensor, clean: _Clean, kind: str) -> Iterator[str]:
     """Check 2: ablating a layer's units changes the logits."""
-    expected = last_logits(model, ids)
-    with reading(model.module, ports) as values:
-        last_logits(model, ids)
     for place, port in enumerate(ports):
-        if port.latents is not None and not values[place].any():
+        if port.latents is not None and not clean.z[place].any():
             continue  # these few prompts turn none of them on
         zero = torch.zeros(*ids.shape, port.group.count, port.group.width, device=ids.device)
         ablated = _written(model, ports, place, zero, ids)
-        if isinstance(ablated, Tensor) and torch.equal(expected, ablated):
+        if isinstance(ablated, Tensor) and torch.equal(clean.logits, ablated):
             yield _failure(
                 port, "ablation matters", f"zeroing all of the layer's {kind}s leaves the logits as they were"
             )
@@ -176,14 +193,14 @@ def _written(model: TorchModel, ports: Sequence[Port], place: int, value: Tensor
         return str(error)
 
 
-def _rebuild_output(model: TorchModel, ports: Sequence[Port], ids: Tensor, kind: str) -> Iterator[str]:
+def _rebuild_output(model: TorchModel, ports: Sequence[Port], passed: Passed, kind: str) -> Iterator[str]:
     """Check 3: where a plain float linear map reads the units, what they write adds up to its output."""
-    for port in ports:
+    for place, (z, output) in passed.items():
+        port = ports[place]
         projection = model.module.get_submodule(port.module)
-        matrix = float_matrix(projection) if port.side == "input" and port.latents is None else None
+        matrix = float_matrix(projection)
         if matrix is None:
             continue
-        z, output = _passed(model, port, ids)
         per_unit = matrix.reshape(port.group.count, port.group.width, -1)
         rebuilt = torch.einsum("...hd,hdm->...m", port.split(z.double()), per_unit.double())
         bias = getattr(projection, "bias", None)
@@ -199,16 +216,14 @@ def _rebuild_output(model: TorchModel, ports: Sequence[Port], ids: Tensor, kind:
             yield _failure(port, f"{kind}s rebuild the output", detail)
 
 
-def _stands_in_front(model: TorchModel, ports: Sequence[Port], ids: Tensor) -> Iterator[str]:
+def _stands_in_front(model: TorchModel, ports: Sequence[Port], passed: Passed) -> Iterator[str]:
     """What is read is what attention computed: the projection makes of it, once more, what it made in the pass.
 
     A release may turn or scale a projection's input by a hook of its own. What is read behind that hook would go
     through it twice here.
     """
-    for port in ports:
-        if port.side == "output" or port.latents is not None:
-            continue
-        z, output = _passed(model, port, ids)
+    for place, (z, output) in passed.items():
+        port = ports[place]
         again = model.module.get_submodule(port.module)(z)
         error, allowed = _worst(again.double() - output.double(), _rounding(output, output.dtype))
         if not error <= allowed:
@@ -252,29 +267,38 @@ def float_matrix(projection: nn.Module) -> Tensor | None:
     return weight.detach() if isinstance(projection, Conv1D) else None
 
 
-def _passed(model: TorchModel, port: Port, ids: Tensor) -> tuple[Tensor, Tensor]:
-    """What passes an input port in one pass, and what its module makes of it."""
-    given, made = list[Tensor](), list[Tensor]()
+def _passed(model: TorchModel, ports: Sequence[Port], ids: Tensor) -> Passed:
+    """What passes the ports in front of linear maps in one pass, and what these make of it."""
+    given, made = dict[int, Tensor](), dict[int, Tensor]()
 
-    def read(tensor: Tensor) -> None:
-        given.append(tensor.clone())
+    def keep(place: int) -> Edit:
+        def read(tensor: Tensor) -> None:
+            given[place] = tensor.clone()
 
-    with (
-        editing(model.module, port, read),
-        post_hook(model.module.get_submodule(port.module), lambda _, __, output: made.append(output.clone())),
-    ):
+        return read
+
+    def note(place: int) -> Callable[[nn.Module, Any, Tensor], None]:
+        def read(_: nn.Module, __: Any, output: Tensor) -> None:
+            made[place] = output.clone()
+
+        return read
+
+    with ExitStack() as stack:
+        for place, port in enumerate(ports):
+            if port.side == "input" and port.latents is None:
+                stack.enter_context(editing(model.module, port, keep(place)))
+                stack.enter_context(post_hook(model.module.get_submodule(port.module), note(place)))
         last_logits(model, ids)
-    return given[0], made[0]
+    return {place: (given[place], made[place]) for place in given}
 
 
-def _readout(model: TorchModel, ids: Tensor) -> Iterator[str]:
+def _readout(model: TorchModel, ids: Tensor, logits: Tensor) -> Iterator[str]:
     """The metric that is read from the unembedding is a difference of the model's own logits.
 
     Of several pairs of tokens, because a transform that is not known may agree by chance on one.
     """
     if not _is_read(model) or (rows := float_rows(unembedding(model))) is None:
         return
-    logits = last_logits(model, ids)
     order = logits.argsort(-1)
     hidden, stored = final_hidden(model, ids), rows[0].dtype  # float32 logits may be of float16 ones
     foil = order[:, :1].expand(-1, len(READOUT_RANKS))
