@@ -72,7 +72,9 @@ def gate_session(config: pytest.Config) -> GateSession:
         from circuitcheck.plugin.progress_bars import TerminalProgress
         from circuitcheck.plugin.session import GateSession
         from circuitcheck.plugin.settings_checks import check
+        from circuitcheck.plugin.side_by_side import wait_passively
 
+        wait_passively()
         try:
             settings = read_settings(config)
             check(settings, config)
@@ -113,6 +115,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             raise pytest.Collector.CollectError(plain_lines(str(error))) from error
         run_store(metafunc.config).mark_collected()
         metafunc.parametrize(FIXTURE, cases, ids=str, indirect=True, scope="session")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Tells the run's session which cases its tests ask for, and whether somebody steps through them."""
+    config = session.config
+    if SESSION in config.stash:
+        gate, calls = config.stash[SESSION], [getattr(item, "callspec", None) for item in session.items]
+        chosen = [call.params[FIXTURE] for call in calls if call is not None and FIXTURE in call.params]
+        is_watched = config.getoption("usepdb", False) or config.getoption("trace", False)
+        gate.select(chosen, may_spread=not is_watched)
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,12 +32,14 @@ class References:
         models: loads the reference where it is needed.
         store: where all processes of the run keep what they measured of it.
         progress: how long work shows how far it is.
+        tasks: task, tokenizer and size of the vocabulary to the prompts.
     """
 
     settings: Settings
     models: Models
     store: Store
     progress: Progress
+    tasks: dict[tuple[str, str, int | None], Task] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
@@ -178,7 +180,13 @@ class References:
         """
         from circuitcheck.tasks.named import load_task
 
-        return load_task(case.task, model.tokenizer, prompts=self.settings.prompts, vocabulary=model.facts.vocabulary)
+        facts = model.facts
+        what = case.task, facts.fingerprints["tokenizer"], facts.vocabulary
+        if what not in self.tasks:
+            self.tasks[what] = load_task(
+                case.task, model.tokenizer, prompts=self.settings.prompts, vocabulary=facts.vocabulary
+            )
+        return self.tasks[what]
 
     def spec_of(self, case: Case) -> MeasurementSpec:
         """What this run measures of a case."""

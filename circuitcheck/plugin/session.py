@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from circuitcheck.plugin.models import Models
 from circuitcheck.plugin.progress_bars import Progress
 from circuitcheck.plugin.references import References
 from circuitcheck.plugin.settings import Settings
+from circuitcheck.plugin.side_by_side import CASES, Others, are_small
 from circuitcheck.plugin.store import Store
 from circuitcheck.report.fields import Entry
 
@@ -35,7 +37,7 @@ class GateSession:
         settings: what the run is to do.
         store: where the results of all processes of the run lie.
         progress: how long work shows how far it is.
-        processes: how many processes measure side by side.
+        processes: how many processes measure side by side; where it is one, the session may start more.
     """
 
     def __init__(self, settings: Settings, store: Store, progress: Progress, processes: int = 1) -> None:
@@ -48,13 +50,28 @@ class GateSession:
         self._store = store
         self._progress = progress
         self._processes = processes
+        self._are_small = are_small(settings)
+        self._others = Others(settings, store)
+        self._to_spread: Sequence[Case] = ()
         self._models = Models(settings)
         self._references = References(settings, self._models, store, progress)
         self._judge = Judge(settings, self.cases, self._models, self._references, store, progress)
 
     def entry(self, case: Case) -> Entry:
         """The report's entry of one case, measured once in the whole run; errors of its own kind become failures."""
-        return self._store.get_or_measure(case, lambda: self._measured(case) | {"unit": case.unit})
+        return self._store.get_or_measure(case, lambda: self._beside_others(case))
+
+    def select(self, chosen: Collection[Case], *, may_spread: bool) -> None:
+        """Takes which cases tests ask for, and whether other processes may measure some of them.
+
+        Under xdist the processes are there already, and large models use all threads.
+        """
+        if may_spread and self._processes == 1 and self._are_small and not self.settings.writes_baselines:
+            self._to_spread = [case for case in self.cases if case in chosen]
+
+    def measure_if_free(self, case: Case) -> None:
+        """Measures a case unless another process of the run has, or is about to."""
+        self._store.measure_if_free(case, lambda: self._measured(case))
 
     def entries(self) -> list[Entry]:
         """Entries of all cases that were measured by any process of the run."""
@@ -133,22 +150,33 @@ class GateSession:
             )
 
     def close(self) -> None:
-        """Frees the models."""
+        """Ends other processes, and frees the models."""
+        self._others.close()
         self._models.close()
+
+    def _beside_others(self, case: Case) -> Entry:
+        """The case's entry; with the first that is measured, other processes begin with the last ones."""
+        spread, self._to_spread = [other for other in self._to_spread if other != case], ()
+        if spread:
+            from circuitcheck.runtimes.pytorch.threads import thread_count
+
+            self._others.start(spread, min(thread_count(), len(spread) // CASES + 1) - 1)
+        return self._measured(case)
 
     def _measured(self, case: Case) -> Entry:
         from circuitcheck.report.document import failed_entry, run_entry
         from circuitcheck.runtimes.pytorch.loading.load import model_name
-        from circuitcheck.runtimes.pytorch.threads import share_of_threads
+        from circuitcheck.runtimes.pytorch.threads import computing_threads, share_of_threads
 
         try:
-            with share_of_threads(self._processes):
+            with computing_threads(1) if self._are_small else share_of_threads(self._processes):
                 baseline = self._references.of(case)
                 verdict = self._judge.verdict(case, baseline)
-                return run_entry(verdict) | self._judge.additions(case, baseline, verdict)
+                entry = run_entry(verdict) | self._judge.additions(case, baseline, verdict)
         except CircuitcheckError as error:
             message = self._with_way_out(error, case)
-            return failed_entry(model_name(self.settings.model), case.candidate_name, case.task_name, message)
+            entry = failed_entry(model_name(self.settings.model), case.candidate_name, case.task_name, message)
+        return entry | {"unit": case.unit}
 
     def _with_way_out(self, error: CircuitcheckError, case: Case) -> str:
         if not isinstance(error, BaselineError):

@@ -6,7 +6,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from circuitcheck.plugin.cases import Case
@@ -28,19 +28,28 @@ class Store:
         """What is kept under a name; made by the first process that asks, while the others wait."""
         file = self.directory / f"{name}.json"
         with self.lock(name):
-            if not file.exists():
-                unfinished = file.with_suffix(".unfinished")
-                unfinished.write_text(json.dumps(make()), encoding="utf-8")
-                unfinished.replace(file)
+            _make(file, make)
         entry: Entry = json.loads(file.read_text(encoding="utf-8"))
         return entry
 
+    def measure_if_free(self, case: Case, measure: Callable[[], Entry]) -> None:
+        """Measures a case unless another process of the run has, or is about to."""
+        from filelock import Timeout
+
+        file = self._file(case)
+        with suppress(Timeout), self.lock(file.stem, seconds=0):
+            _make(file, measure)
+
     @contextmanager
-    def lock(self, name: str) -> Iterator[None]:
-        """Held by one process of the run at a time."""
+    def lock(self, name: str, seconds: float = -1) -> Iterator[None]:
+        """Held by one process of the run at a time; the others wait, at most so long where `seconds` is not below 0.
+
+        Raises:
+            filelock.Timeout: it was not to be had in time.
+        """
         from filelock import FileLock
 
-        with FileLock(self.directory / f"{name}.lock"):
+        with FileLock(self.directory / f"{name}.lock", seconds):
             yield
 
     def entries(self, cases: list[Case]) -> list[Entry]:
@@ -68,3 +77,10 @@ class Store:
 
     def _file(self, case: Case) -> Path:
         return self.directory / f"case-{case.number:04d}.json"
+
+
+def _make(file: Path, make: Callable[[], Entry]) -> None:
+    if not file.exists():
+        unfinished = file.with_suffix(".unfinished")
+        unfinished.write_text(json.dumps(make()), encoding="utf-8")
+        unfinished.replace(file)

@@ -1,0 +1,118 @@
+"""Several processes for one run: small models use one thread each, and their cases are spread over the cores.
+
+While this process measures the cases from the first on, others begin with the last, and all of them leave what they
+find in the store of the run. One that is lost costs nothing but its case, which the process that needs it measures.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+from circuitcheck.core.candidates import EMBEDDED, GGUF, ONNX, PRECISIONS, split_variant
+from circuitcheck.core.progress import Advance, silent
+from circuitcheck.plugin.cases import Case
+from circuitcheck.plugin.settings import Settings
+from circuitcheck.plugin.store import Store
+
+SMALL = 32 * 2**20
+"""Bytes of weights up to which a second thread gains little and a copy of the model costs little: the embedded model's
+whole gate was 1.25 times as fast with two threads, and with two processes TIMES times."""
+
+CASES = 3
+"""Fewest cases for which another process is started: before it measures, it imports for as long as one takes."""
+
+WEIGHTS = (".safetensors", ".bin", GGUF, ONNX)
+
+WAIT = "OMP_WAIT_POLICY"
+
+_MAIN = "import sys; sys.path[:] = sys.argv[1:]; from circuitcheck.plugin.side_by_side import main; main()"
+
+
+def wait_passively() -> None:
+    """Lets threads that wait for each other sleep, where torch is not loaded yet; a variable that is set stays.
+
+    By default OpenMP's threads spin, and on a machine that does anything else the one that is waited for gets no core:
+    a gate beside one busy process took several times as long.
+    """
+    if "torch" not in sys.modules:
+        os.environ.setdefault(WAIT, "PASSIVE")
+
+
+def are_small(settings: Settings) -> bool:
+    """Whether all models of a run are at hand, run on the CPU, and are small enough for one thread each."""
+    named = [settings.model, *(split_variant(spec)[0] for spec in settings.candidates if spec not in PRECISIONS)]
+    return settings.device in ("auto", "cpu") and all(name == EMBEDDED or 0 < _bytes(name) <= SMALL for name in named)
+
+
+def _bytes(name: str) -> int:
+    """Bytes of a model's weights; 0 where it is not here."""
+    path = Path(name)
+    files = path.rglob("*") if path.is_dir() else [path]
+    try:
+        return sum(file.stat().st_size for file in files if file.suffix in WEIGHTS)
+    except OSError:
+        return 0
+
+
+class Others:
+    """The other processes of a run, ended with it.
+
+    Args:
+        settings: what the run is to do.
+        store: where the results of all its processes lie.
+    """
+
+    def __init__(self, settings: Settings, store: Store) -> None:
+        self._settings = settings
+        self._store = store
+        self._running: list[subprocess.Popen[bytes]] = []
+
+    def start(self, cases: Sequence[Case], count: int) -> None:
+        """Starts `count` processes that measure cases, the last ones first."""
+        if not count:
+            return
+        # Nothing that only the report is held against, which may be large.
+        given = pickle.dumps((replace(self._settings, compare=None), str(self._store.directory), cases, count + 1))
+        command = [sys.executable, "-c", _MAIN, *sys.path]
+        for _ in range(count):
+            process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
+            self._running.append(process)
+            assert process.stdin is not None
+            try:
+                with process.stdin as stream:
+                    stream.write(given)
+            except OSError:  # it ended at once, and this process does all
+                continue
+
+    def close(self) -> None:
+        """Ends them, whatever they are at."""
+        for process in self._running:
+            process.kill()
+            process.wait()
+        self._running.clear()
+
+
+def main() -> None:
+    """Measures what it is given on standard input, until nothing is left or the process that gave it has ended."""
+    from circuitcheck.plugin.session import GateSession
+
+    parent = os.getppid()
+    settings, directory, cases, processes = pickle.load(sys.stdin.buffer)
+    session = GateSession(settings, Store(Path(directory)), _shows_nothing, processes)
+    for case in reversed(cases):
+        if os.getppid() != parent:
+            return
+        session.measure_if_free(case)
+
+
+def _shows_nothing(_: str) -> AbstractContextManager[Advance]:
+    return nullcontext(silent)

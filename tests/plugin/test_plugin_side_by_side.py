@@ -1,0 +1,177 @@
+"""Cases of small models are spread over processes, and threads that wait sleep."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from gate_runner import Gate, report_section
+
+from circuitcheck.core.candidates import EMBEDDED
+from circuitcheck.plugin import side_by_side
+from circuitcheck.plugin.cases import Case
+from circuitcheck.plugin.session import GateSession
+from circuitcheck.plugin.settings import Settings
+from circuitcheck.plugin.side_by_side import SMALL, Others, _shows_nothing, are_small
+from circuitcheck.plugin.store import Store
+
+PATIENCE = 240
+"""Seconds for a process to import and measure; a guard against hanging, not a measurement."""
+
+
+def settings_of(gate: Gate, **more: object) -> Settings:
+    tasks = tuple(str(gate.path / name) for name in ("ioi.jsonl", "facts.jsonl"))
+    known = {"candidates": ("f32", "f16"), "tasks": tasks, "baselines": gate.path / "baselines"}
+    return Settings(model=str(gate.model), **known | more)
+
+
+def session_of(settings: Settings, store: Path) -> GateSession:
+    store.mkdir()
+    return GateSession(settings, Store(store), _shows_nothing)
+
+
+def test_a_run_says_the_same_however_many_processes_measure(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate.configure(candidates=["f32", "f16"], tasks=["ioi.jsonl", "facts.jsonl"])
+    alone = gate.run_subprocess("--circuit-report-dir", "alone")
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    together = gate.run_subprocess("--circuit-report-dir", "together")
+    assert alone.ret == together.ret == pytest.ExitCode.OK
+    assert report_section(alone) == report_section(together)
+    files = [gate.path / name / "report.json" for name in ("alone", "together")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_another_process_measures_what_this_one_would(gate: Gate, tmp_path: Path) -> None:
+    settings, folder = settings_of(gate), tmp_path / "others"
+    here = session_of(settings, tmp_path / "here")
+    folder.mkdir()
+    store, others = Store(folder), Others(settings, Store(folder))
+    others.start(here.cases, 1)
+    try:
+        until = time.monotonic() + PATIENCE
+        while len(store.entries(here.cases)) < len(here.cases) and time.monotonic() < until:
+            time.sleep(0.1)
+    finally:
+        others.close()
+    assert store.entries(here.cases) == [here.entry(case) for case in here.cases]
+
+
+def test_one_that_is_lost_costs_nothing(gate: Gate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here its program is not even found."""
+    monkeypatch.setattr(side_by_side, "_MAIN", "raise SystemExit(3)")
+    monkeypatch.setattr("circuitcheck.runtimes.pytorch.threads.thread_count", lambda: 2)
+    here = session_of(settings_of(gate), tmp_path / "here")
+    here.select(here.cases, may_spread=True)
+    try:
+        assert [here.entry(case)["verdict"] for case in here.cases] == ["PASS"] * 4
+    finally:
+        here.close()
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, int]]]:
+    """How many cases each start was given, and how many processes; none is started, and nothing is measured."""
+    found: list[tuple[int, int]] = []
+    monkeypatch.setattr(Others, "start", lambda _, cases, count: found.append((len(cases), count)))
+    monkeypatch.setattr(GateSession, "_measured", lambda *_: {"verdict": "PASS"})
+    return found
+
+
+@pytest.mark.parametrize(("threads", "cases", "expected"), [(1, 12, 0), (2, 12, 1), (8, 12, 3), (2, 3, 0), (2, 4, 1)])
+def test_how_many_processes_are_started(
+    started: list[tuple[int, int]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    threads: int,
+    cases: int,
+    expected: int,
+) -> None:
+    """One for every three cases that are left, and never more than cores."""
+    monkeypatch.setattr("circuitcheck.runtimes.pytorch.threads.thread_count", lambda: threads)
+    here = session_of(Settings(), tmp_path / "here")
+    assert len(here.cases) == 12
+    here.select(here.cases[:cases], may_spread=True)
+    for case in here.cases[:cases]:
+        here.entry(case)
+    assert started == [(cases - 1, expected)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "processes", "may_spread"),
+    [
+        (Settings(), 2, True),  # xdist's workers share the cases already
+        (Settings(), 1, False),  # somebody steps through them
+        (Settings(calibrate=True), 1, True),
+        (Settings(device="cuda"), 1, True),
+        (Settings(model="owner/name"), 1, True),
+    ],
+)
+def test_when_none_is(
+    started: list[tuple[int, int]], tmp_path: Path, settings: Settings, processes: int, may_spread: bool
+) -> None:
+    here = GateSession(settings, Store(tmp_path), _shows_nothing, processes)
+    here.select(here.cases, may_spread=may_spread)
+    here.entry(here.cases[0])
+    assert started == []
+
+
+def test_a_case_that_another_process_holds_is_left_to_it(tmp_path: Path) -> None:
+    store, case, made = Store(tmp_path), Case(0, "f16", "ioi"), []
+    with Store(tmp_path).lock("case-0000"):
+        store.measure_if_free(case, lambda: made.append(1) or {})
+    assert made == []
+    assert store.entries([case]) == []
+    for _ in range(2):
+        store.measure_if_free(case, lambda: made.append(1) or {"verdict": "PASS"})
+    assert made == [1]
+    assert store.entries([case]) == [{"verdict": "PASS"}]
+
+
+def test_which_models_are_small(tmp_path: Path) -> None:
+    def sized(name: str, size: int) -> str:
+        file = tmp_path / name
+        file.parent.mkdir(exist_ok=True)
+        with file.open("wb") as stream:
+            stream.truncate(size)  # sparse: takes no space
+        return name
+
+    small, large = sized("small/model.safetensors", SMALL), sized("large/model-1.safetensors", SMALL + 1)
+    gguf = str(tmp_path / sized("large.gguf", SMALL + 1))
+    assert are_small(Settings())
+    assert are_small(Settings(model=EMBEDDED, candidates=("f16", "int8")))
+    assert are_small(Settings(model=str(tmp_path / small.split("/")[0])))
+    assert not are_small(Settings(model=str(tmp_path / large.split("/")[0])))
+    assert not are_small(Settings(candidates=(f"{gguf}@kv=q8_0",)))
+    assert not are_small(Settings(model=str(tmp_path / "absent")))
+    assert not are_small(Settings(device="cuda:1"))
+
+
+@pytest.mark.parametrize(
+    ("before", "given", "expected"),
+    [("", None, "PASSIVE"), ("", "ACTIVE", "ACTIVE"), ("import torch; ", None, "None")],
+)
+def test_threads_that_wait_sleep(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, before: str, given: str | None, expected: str
+) -> None:
+    """Only before torch is loaded can it be told, and what somebody has chosen stays."""
+    monkeypatch.delenv(side_by_side.WAIT, raising=False)
+    if given:
+        monkeypatch.setenv(side_by_side.WAIT, given)
+    result = pytester.runpython_c(
+        f"{before}import os\nfrom circuitcheck.plugin.side_by_side import wait_passively\nwait_passively()\n"
+        f"print('waits:', os.environ.get('{side_by_side.WAIT}'))\n"
+    )
+    result.stdout.fnmatch_lines([f"waits: {expected}"])
+
+
+def test_the_gate_says_so_before_torch_is_loaded(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(side_by_side.WAIT, raising=False)
+    (gate.path / "conftest.py").write_text(
+        "import os, sys\n\n\n"
+        "def pytest_collection_finish(session):\n"
+        f"    print('waits:', os.environ['{side_by_side.WAIT}'], 'torch' in sys.modules)\n"
+    )
+    result = gate.run_subprocess("--collect-only", "-q", "-s", "--circuit-report")
+    result.stdout.fnmatch_lines(["*waits: PASSIVE False"])
