@@ -72,12 +72,13 @@ def whole_output(model: TorchModel, ids: Tensor) -> Any:
     return model.module(ids, **_pass_options(model.module, use_cache=False))
 
 
-def final_hidden(model: TorchModel, ids: Tensor) -> Tensor:
+def final_hidden(model: TorchModel, ids: Tensor, cache: Any = None) -> Tensor:
     """Runs the model and returns what its unembedding reads at the last position.
 
     Args:
         model: the model, whose own code runs unchanged.
         ids: token ids, `[batch, seq]`, on the model's device.
+        cache: keys and values of what stands before `ids`, to which those of `ids` are added; none by default.
 
     Returns:
         `[batch, d_model]`, in the model's own dtype.
@@ -85,8 +86,9 @@ def final_hidden(model: TorchModel, ids: Tensor) -> Tensor:
     Raises:
         ConfigurationError: the model has no unembedding.
     """
+    kept = {} if cache is None else {"past_key_values": cache}
     with record_input(unembedding(model)) as inputs:
-        model.module(ids, **_pass_options(model.module, use_cache=False, logits_to_keep=1))
+        model.module(ids, **kept, **_pass_options(model.module, use_cache=cache is not None, logits_to_keep=1))
     return inputs[-1][:, -1]
 
 

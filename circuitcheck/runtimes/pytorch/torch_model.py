@@ -26,12 +26,12 @@ class Proven:
 
     Attributes:
         hooks: kind of unit, length of prompts and metric for which its hooks were proven.
-        replays: length of prompts, how many of them the proof ran and the most rows in a pass, to what a replay may
-            leave out, or why there is none.
+        replays: length of prompts, positions that are replayed, how many prompts the proof ran and the most rows in a
+            pass, to what a replay may leave out, or why there is none.
     """
 
     hooks: set[tuple[str, int, str]] = field(default_factory=set)
-    replays: dict[tuple[int, int, int | None], Any] = field(default_factory=dict)
+    replays: dict[tuple[int, int, int, int | None], Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ def test_what_cannot_be_replayed_is_said_again_and_not_tried_again(monkeypatch):
     np.testing.assert_array_equal(first, second)
     assert len(tried) == 1
     with pytest.raises(CannotReplayError, match="layer 1 gives something else"):
-        replay_proof.proven_replay(model, tried[0])
+        replay_proof.proven_replay(model, tried[0], 6)
 
 
 def test_a_fresh_record_of_proofs_starts_empty(proofs):

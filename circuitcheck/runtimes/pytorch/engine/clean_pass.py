@@ -30,8 +30,16 @@ class CannotReplayError(Exception):
     """This model must be run by full passes; the message says why."""
 
 
+class OfPrompts:
+    """An argument of a layer that knows how it looks for some rows."""
+
+    def rows(self, prompts: slice, copies: int) -> Any:
+        """What the layer is given for `copies` rows of each of these prompts, those of one copy behind one another."""
+        raise NotImplementedError
+
+
 @dataclass(frozen=True)
-class PerPrompt:
+class PerPrompt(OfPrompts):
     """An argument of a layer with one entry a prompt, `[batch, ...]`, or `[1, ...]` where all entries are equal."""
 
     tensor: Tensor
@@ -94,12 +102,13 @@ class CleanPass:
     final: Tensor
 
 
-def record_clean_pass(model: TorchModel, ids: Tensor) -> CleanPass:
+def record_clean_pass(model: TorchModel, ids: Tensor, cache: Any = None) -> CleanPass:
     """Runs the prompts and records every layer.
 
     Args:
         model: the model, in evaluation mode.
         ids: token ids, `[batch, seq]`, on the model's device.
+        cache: keys and values of what stands before `ids`, to which those of `ids` are added; none by default.
 
     Raises:
         CannotReplayError: a layer does not run once, or takes or returns something that a replay cannot stand in for;
@@ -127,7 +136,7 @@ def record_clean_pass(model: TorchModel, ids: Tensor) -> CleanPass:
         # Only what the unembedding is given counts, and the product with a whole vocabulary is not cheap.
         stack.enter_context(shadowed(unembedding(model), lambda x, *_, **__: x))
         try:
-            final = final_hidden(model, ids)
+            final = final_hidden(model, ids, cache)
         except REFUSALS as error:
             if not is_refusal(error):
                 raise
@@ -243,7 +252,7 @@ def _condensed(value: Any, batch: int) -> Any:
 
 
 def _rows(value: Any, prompts: slice, copies: int) -> Any:
-    if isinstance(value, PerPrompt):
+    if isinstance(value, OfPrompts):
         return value.rows(prompts, copies)
     if type(value) in (tuple, list):
         return type(value)(_rows(part, prompts, copies) for part in value)

@@ -26,6 +26,9 @@ MOST_TOKENS = {"cpu": 1024, "cuda": 65536}
 """Tokens of one batch beyond which nothing gets faster: on a CPU the activations leave the cache, on a GPU the matrix
 units are full."""
 
+MOST_ANSWERS = {"cpu": 256, "cuda": 8192}
+"""The same where a row is one token, which brings the keys and values of its prompt along."""
+
 LEARNED = 2**25 - 2**16
 """Just under the largest allocation from whose release the GNU allocator learns."""
 
@@ -238,6 +241,27 @@ def plan(model: TorchModel, seq: int, batch: int, memory: int | None) -> Plan:
     return Plan(prompts, max(1, min(wanted, (budget - prompts * record) // row)), wanted)
 
 
+def plan_answers(model: TorchModel, seq: int, batch: int, memory: int | None) -> Plan | None:
+    """The same where only the answer position runs, beside the keys and values of the others.
+
+    Args:
+        model: the model.
+        seq: tokens of a prompt.
+        batch: number of prompts.
+        memory: the budget in bytes; by default a share of what is free.
+
+    Returns:
+        None where the keys and values of one prompt do not fit the budget as well.
+    """
+    record, row = record_bytes(model, seq) + kept_bytes(model, seq), answer_row_bytes(model, seq)
+    budget = (default_budget(model.device) if memory is None else memory) - readout_bytes(model)
+    if budget < record + row:
+        return None
+    prompts = max(1, min(model.at_most(batch) or batch, int(RECORD_SHARE * budget) // record))
+    wanted = model.at_most(MOST_ANSWERS.get(model.device.type, MOST_ANSWERS["cuda"])) or 1
+    return Plan(prompts, max(1, min(wanted, (budget - prompts * record) // row)), wanted)
+
+
 def rows_by_speed(model: TorchModel, seq: int) -> int:
     """How many rows of `seq` tokens run together if memory is no matter."""
     rows = max(1, MOST_TOKENS.get(model.device.type, MOST_TOKENS["cuda"]) // seq)
@@ -279,6 +303,23 @@ def row_bytes(model: TorchModel, seq: int) -> int:
         stream = max(stream, 4 * _stream_width(model, site.projection))
     size = 4 if model.wide else _element_size(model.module)
     return seq * (2 * widest + scores + stream) * size + _logit_bytes(model, seq)
+
+
+def kept_bytes(model: TorchModel, seq: int) -> int:
+    """Memory that the keys and values of one prompt take, of every layer: at the most those of each query head."""
+    sites = model.structure.layers
+    return 2 * seq * sum(site.n_heads * site.d_head for site in sites) * _element_size(model.module)
+
+
+def answer_row_bytes(model: TorchModel, seq: int) -> int:
+    """Memory that a row of the answer position alone needs while it runs.
+
+    That of one token, its scores and, twice, the keys and values of all others in one layer: they are copied behind one
+    another, and shared ones once more for each query head.
+    """
+    widest = max((site.n_heads * site.d_head, site.n_heads) for site in model.structure.layers)
+    size = 4 if model.wide else _element_size(model.module)
+    return row_bytes(model, 1) + seq * (4 * widest[0] + 3 * widest[1]) * size
 
 
 def readout_bytes(model: TorchModel) -> int:

@@ -43,14 +43,19 @@ SUM_STEPS = 64
 and a layer sums over at most some ten thousand."""
 
 
-def proven_replay(model: TorchModel, clean: CleanPass) -> Replay:
+def proven_replay(model: TorchModel, clean: CleanPass, seq: int) -> Replay:
     """A replay as it was proven for prompts of this length on this model; proven by `prove_replay` where none was.
+
+    Args:
+        model: the model, in evaluation mode.
+        clean: the record of its clean pass, of all positions or of the last.
+        seq: tokens of a prompt.
 
     Raises:
         CannotReplayError: as `prove_replay`, of which the first prompts of a length decide.
     """
     known = model.proven_here.replays
-    what = clean.ids.shape[1], min(PROMPTS, len(clean.ids)), model.batch_size
+    what = seq, clean.ids.shape[1], min(PROMPTS, len(clean.ids)), model.batch_size
     if what not in known:
         try:
             replay = prove_replay(model, clean)

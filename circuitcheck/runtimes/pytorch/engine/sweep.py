@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,11 +19,21 @@ from circuitcheck.core.units import Unit
 from circuitcheck.runtimes.pytorch.engine.clean_pass import (
     REFUSALS,
     CannotReplayError,
+    CleanPass,
     is_refusal,
     record_clean_pass,
     refusal,
 )
-from circuitcheck.runtimes.pytorch.engine.packing import Block, Plan, Queue, blocks, keep_freed_pages, plan, spans
+from circuitcheck.runtimes.pytorch.engine.packing import (
+    Block,
+    Plan,
+    Queue,
+    blocks,
+    keep_freed_pages,
+    plan,
+    plan_answers,
+    spans,
+)
 from circuitcheck.runtimes.pytorch.engine.passes import Rows, read_group_means, read_units
 from circuitcheck.runtimes.pytorch.engine.replay import Replay
 from circuitcheck.runtimes.pytorch.engine.replay_proof import proven_replay
@@ -95,7 +105,8 @@ def batch_metric(
     if engine == "replay" and model.quantity.function is not None:
         engine = "full"
         said.full_passes(f"{model.quantity.name} is a function of the model's whole output")
-    if _is_forced(model, packing, len(rows), len(sets), engine):
+    ways = _ways(model, rows, values, packing, said, work)
+    if _is_forced(model, packing if engine == "full" else ways[0].packing, len(rows), len(sets), engine):
         said.smaller()
     sweep = Sweep(model, ports, rows, values, sets, work, packing, said)
     metric = torch.empty(len(sets), len(rows), device=rows.ids.device)
@@ -103,22 +114,53 @@ def batch_metric(
         if engine == "full":
             sweep.full_passes(slice(0, len(rows)), metric)
             return metric.cpu().numpy()
-        groups = spans(len(rows), packing.prompts) if sets else ()
+        groups = spans(len(rows), min(way.packing.prompts for way in ways)) if sets else ()
         for group in (queue := Queue((Block(start, stop, (0,)) for start, stop in groups), said.smaller)):
-            replay, reason = None, ""
-            try:
-                replay = proven_replay(model, record_clean_pass(model, rows.ids[group.prompts]))
-            except CannotReplayError as error:
-                reason = str(error)
-            except (MemoryError, RuntimeError) as error:
-                queue.halve(group, error)
-                continue
-            if replay is not None:
-                reason = sweep.replays(replay, group.prompts, metric)
-            if reason:
-                said.full_passes(f"a replay does not stand for it: {reason}")
+            for way in ways:
+                try:
+                    replay = proven_replay(model, way.record(model, rows.ids[group.prompts]), rows.ids.shape[1])
+                except CannotReplayError as error:
+                    way.refused(str(error))
+                    continue
+                except (MemoryError, RuntimeError) as error:
+                    queue.halve(group, error)
+                    break
+                reason = sweep.replays(replay, group.prompts, way.packing.rows, metric)
+                if not reason:
+                    break
+                way.refused(reason)
+            else:
                 sweep.full_passes(group.prompts, metric)
     return metric.cpu().numpy()
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to replay.
+
+    Attributes:
+        record: makes the record of a clean pass that rows start from.
+        packing: how many of them run together.
+        refused: is told why it does not stand for the model.
+    """
+
+    record: Callable[[TorchModel, Tensor], CleanPass]
+    packing: Plan
+    refused: Callable[[str], None]
+
+
+def _ways(model: TorchModel, rows: Rows, values: Sequence[Tensor], packing: Plan, said: Notes, work: Work) -> list[Way]:
+    """The ways to replay, the cheapest first."""
+    ways = [Way(record_clean_pass, packing, said.no_replay)]
+    seq = rows.ids.shape[1]
+    if seq > 1 and all(value.shape[1] == 1 for value in values):
+        answers = plan_answers(model, seq, len(rows), work.memory)
+        if answers is not None:
+            # It knows transformers' cache, which a model of the user's own does without.
+            from circuitcheck.runtimes.pytorch.engine.answer_position import record_answer_position
+
+            ways.insert(0, Way(record_answer_position, answers, said.whole_prompts))
+    return ways
 
 
 def _is_forced(model: TorchModel, packing: Plan, prompts: int, sets: int, engine: Engine) -> bool:
@@ -138,6 +180,17 @@ class Notes:
     def full_passes(self, reason: str) -> None:
         """The model was not replayed."""
         self._say(f"{self.model.name}: every intervention ran as a full pass", f", because {reason}.")
+
+    def no_replay(self, reason: str) -> None:
+        """Nothing could be replayed."""
+        self.full_passes(f"a replay does not stand for it: {reason}")
+
+    def whole_prompts(self, reason: str) -> None:
+        """What was replaced at the answer position was not replayed at that position alone."""
+        self._say(
+            f"{self.model.name}: interventions at the answer position ran over whole prompts",
+            f", because a pass of that position alone does not stand for it: {reason}.",
+        )
 
     def smaller(self) -> None:
         """Batches were smaller than they would be with more memory."""
@@ -175,8 +228,14 @@ class Sweep:
     packing: Plan
     said: Notes
 
-    def replays(self, replay: Replay, prompts: slice, metric: Tensor) -> str:
+    def replays(self, replay: Replay, prompts: slice, most: int, metric: Tensor) -> str:
         """Runs what follows each intervention, `prompts` being those of the record; fills `metric[:, prompts]`.
+
+        Args:
+            replay: the replay.
+            prompts: those of the record.
+            most: rows that run together.
+            metric: what is filled.
 
         Returns:
             Why the model's own code does not run with these units replaced, which the proof of the replay, that
@@ -195,7 +254,7 @@ class Sweep:
         if starting and min(starting) < 0:
             return "some units stand before its first layer"
         for first in sorted(starting):
-            queue = Queue(blocks(len(rows), starting[first], self.packing.rows), self.said.smaller)
+            queue = Queue(blocks(len(rows), starting[first], most), self.said.smaller)
             for block in queue:
                 try:
                     part, count = rows.part(block.prompts), len(block.sets)

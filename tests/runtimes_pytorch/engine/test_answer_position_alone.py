@@ -1,0 +1,176 @@
+"""Edits of the answer position alone run that position alone, beside the clean run's keys and values, where proven."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import micro_model
+import numpy as np
+import pytest
+import tiny_circuits
+import tiny_models
+import torch
+from patches import ablated_metric, alone, patched_rows, repaired_metric, units_of
+from torch import Tensor, nn
+
+from circuitcheck.core.errors import MemoryBudgetError
+from circuitcheck.core.prompts import Task
+from circuitcheck.runtimes.pytorch.engine.packing import answer_row_bytes, kept_bytes, record_bytes, row_bytes
+from circuitcheck.runtimes.pytorch.hooked import HookedModel
+
+BATCH, SEQ = 5, 9
+
+# Logits of about 10 in float32, summed in another order by other batch shapes.
+ROUNDING = 2e-5
+
+DECODING = [
+    name
+    for name in tiny_models.SETTINGS
+    if name not in ("bert", "bert-classifier", "roberta", "distilbert", "bloom", "gpt_bigcode", "ctrl", "mamba")
+]
+"""Among them sliding windows of 4 of the 9 tokens, experts, ALiBi, learned and rotary positions, and shared keys."""
+
+WHOLE = {
+    "bert": "earlier positions see the last one",
+    "distilbert": "does not keep the keys and values",
+    "bloom": "cannot be run alone",
+    "gpt_bigcode": "cannot be run alone",
+}
+"""Models whose answer position cannot run alone, and why."""
+
+
+@contextmanager
+def tokens_in_last_layer(model: HookedModel) -> Iterator[list[int]]:
+    """How many tokens a row has in each call of the last layer's output projection."""
+    seen: list[int] = []
+
+    def see(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        seen.append(arguments[0].shape[-2])
+
+    handle = model.module.get_submodule(model.structure.layers[-1].path).register_forward_pre_hook(see)
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+def both(model: HookedModel, kind: str = "head", notes: list[str] | None = None) -> tuple[Tensor, Tensor]:
+    """M with random values at the answer position of each unit, of all at once and of none, replayed and in full."""
+    ids, targets = tiny_models.token_ids(BATCH, SEQ), tiny_models.token_ids(2, BATCH, seed=1)
+    sets = [*alone(units_of(model, kind)), units_of(model, kind), ()]
+    generator = torch.Generator().manual_seed(2)
+    values = [
+        torch.randn(BATCH, 1, port.group.count, port.group.width, generator=generator) for port in model.ports(kind)
+    ]
+    found = patched_rows(model, ids, *targets, values, sets, kind=kind, notes=notes)
+    return found, patched_rows(model, ids, *targets, values, sets, kind=kind, engine="full")
+
+
+@pytest.mark.parametrize("name", DECODING)
+def test_one_position_gives_what_full_passes_give(name: str) -> None:
+    notes: list[str] = []
+    found, full = both(tiny_models.tiny_model(name), notes=notes)
+    torch.testing.assert_close(found, full, rtol=1e-5, atol=ROUNDING)
+    assert notes == []
+
+
+@pytest.mark.parametrize("kind", ["block", "neuron"])
+@pytest.mark.parametrize("name", ["gpt_neox", "llama", "opt"])
+def test_other_units_are_replaced_at_one_position_as_well(name: str, kind: str) -> None:
+    found, full = both(tiny_models.tiny_model(name), kind)
+    torch.testing.assert_close(found, full, rtol=1e-5, atol=ROUNDING)
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_where_one_position_does_not_stand_for_the_model_whole_prompts_run_and_it_is_said(name: str) -> None:
+    notes: list[str] = []
+    found, full = both(tiny_models.tiny_model(name), notes=notes)
+    torch.testing.assert_close(found, full, rtol=1e-5, atol=ROUNDING)
+    (note,) = (note for note in notes if "whole prompts" in note)
+    assert note.startswith(f"{name}: interventions at the answer position ran over whole prompts, because")
+    assert WHOLE[name] in note
+
+
+def test_a_model_that_is_no_transformer_of_the_library_runs_whole_prompts() -> None:
+    notes: list[str] = []
+    ablated_metric(micro_model.one_layer(), micro_model.micro_task(), [0], "zero", at="answer", notes=notes)
+    assert "keeps no keys and values (TypeError" in notes[0]
+
+
+def test_a_layer_that_shows_earlier_positions_the_last_one_is_found_out() -> None:
+    model = tiny_models.tiny_model()
+    mlp = model.module.get_submodule("gpt_neox.layers.0.mlp")
+    own = mlp.forward
+    mlp.forward = lambda x: own(x + x.mean(1, keepdim=True))
+    notes: list[str] = []
+    found, full = both(model, notes=notes)
+    torch.testing.assert_close(found, full, rtol=1e-5, atol=ROUNDING)
+    assert "earlier positions see the last one in layer 1" in notes[0]
+
+
+def test_a_model_that_decodes_wrongly_is_found_out() -> None:
+    """As one whose rotary positions start at 0 in every pass."""
+    model = tiny_models.tiny_model()
+    rotary = model.module.get_submodule("gpt_neox.rotary_emb")
+    own = rotary.forward
+    rotary.forward = lambda x, position_ids: own(x, position_ids - position_ids.min())
+    notes: list[str] = []
+    found, full = both(model, notes=notes)
+    torch.testing.assert_close(found, full, rtol=1e-5, atol=ROUNDING)
+    assert "does not reproduce the clean pass" in notes[0]
+
+
+def test_rows_are_one_token() -> None:
+    with tokens_in_last_layer(model := tiny_models.tiny_model()) as seen:
+        both(model)
+    sets = len(units_of(model)) + 2
+    # In the end each set's full pass; before, the proof that no position sees a later one runs twice, the record once.
+    assert seen[-sets:] == [SEQ] * sets
+    assert seen[:-sets].count(SEQ) == 3
+    # A layer that rows start in is given the prompts joined, one token of each.
+    assert set(seen) - {SEQ} <= set(range(1, BATCH + 1))
+
+
+def test_values_that_are_given_at_the_answer_position_are_repaired_there(model_and_task: Any) -> None:
+    model, task = model_and_task
+    z = model.activations(task.prompts(range(8)), "head")
+    given = replace(z, groups=tuple(2 * group for group in z.groups)).answer_position()
+    sets = [*alone(units_of(model)), units_of(model)]
+    found = repaired_metric(model, task, given, sets)
+    np.testing.assert_allclose(found, repaired_metric(model, task, given, sets, engine="full"), atol=ROUNDING, rtol=0)
+
+
+@pytest.fixture(scope="module")
+def model_and_task() -> tuple[HookedModel, Task]:
+    model = tiny_models.tiny_model()
+    return model, tiny_circuits.solvable_task(model)
+
+
+def test_one_row_at_a_time_runs_whole_prompts() -> None:
+    notes: list[str] = []
+    found, full = both(replace(tiny_models.tiny_model(), batch_size=1), notes=notes)
+    torch.testing.assert_close(found, full, rtol=0, atol=0)
+    assert "one whole prompt at a time" in notes[0]
+
+
+def test_keys_and_values_are_part_of_the_budget() -> None:
+    model = tiny_models.tiny_model()
+    ids, targets = tiny_models.token_ids(BATCH, SEQ), tiny_models.token_ids(2, BATCH, seed=1)
+    values = [torch.zeros(BATCH, 1, port.group.count, port.group.width) for port in model.ports("head")]
+
+    def run(memory: int | None) -> tuple[Tensor, list[int]]:
+        with tokens_in_last_layer(model) as seen:
+            return patched_rows(model, ids, *targets, values, alone(units_of(model)), memory=memory), seen
+
+    expected, _ = run(None)
+    least = record_bytes(model, SEQ) + row_bytes(model, SEQ)
+    needed = record_bytes(model, SEQ) + kept_bytes(model, SEQ) + answer_row_bytes(model, SEQ)
+    for memory in (max(least, needed), 4 * least):
+        found, seen = run(memory)
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=ROUNDING)
+        assert 1 in seen
+    with pytest.raises(MemoryBudgetError):
+        run(least - 1)
