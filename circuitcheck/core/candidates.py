@@ -23,6 +23,9 @@ PRECISIONS = (*DEFAULT_CANDIDATES, *RTN, *TORCHAO, *BITSANDBYTES)
 SAVED = "saved"
 """The precision of a release that is loaded as it was saved."""
 
+FLOATS = ("f32", "f16", "bf16")
+"""Those of them that are no more than a type of float."""
+
 GGUF, ONNX = ".gguf", ".onnx"
 """Endings of releases that are one file, or of the file in whose directory all of them lie."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from circuitcheck.core.candidates import PRECISIONS
+from circuitcheck.core.candidates import FLOATS, PRECISIONS
 from circuitcheck.plugin.settings import Settings
 
 if TYPE_CHECKING:
@@ -75,7 +75,16 @@ class Models:
         from circuitcheck.runtimes.pytorch.loading.load import load_model
 
         settings = self._settings
-        model = load_model(source, precision, device=settings.device, download=settings.download)
+        model = load_model(
+            source,
+            precision,
+            device=settings.device,
+            download=settings.download,
+            # Other precisions are made in memory.
+            device_map=settings.device_map if precision in FLOATS else None,
+            offload=settings.offload,
+            memory=settings.memory,
+        )
         return self._with_dictionaries(model.measured_by(metric_from_settings(settings.metric)))
 
     def _with_dictionaries(self, model: HookedModel) -> HookedModel:

@@ -228,10 +228,25 @@ class Settings:
     )
     memory: int | None = option(
         None,
-        "byte budget of the sweeps beside the model, such as 800M or 2GB (default: half of what is free)",
+        "byte budget of the sweeps beside the model, such as 800M or 2GB (default: half of what is free); with "
+        "--circuit-device-map of everything, weights included",
         metavar="SIZE",
         kind=str,
         parse=parse_bytes,
+    )
+    device_map: str | None = option(
+        None,
+        "for a reference that does not fit: auto keeps as many of its weights as memory, or half of --circuit-memory, "
+        "holds, and leaves the rest in its safetensors files until they are needed; disk leaves all layers there; or a "
+        "JSON file of modules and devices",
+        metavar="MAP",
+        paths_unless=("auto", "disk"),
+    )
+    offload: Path | None = option(
+        None,
+        "folder for weights of such a reference that cannot be read as its files hold them, such as stacked experts",
+        metavar="DIR",
+        parse=_directory,
     )
     device: str = option("auto", "where models run: auto, cpu, cuda, cuda:1, ...", metavar="DEVICE")
     dtype: str = option(

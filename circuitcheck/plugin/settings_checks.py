@@ -24,6 +24,8 @@ def check(settings: Settings, config: pytest.Config) -> None:
     _refuse_twice("candidates", [Case(0, candidate, "").candidate_name for candidate in settings.candidates])
     _refuse_twice("tasks", [Case(0, "", task).task_name for task in settings.tasks])
     _refuse_twice("units", list(settings.units))
+    if settings.offload is not None and settings.device_map is None:
+        raise ConfigurationError("offload names a folder for weights; say which lie there with --circuit-device-map.")
     _check_dictionaries(settings)
     _check_candidates(settings)
     _check_tasks(settings.tasks)

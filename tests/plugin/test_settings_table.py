@@ -40,6 +40,8 @@ GIVEN: dict[str, Any] = {
     "positions": "answer",
     "sweep": "screened",
     "memory": "2K",
+    "device_map": "disk",
+    "offload": "weights",
     "device": "cpu",
     "dtype": "bf16",
     "runtime": "pytorch",
@@ -63,7 +65,7 @@ def test_every_key_reaches_the_settings(gate: Gate) -> None:
     gate.configure(**GIVEN)
     found = settings_of(gate)
     expected = GIVEN | CALLED | {"model": str(gate.path / "model"), "tasks": (str(gate.path / "facts.jsonl"),)}
-    expected |= {key: gate.path / GIVEN[key] for key in ("report_dir", "figures", "baselines")}
+    expected |= {key: gate.path / GIVEN[key] for key in ("report_dir", "figures", "baselines", "offload")}
     assert {name: getattr(found, name) for name in GIVEN} == expected
 
 
@@ -74,7 +76,7 @@ def test_every_option_reaches_the_settings_and_the_commands(gate: Gate) -> None:
     arguments = [argument for name, value in given.items() for argument in written(BY_NAME[name], value)]
     found = settings_of(gate, *arguments)
     expected = given | CALLED | {"tasks": ("facts.jsonl",)}
-    expected |= {key: Path(GIVEN[key]) for key in ("report_dir", "figures", "baselines")}
+    expected |= {key: Path(GIVEN[key]) for key in ("report_dir", "figures", "baselines", "offload")}
     assert {name: getattr(found, name) for name in given} == expected
     never = {argument for name in given if BY_NAME[name].repeated == "never" for argument in arguments_of(name)}
     again, command = shlex.split(found.report_command), shlex.split(found.command)

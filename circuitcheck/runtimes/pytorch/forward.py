@@ -13,6 +13,7 @@ from circuitcheck.core.errors import ConfigurationError
 from circuitcheck.core.metric import LOG_PROBABILITY, LOGIT_DIFFERENCE
 from circuitcheck.runtimes.pytorch.hooks import record_input
 from circuitcheck.runtimes.pytorch.logit_transform import logit_transform
+from circuitcheck.runtimes.pytorch.offload import runs_own_forward, stored
 from circuitcheck.runtimes.pytorch.torch_model import TorchModel
 
 PLAIN = logit_transform(None)
@@ -199,7 +200,7 @@ _READERS: dict[str, Callable[[TorchModel, Tensor, Tensor, Tensor], Tensor]] = {
 def float_rows(output: nn.Module) -> tuple[Tensor, Tensor | None] | None:
     """Weight `[vocabulary, d_model]` and bias `[vocabulary]` of a plain unembedding; None where it is quantized."""
     weight = plain_weight(output)
-    return (weight, output.bias) if isinstance(output, nn.Linear) and weight is not None else None
+    return (weight, stored(output, "bias")) if isinstance(output, nn.Linear) and weight is not None else None
 
 
 def plain_weight(module: nn.Module) -> Tensor | None:
@@ -207,9 +208,9 @@ def plain_weight(module: nn.Module) -> Tensor | None:
 
     A module with a forward of its own (compressed-tensors' rounds its input) does more than its weight says.
     """
-    weight = getattr(module, "weight", None)
-    plain = type(weight) in (Tensor, nn.Parameter) and "forward" not in vars(module)
-    return weight if plain and weight.is_floating_point() else None  # type: ignore[union-attr]
+    weight = stored(module, "weight")
+    plain = type(weight) in (Tensor, nn.Parameter) and runs_own_forward(module)
+    return weight if plain and weight.is_floating_point() else None
 
 
 def _pass_options(module: nn.Module, **options: Any) -> dict[str, Any]:

@@ -34,6 +34,7 @@ from circuitcheck.runtimes.pytorch.engine.passes import (
 from circuitcheck.runtimes.pytorch.engine.sweep import Engine, batch_metric, replacements
 from circuitcheck.runtimes.pytorch.environment import environment
 from circuitcheck.runtimes.pytorch.feature_basis import on_task, read_like, stream_basis
+from circuitcheck.runtimes.pytorch.offload import is_offloaded
 from circuitcheck.runtimes.pytorch.ports.hook_points import require_fit
 from circuitcheck.runtimes.pytorch.ports.latents import Latents
 from circuitcheck.runtimes.pytorch.ports.ports import layout_of
@@ -237,7 +238,12 @@ class HookedModel(TorchModel):
         return usual_variations(self) if prompts is None else all_variations(self, len(prompts), reload)
 
     def roundings(self) -> Sequence[Rounding]:
-        """Ways to round it plainly, by precision; each makes a copy of the module in memory."""
+        """Ways to round it plainly, by precision; each makes a copy of the module in memory.
+
+        None of a model whose weights are not all in memory, because a rounded copy of them would have to be.
+        """
+        if is_offloaded(self.module):
+            return []
         return [Rounding(way.precision, way.name, partial(rounded, self, way)) for way in WAYS]
 
     def replaceable(self, reference: TorchModel) -> Replaceable:

@@ -9,8 +9,14 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
 
-IMPORT_NOISE = ("torchao", "torchao.kernel.intmm", "torch.utils._pytree", "bitsandbytes.backends.cpu.ops")
-"""Loggers that tell at import which optional kernels are not there."""
+IMPORT_NOISE = (
+    "torchao",
+    "torchao.kernel.intmm",
+    "torch.utils._pytree",
+    "bitsandbytes.backends.cpu.ops",
+    "accelerate.big_modeling",
+)
+"""Loggers that tell at import which optional kernels are not there, and later of what was asked for."""
 
 CAST_LOGGER, CAST_MESSAGE = "bitsandbytes.autograd._functions", "inputs will be cast from"
 """What `Linear8bitLt` says again in every forward pass."""

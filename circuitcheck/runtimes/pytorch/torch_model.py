@@ -14,6 +14,7 @@ from circuitcheck.core.features import DictionaryFacts
 from circuitcheck.core.metric import LOGIT_DIFFERENCE, Metric
 from circuitcheck.core.units import Layout
 from circuitcheck.runtimes.pytorch import FEATURE
+from circuitcheck.runtimes.pytorch.offload import execution_device
 from circuitcheck.runtimes.pytorch.ports.hook_points import feature_ports, name_of
 from circuitcheck.runtimes.pytorch.ports.latents import Latents
 from circuitcheck.runtimes.pytorch.ports.ports import Port, narrowed, ports_of
@@ -75,7 +76,7 @@ class TorchModel:
     @property
     def device(self) -> torch.device:
         """Where the model runs."""
-        return next(self.module.parameters()).device
+        return execution_device(self.module)
 
     @property
     def proven_here(self) -> Proven:

@@ -58,7 +58,10 @@ def _state(module: nn.Module) -> dict[str, Any]:
         state[f"{path or type(module).__name__} hooks"] = tuple(tuple(sorted(kind)) for kind in hooks)
         state[f"{path or type(module).__name__} attributes"] = "forward" in vars(part)
         state[f"{path or type(module).__name__} training flag"] = part.training
-    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+    for name, tensor in [*module.named_parameters(remove_duplicate=False), *module.named_buffers()]:
+        if tensor.is_meta:  # its file holds it, and every pass puts another empty tensor in its place
+            state[f"{name} (tensor)"] = tensor.shape
+            continue
         version = None if tensor.is_inference() else tensor._version
         has_gradient = tensor.grad is not None
         state[f"{name} (tensor)"] = (id(tensor), tensor.data_ptr(), version, tensor.requires_grad, has_gradient)

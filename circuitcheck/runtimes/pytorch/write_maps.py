@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from circuitcheck.core.reading import Reading, Source
 from circuitcheck.runtimes.pytorch.forward import float_rows
+from circuitcheck.runtimes.pytorch.offload import stored
 from circuitcheck.runtimes.pytorch.ports.ports import Port
 from circuitcheck.runtimes.pytorch.ports.proofs import float_matrix
 from circuitcheck.runtimes.pytorch.ports.structure import input_width
@@ -57,7 +58,7 @@ def _readout(model: TorchModel, tokens: Tensor, port: Port) -> tuple[Source, Ten
         scale, is_centred = _final_norm(model, width)
         rows = _rows(output, tokens, width) * scale
         return "unembedding", rows - rows.mean(1, keepdim=True) if is_centred else rows
-    table = module.get_submodule(structure.embedding).weight if structure.embedding else None
+    table = stored(module.get_submodule(structure.embedding), "weight") if structure.embedding else None
     if isinstance(table, Tensor) and table.is_floating_point() and table.shape[1] == width:
         return "embedding", table[tokens].float()
     sketch = np.random.default_rng(0).standard_normal((int(tokens.max()) + 1, width)).astype(np.float32)

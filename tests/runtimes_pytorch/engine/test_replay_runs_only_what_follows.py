@@ -13,8 +13,10 @@ from patches import zeros
 from torch import Tensor, nn
 
 from circuitcheck.runtimes.pytorch.engine.clean_pass import record_clean_pass
+from circuitcheck.runtimes.pytorch.engine.packing import Block
 from circuitcheck.runtimes.pytorch.engine.replay import Replay
 from circuitcheck.runtimes.pytorch.engine.replay_proof import prove_replay
+from circuitcheck.runtimes.pytorch.engine.wave import Run, run_wave
 from circuitcheck.runtimes.pytorch.hooked import HookedModel
 from circuitcheck.runtimes.pytorch.ports.edits import Edits
 
@@ -56,7 +58,7 @@ def replay_zero(replay: Replay, layer: int, sets: int) -> None:
     chosen = [{(layer, head)} for head in range(sets)]
     edits = Edits.of(model.ports("head"), chosen, zeros(model, BATCH, SEQ))
     with torch.no_grad():
-        replay.run(layer, slice(0, BATCH), sets, edits)
+        run_wave(replay, [Run(Block(0, BATCH, tuple(range(sets))), layer, edits)])
 
 
 @pytest.mark.parametrize("name", QUERIES)

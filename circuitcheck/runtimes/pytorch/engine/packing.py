@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from circuitcheck.core.errors import MemoryBudgetError
 from circuitcheck.core.metric import LOG_PROBABILITY
 from circuitcheck.runtimes.pytorch.forward import chunk_size, float_rows
+from circuitcheck.runtimes.pytorch.offload import fetched_bytes, is_offloaded, resident_bytes
 from circuitcheck.runtimes.pytorch.ports.structure import output_width
 from circuitcheck.runtimes.pytorch.torch_model import TorchModel
 
@@ -123,6 +124,16 @@ class Queue:
             else:
                 yield block
 
+    def taken(self, rows: int) -> list[Block]:
+        """The next block, and those behind it as far as all have at most so many rows; none where none wait."""
+        blocks = list[Block]()
+        for block in self:
+            blocks.append(block)
+            rows -= block.rows
+            if not self._waiting or self._waiting[0].rows > rows:
+                break
+        return blocks
+
     def halve(self, block: Block, error: Exception) -> None:
         """Puts a block back that failed, in halves.
 
@@ -208,11 +219,13 @@ class Plan:
         prompts: the most prompts whose clean pass is recorded at once.
         rows: the most rows that run together.
         wanted: how many rows would run together if memory were no matter.
+        wave: the most rows that go through the layers together, block by block; 0 for one block.
     """
 
     prompts: int
     rows: int
     wanted: int
+    wave: int = 0
 
 
 def plan(model: TorchModel, seq: int, batch: int, memory: int | None) -> Plan:
@@ -230,15 +243,48 @@ def plan(model: TorchModel, seq: int, batch: int, memory: int | None) -> Plan:
         MemoryBudgetError: the budget is set, and one prompt under one set of units does not fit it.
     """
     record, row, once = record_bytes(model, seq), row_bytes(model, seq), readout_bytes(model)
-    if memory is not None and memory < record + row + once:
+    held = 0 if memory is None else weights_bytes(model)
+    if memory is not None and memory < record + row + once + held:
+        beside = f", {held:,} of them for weights" if held else " beside the model"
         raise MemoryBudgetError(
-            f"{model.name}: one prompt of {seq} tokens needs about {record + row + once:,} bytes beside the model, and "
+            f"{model.name}: one prompt of {seq} tokens needs about {record + row + once + held:,} bytes{beside}, and "
             f"the memory budget is {memory:,} bytes. Raise the budget, or use shorter prompts."
         )
-    budget = (default_budget(model.device) if memory is None else memory) - once
+    return _plan(model, batch, budget_of(model, memory) - once, record, row, rows_by_speed(model, seq), seq)
+
+
+def _plan(model: TorchModel, batch: int, budget: int, record: int, row: int, wanted: int, seq: int) -> Plan:
+    """The plan for a budget, and for what one prompt's record, and one row of `seq` tokens, take of it."""
     prompts = max(1, min(model.at_most(batch) or batch, int(RECORD_SHARE * budget) // record))
-    wanted = rows_by_speed(model, seq)
-    return Plan(prompts, max(1, min(wanted, (budget - prompts * record) // row)), wanted)
+    left = budget - prompts * record
+    rows = max(1, min(wanted, left // row))
+    if not is_offloaded(model.module):
+        return Plan(prompts, rows, wanted)
+    # Half of what is left runs, and the other half waits between two layers.
+    rows = max(1, min(wanted, left // 2 // row))
+    waiting = seq * _stream_width(model, model.structure.layers[0].projection) * _element_size(model.module)
+    return Plan(prompts, rows, wanted, max(0, left - rows * row) // waiting)
+
+
+def budget_of(model: TorchModel, memory: int | None) -> int:
+    """What sweeps may take: the budget, of which weights that are fetched when they are needed take their part."""
+    if memory is not None:
+        return memory - weights_bytes(model)
+    return default_budget(model.device) - fetched_bytes(_fetched_parts(model))
+
+
+def weights_bytes(model: TorchModel) -> int:
+    """Memory that weights take at once, of a model some of which lie elsewhere; 0 where the budget is beside it."""
+    if not is_offloaded(model.module):
+        return 0
+    return resident_bytes(model.module) + fetched_bytes(_fetched_parts(model))
+
+
+def _fetched_parts(model: TorchModel) -> list[nn.Module]:
+    """What is fetched at once: a layer, the token embedding, or the unembedding."""
+    structure = model.structure
+    paths = [*(site.path for site in structure.layers), structure.embedding, structure.output_layer]
+    return [model.module.get_submodule(path) for path in paths if path is not None]
 
 
 def plan_answers(model: TorchModel, seq: int, batch: int, memory: int | None) -> Plan | None:
@@ -254,12 +300,11 @@ def plan_answers(model: TorchModel, seq: int, batch: int, memory: int | None) ->
         None where the keys and values of one prompt do not fit the budget as well.
     """
     record, row = record_bytes(model, seq) + kept_bytes(model, seq), answer_row_bytes(model, seq)
-    budget = (default_budget(model.device) if memory is None else memory) - readout_bytes(model)
+    budget = budget_of(model, memory) - readout_bytes(model)
     if budget < record + row:
         return None
-    prompts = max(1, min(model.at_most(batch) or batch, int(RECORD_SHARE * budget) // record))
     wanted = model.at_most(MOST_ANSWERS.get(model.device.type, MOST_ANSWERS["cuda"])) or 1
-    return Plan(prompts, max(1, min(wanted, (budget - prompts * record) // row)), wanted)
+    return _plan(model, batch, budget, record, row, wanted, 1)
 
 
 def rows_by_speed(model: TorchModel, seq: int) -> int:
@@ -276,9 +321,21 @@ def backward_prompts(model: TorchModel, seq: int, memory: int | None) -> int:
         seq: tokens of a prompt.
         memory: budget in bytes; by default a share of what is free.
     """
-    kept = row_bytes(model, seq) * len(model.structure.layers)
-    budget = default_budget(model.device) if memory is None else memory
-    return max(1, min(rows_by_speed(model, seq), budget // kept))
+    layers = len(model.structure.layers)
+    kept = row_bytes(model, seq) * layers
+    if is_checkpointed(model, seq, memory):
+        kept = row_bytes(model, seq) + layers * seq * _stream_width(model, model.structure.layers[0].projection) * 4
+    return max(1, min(rows_by_speed(model, seq), budget_of(model, memory) // kept))
+
+
+def is_checkpointed(model: TorchModel, seq: int, memory: int | None) -> bool:
+    """Whether a backward pass keeps what each layer was given alone, and runs the layer once more for the rest.
+
+    Where weights are fetched when they are needed, because it would keep those of all layers; and where what all layers
+    did with one prompt does not fit the budget.
+    """
+    layers = len(model.structure.layers)
+    return is_offloaded(model.module) or row_bytes(model, seq) * layers > budget_of(model, memory)
 
 
 def record_bytes(model: TorchModel, seq: int) -> int:

@@ -15,8 +15,9 @@ from circuitcheck.core.activations import Activations, join
 from circuitcheck.core.errors import ConfigurationError
 from circuitcheck.core.next_token import KEPT, NextToken
 from circuitcheck.core.prompts import Batch, Prompts
+from circuitcheck.runtimes.pytorch.engine.checkpoints import checkpointed
 from circuitcheck.runtimes.pytorch.engine.clean_pass import refused_as_model_errors
-from circuitcheck.runtimes.pytorch.engine.packing import backward_prompts
+from circuitcheck.runtimes.pytorch.engine.packing import backward_prompts, is_checkpointed
 from circuitcheck.runtimes.pytorch.forward import last_logits, metric_of, run_model
 from circuitcheck.runtimes.pytorch.ports.ports import Port, UnitEdit, editing_units, layout_of, reading
 from circuitcheck.runtimes.pytorch.torch_model import TorchModel
@@ -168,18 +169,21 @@ def unit_gradient(
         values = None if at is None else [torch.from_numpy(part).to(model.device) for part in at.rows(batch.index)]
         probes: dict[int, Tensor] = {}
         with torch.enable_grad(), ExitStack() as stack:
+            if is_checkpointed(model, longest, memory):
+                stack.enter_context(checkpointed(model))
             for place, port in enumerate(ports):
                 value = None if values is None else values[place]
                 probe = _probe(port, probes, place, rows.ids.shape, value, held=held)
                 stack.enter_context(editing_units(model.module, port, probe))
             found = metric_of(model, rows.ids, rows.answer, rows.foil)
-        if not found.requires_grad:
-            raise ConfigurationError(
-                f"metric {model.quantity.name} gives values without a gradient; compute them with differentiable "
-                "operations, without detach, item or argmax."
-            )
-        metric[[prompts.columns[place] for place in batch.index]] = found.detach().cpu().numpy()
-        gradients = torch.autograd.grad(found, [probes[place] for place in range(len(ports))], torch.ones_like(found))
+            if not found.requires_grad:
+                raise ConfigurationError(
+                    f"metric {model.quantity.name} gives values without a gradient; compute them with differentiable "
+                    "operations, without detach, item or argmax."
+                )
+            metric[[prompts.columns[place] for place in batch.index]] = found.detach().cpu().numpy()
+            leaves = [probes[place] for place in range(len(ports))]
+            gradients = torch.autograd.grad(found, leaves, torch.ones_like(found))
         parts.append((batch, gradients))
     return metric, collect(parts, ports)
 
@@ -191,7 +195,8 @@ def _probe(
 
     def probe(given: Tensor) -> Tensor:
         units = given.reshape(*shape, port.group.count, port.group.width)
-        probes[place] = torch.zeros_like(units, requires_grad=True)
+        if place not in probes:  # a layer that is run once more for its gradient meets the same one
+            probes[place] = torch.zeros_like(units, requires_grad=True)
         if value is not None:
             first = units.shape[1] - value.shape[1]
             kept, own, put = units[:, :first], units[:, first:], value.to(units.dtype)

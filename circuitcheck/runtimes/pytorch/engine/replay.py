@@ -57,25 +57,18 @@ class Replay:
     clean: CleanPass
     savings: Savings
 
-    def run(self, first: int, prompts: slice, sets: int, edits: Edits) -> Tensor:
-        """What the unembedding reads at the last position.
+    def enter(self, first: int, prompts: slice, sets: int, edits: Edits) -> Tensor:
+        """The hidden state after the layer in which rows start, whose attention is not computed.
 
         Args:
-            first: layer in which the rows start; no earlier layer is edited.
+            first: that layer; no earlier one is edited.
             prompts: the rows' prompts.
             sets: sets of units for each prompt.
             edits: what replaces the units.
 
         Returns:
-            `[sets * prompts, d_model]`, the prompts of one set behind one another.
+            `[sets * prompts, seq, d_model]`, the prompts of one set behind one another.
         """
-        hidden = self.enter(first, prompts, sets, edits)
-        for layer in range(first + 1, len(self.clean.layers)):
-            hidden = self.layer(layer, hidden, prompts, sets, edits)
-        return self.finish(hidden)
-
-    def enter(self, first: int, prompts: slice, sets: int, edits: Edits) -> Tensor:
-        """The hidden state after layer `first`, whose attention is not computed, `[sets * prompts, seq, d_model]`."""
         if self.savings.entry == "rows":
             return self._enter_rows(first, prompts, sets, edits)
         if self.savings.entry == "joined":

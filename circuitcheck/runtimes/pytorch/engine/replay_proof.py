@@ -20,6 +20,7 @@ from circuitcheck.runtimes.pytorch.engine.clean_pass import (
 )
 from circuitcheck.runtimes.pytorch.engine.replay import ENTRIES, Replay, Savings
 from circuitcheck.runtimes.pytorch.hooks import pre_hook
+from circuitcheck.runtimes.pytorch.offload import resident
 from circuitcheck.runtimes.pytorch.ports.edits import Edits
 from circuitcheck.runtimes.pytorch.ports.ports import CannotEditError, layout_of
 from circuitcheck.runtimes.pytorch.torch_model import TorchModel
@@ -93,7 +94,8 @@ def prove_replay(model: TorchModel, clean: CleanPass) -> Replay:
         probe = _Probe.of(Replay(model, clean, savings))
         # In order of execution, so that a layer that carries something over to the next meets the proof's rows there.
         for layer, enters in probe.checks:
-            problem = probe.problem(layer, enters=enters)
+            with resident(model.module.get_submodule(model.structure.layers[layer].path)):
+                problem = probe.problem(layer, enters=enters)
             if problem is not None:
                 break
         else:

@@ -17,7 +17,6 @@ from circuitcheck.core.prompts import Batch, Prompts
 from circuitcheck.core.runtime import Work
 from circuitcheck.core.units import Unit
 from circuitcheck.runtimes.pytorch.engine.clean_pass import (
-    REFUSALS,
     CannotReplayError,
     CleanPass,
     is_refusal,
@@ -37,6 +36,7 @@ from circuitcheck.runtimes.pytorch.engine.packing import (
 from circuitcheck.runtimes.pytorch.engine.passes import Rows, read_group_means, read_units
 from circuitcheck.runtimes.pytorch.engine.replay import Replay
 from circuitcheck.runtimes.pytorch.engine.replay_proof import proven_replay
+from circuitcheck.runtimes.pytorch.engine.wave import ENDINGS, Run, run_wave
 from circuitcheck.runtimes.pytorch.forward import metric_of, metric_of_hidden
 from circuitcheck.runtimes.pytorch.ports.edits import Edits
 from circuitcheck.runtimes.pytorch.ports.ports import CannotEditError, Port
@@ -125,7 +125,7 @@ def batch_metric(
                 except (MemoryError, RuntimeError) as error:
                     queue.halve(group, error)
                     break
-                reason = sweep.replays(replay, group.prompts, way.packing.rows, metric)
+                reason = sweep.replays(replay, group.prompts, way.packing, metric)
                 if not reason:
                     break
                 way.refused(reason)
@@ -228,13 +228,13 @@ class Sweep:
     packing: Plan
     said: Notes
 
-    def replays(self, replay: Replay, prompts: slice, most: int, metric: Tensor) -> str:
+    def replays(self, replay: Replay, prompts: slice, packing: Plan, metric: Tensor) -> str:
         """Runs what follows each intervention, `prompts` being those of the record; fills `metric[:, prompts]`.
 
         Args:
             replay: the replay.
             prompts: those of the record.
-            most: rows that run together.
+            packing: how many rows run together.
             metric: what is filled.
 
         Returns:
@@ -253,21 +253,34 @@ class Sweep:
                 self.work.advance(len(rows))
         if starting and min(starting) < 0:
             return "some units stand before its first layer"
-        for first in sorted(starting):
-            queue = Queue(blocks(len(rows), starting[first], most), self.said.smaller)
-            for block in queue:
-                try:
-                    part, count = rows.part(block.prompts), len(block.sets)
-                    edits = self._edits(block, values)
-                    hidden = replay.run(first, block.prompts, count, edits)
-                    result = metric_of_hidden(self.model, hidden, part.answer.repeat(count), part.foil.repeat(count))
-                    found[list(block.sets), block.prompts] = result.view(count, -1)
-                except (MemoryError, CannotEditError, *REFUSALS) as error:
-                    if isinstance(error, CannotEditError) or is_refusal(error):
-                        return f"layer {first} cannot be run with these units replaced ({refusal(error)})"
-                    queue.halve(block, error)
-                else:
-                    self.work.advance(block.rows)
+        waiting = [block for first in sorted(starting) for block in blocks(len(rows), starting[first], packing.rows)]
+        firsts = {number: first for first, numbers in starting.items() for number in numbers}
+        queue = Queue(waiting, self.said.smaller)
+        while wave := queue.taken(packing.wave):
+            runs = [Run(block, firsts[block.sets[0]], self._edits(block, values)) for block in wave]
+            reason = self._wave(replay, runs, queue, rows, found)
+            if reason:
+                return reason
+        return ""
+
+    def _wave(self, replay: Replay, runs: Sequence[Run], queue: Queue, rows: Rows, found: Tensor) -> str:
+        """One wave, of which blocks that do not fit memory go back to the queue; returns as `replays` does."""
+        run_wave(replay, runs)
+        for run in runs:
+            block, count = run.block, len(run.block.sets)
+            try:
+                if run.error is not None:
+                    raise run.error
+                assert run.hidden is not None
+                part = rows.part(block.prompts)
+                result = metric_of_hidden(self.model, run.hidden, part.answer.repeat(count), part.foil.repeat(count))
+                found[list(block.sets), block.prompts] = result.view(count, -1)
+            except ENDINGS as error:
+                if isinstance(error, CannotEditError) or is_refusal(error):
+                    return f"layer {run.first} cannot be run with these units replaced ({refusal(error)})"
+                queue.halve(block, error)
+            else:
+                self.work.advance(block.rows)
         return ""
 
     def full_passes(self, prompts: slice, metric: Tensor) -> None:

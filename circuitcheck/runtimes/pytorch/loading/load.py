@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import nn
 
-from circuitcheck.core.candidates import SAVED
+from circuitcheck.core.candidates import FLOATS, SAVED
 from circuitcheck.core.census import Census, summarize_census
-from circuitcheck.core.errors import ModelError
+from circuitcheck.core.errors import ConfigurationError, ModelError
 from circuitcheck.core.metric import LOGIT_DIFFERENCE, Function, Metric, as_metric, metric_from_settings
 from circuitcheck.runtimes.pytorch.compiled import NOTE as COMPILED_NOTE
 from circuitcheck.runtimes.pytorch.compiled import is_compiled, uncompiled, unwrapped
@@ -23,6 +23,7 @@ from circuitcheck.runtimes.pytorch.loading.claims import (
     require_claim,
     require_quantized_files,
 )
+from circuitcheck.runtimes.pytorch.loading.device_map import DeviceMap
 from circuitcheck.runtimes.pytorch.loading.find_weights import find_weights, take_census
 from circuitcheck.runtimes.pytorch.loading.fingerprint import (
     fingerprint_directory,
@@ -43,6 +44,7 @@ from circuitcheck.runtimes.pytorch.loading.source import (
 )
 from circuitcheck.runtimes.pytorch.loading.tokenizer import load_tokenizer
 from circuitcheck.runtimes.pytorch.loading.transformers_loader import ATTENTION, first_pass, load_module
+from circuitcheck.runtimes.pytorch.offload import is_offloaded
 from circuitcheck.runtimes.pytorch.ports.structure import Structure, resolve
 from circuitcheck.runtimes.pytorch.quantizers.int8_sim import NOTE as INT8_SIM_NOTE
 from circuitcheck.runtimes.pytorch.quantizers.int8_sim import simulate_int8
@@ -60,6 +62,9 @@ def load_model(
     device: str = "auto",
     reference: str | Path | None = None,
     download: bool = False,
+    device_map: str | None = None,
+    offload: Path | None = None,
+    memory: int | None = None,
 ) -> HookedModel:
     """Loads a model, finds its attention heads, and proves what was loaded.
 
@@ -71,12 +76,18 @@ def load_model(
         device: where the model goes, such as `cpu` or `cuda:1`; `auto` takes a CUDA device where there is one.
         reference: where configuration and tokenizer come from if a GGUF file has none.
         download: whether what is no local path may be taken from the hub, or from its local cache.
+        device_map: for models that do not fit: `auto` keeps as many weights as memory, or half of `memory`, holds, and
+            leaves the rest in its safetensors files until they are needed; `disk` leaves all layers there; or a JSON
+            file of modules and devices.
+        offload: folder for weights that cannot be read as their files hold them, such as stacked experts.
+        memory: budget in bytes for weights and sweeps together, where there is a device map.
 
     Returns:
         The model in evaluation mode, with eager attention on both sides of every comparison.
 
     Raises:
-        ConfigurationError: an unknown precision, or a device that is not there.
+        ConfigurationError: an unknown precision, a device that is not there, or weights that cannot lie where they are
+            asked to.
         ModelError: the model is missing, incomplete, pickled, needs remote code or packages that are not installed, or
             is not what it claims to be.
         SiteError: its attention output projections cannot be found.
@@ -90,7 +101,13 @@ def load_model(
     if claim and (precision in RECIPES or precision == "int8-sim"):
         raise ModelError(f"{found} is already quantized ({claim}), so {precision} cannot be made from it.")
     require_quantized_files(found)
-    module = load_module(found, dtype, place, content=content, find_reference=find_reference)
+    asked = DeviceMap(device_map, offload, memory)
+    if asked and (claim or content is not None or precision not in (*FLOATS, SAVED)):
+        raise ConfigurationError(
+            f"{found} is {claim or precision}: only float weights of safetensors files can be left where they lie. "
+            "Load it without a device map."
+        )
+    module = load_module(found, dtype, place, content=content, find_reference=find_reference, device_map=asked)
     tokenizer = load_tokenizer(found, content, find_reference)
     structure = resolve(module)
     notes = _made(module, structure, precision)
@@ -104,7 +121,15 @@ def load_model(
         precision=_precision(precision, module, census, content),
         fingerprints={"weights": _fingerprint(found), "tokenizer": fingerprint_tokenizer(tokenizer)},
         notes=tuple(
-            dict.fromkeys((*notes, *more, *plain_notes(found), *_release_notes(claim, census, content, module)))
+            dict.fromkeys(
+                (
+                    *notes,
+                    *more,
+                    *plain_notes(found),
+                    *_release_notes(claim, census, content, module),
+                    *_elsewhere(module),
+                )
+            )
         ),
         census=census,
     )
@@ -156,6 +181,15 @@ def _release_notes(
     if content is not None:
         notes.append(GGUF_NOTE.format(dtype=NAMES.get(next(module.parameters()).dtype, "its own type")))
     return tuple(notes)
+
+
+def _elsewhere(module: nn.Module) -> tuple[str, ...]:
+    if not is_offloaded(module):
+        return ()
+    return (
+        "Weights lie in files, or in another memory, until they are needed. What plain rounding does to this model was "
+        "not measured, because a rounded copy would have to fit memory.",
+    )
 
 
 def _fingerprint(source: Source) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +19,7 @@ from circuitcheck.core.errors import ModelError
 from circuitcheck.core.phrases import extra_needed, first_lines, listed
 from circuitcheck.runtimes.pytorch.loading.border import require_size
 from circuitcheck.runtimes.pytorch.loading.claims import require_transforms
+from circuitcheck.runtimes.pytorch.loading.device_map import DeviceMap, device_map_options, removed_with
 from circuitcheck.runtimes.pytorch.loading.fingerprint import weight_files
 from circuitcheck.runtimes.pytorch.loading.gguf import GGUFContent
 from circuitcheck.runtimes.pytorch.loading.source import CONFIG, Source
@@ -46,6 +49,7 @@ def load_module(
     *,
     content: GGUFContent | None = None,
     find_reference: Callable[[], Source] | None = None,
+    device_map: DeviceMap | None = None,
 ) -> nn.Module:
     """Loads a model's weights in the types that its files hold them in, or unquantized ones in `dtype`.
 
@@ -55,11 +59,13 @@ def load_module(
         place: the device it goes to.
         content: what its GGUF file says of itself.
         find_reference: finds where the configuration comes from if a GGUF file has none.
+        device_map: where the weights of a plain model lie, if not all on one device.
 
     Returns:
         The model in evaluation mode.
 
     Raises:
+        ConfigurationError: the weights cannot lie where they are asked to.
         ModelError: a loader is missing, or the files do not hold exactly the model that they describe.
     """
     method = "gguf" if source.gguf else source.quantization.get("quant_method")
@@ -73,13 +79,29 @@ def load_module(
         if method:
             stack.enter_context(quiet_quantizers())
         _require_size(source, options.get("config"))
-        module, info = _from_pretrained(source, options, str(method or ""))
+        if device_map:
+            options |= device_map_options(device_map, partial(_empty, source, dtype), place)
+        try:
+            module, info = _from_pretrained(source, options, str(method or ""))
+        except ModelError:
+            removed_with(None, options)
+            raise
+        removed_with(module, options)
         require_transforms(source, module)
         _require_all_keys(source, info)
         if content is not None:
             _require_same_size(source, module, content)
     module.eval()
     return module if "device_map" in options else module.to(place)
+
+
+def _empty(source: Source, dtype: torch.dtype | str) -> nn.Module:
+    """The model without its weights."""
+    config, family = _config_in(source.directory), _class_for(source)
+    make = family.from_config if hasattr(family, "from_config") else family._from_config
+    with quiet(), torch.device("meta"):
+        module: nn.Module = make(config, dtype=(config.dtype or torch.float32) if dtype == "auto" else dtype)
+    return module
 
 
 def _require_loader(source: Source, method: str) -> None:
@@ -152,6 +174,11 @@ def _from_pretrained(source: Source, options: dict[str, Any], method: str) -> tu
     except ImportError as error:
         raise ModelError(f"{source} ({method}) needs a package that is not installed: {first_lines(error)}") from error
     except Exception as error:  # transformers, safetensors and json each raise their own
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            raise ModelError(
+                f"{source}: the offload folder {options.get('offload_folder', '')} cannot hold its weights: "
+                f"{first_lines(error)}. Free space there, or give another with --circuit-offload."
+            ) from error
         raise ModelError(f"{source} cannot be loaded: {first_lines(error)}") from error
     return module, info
 

@@ -21,6 +21,7 @@ from circuitcheck.runtimes.pytorch.forward import (
     unembedding,
 )
 from circuitcheck.runtimes.pytorch.hooks import post_hook, pre_hook
+from circuitcheck.runtimes.pytorch.offload import stored
 from circuitcheck.runtimes.pytorch.ports.edits import Edits
 from circuitcheck.runtimes.pytorch.ports.ports import CannotEditError, Edit, Port, editing, reading
 from circuitcheck.runtimes.pytorch.torch_model import TorchModel
@@ -203,7 +204,7 @@ def _rebuild_output(model: TorchModel, ports: Sequence[Port], passed: Passed, ki
             continue
         per_unit = matrix.reshape(port.group.count, port.group.width, -1)
         rebuilt = torch.einsum("...hd,hdm->...m", port.split(z.double()), per_unit.double())
-        bias = getattr(projection, "bias", None)
+        bias = stored(projection, "bias")
         if bias is not None:
             rebuilt = rebuilt + bias.double()
         terms = z.float().abs() @ matrix.float().abs()
