@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import weakref
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -230,3 +231,26 @@ def test_half_precision_is_made_as_it_is_fetched(directories: dict[str, Path]) -
     torch.testing.assert_close(
         torch.from_numpy(away.metric(task.prompts())), torch.from_numpy(here.metric(task.prompts())), rtol=0, atol=0
     )
+
+
+def test_a_backward_pass_keeps_the_weights_of_one_layer_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from accelerate.utils.offload import OffloadedWeightsLoader
+
+    tiny_models.tiny_module("gpt_neox", num_hidden_layers=6).save_pretrained(tmp_path)
+    model = load_model(tmp_path, device_map="disk")
+    prompts = tiny_circuits.solvable_task(model).prompts()
+    own, alive, most = OffloadedWeightsLoader.__getitem__, list[tuple[str, weakref.ref[Any]]](), 0
+
+    def fetch(self: Any, key: str) -> Any:
+        nonlocal most
+        tensor = own(self, key)
+        alive.append((key.rpartition("layers.")[2].partition(".")[0], weakref.ref(tensor.untyped_storage())))
+        most = max(most, len({layer for layer, storage in alive if layer.isdigit() and storage() is not None}))
+        return tensor
+
+    monkeypatch.setattr(OffloadedWeightsLoader, "__getitem__", fetch)
+    model.gradient(prompts, "head")
+    assert 1 <= most <= 2
+    assert all(parameter.requires_grad for parameter in model.module.parameters())
