@@ -2,7 +2,8 @@
 
 Mutated baselines, model directories, GGUF files and task files may only be refused in circuitcheck's own words, or be
 what they were, or show what they hold to a reviewer; none may take more than 10 s or 1 GB. Killed writers and readers
-beside writers must never see a baseline lost or mixed, and a verdict must be the same again under whatever changes
+beside writers must never see a baseline lost or mixed, a killed run that is started again
+must end as if nothing had been, and a verdict must be the same again under whatever changes
 nothing. `--share 0.01` makes a hundredth of all attempts.
 """
 
@@ -22,12 +23,14 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "helpers"))
 from attacks.attempts import Tally
 from attacks.baselines import attack_baselines
 from attacks.models import attack_gguf, attack_models, attack_tasks
+from attacks.resumed import attack_resumes
 from attacks.storage import attack_accepts, attack_races, attack_saves
 from attacks.verdicts import attack_verdicts
 from tabulate import tabulate
 
-BASELINES, FILES, KILLS, RERUNS, SECONDS = 100_000, 5_000, 250, 1_000, 60
-"""Mutations of baselines, and of each other kind of file; kills of each kind; re-runs; seconds of readers and writers.
+BASELINES, FILES, KILLS, RESUMES, RERUNS, SECONDS = 100_000, 5_000, 250, 20, 1_000, 60
+"""Mutations of baselines, and of each other kind of file; kills of each kind, and of runs that go on; re-runs; seconds
+of readers and writers.
 """
 
 ATTACKS: dict[str, Callable[[float, int], list[Tally]]] = {
@@ -37,6 +40,7 @@ ATTACKS: dict[str, Callable[[float, int], list[Tally]]] = {
     "tasks": lambda share, seed: [attack_tasks(_times(FILES, share), seed)],
     "saves": lambda share, seed: [attack_saves(_times(KILLS, share), seed)],
     "accepts": lambda share, seed: [attack_accepts(_times(KILLS, share), seed)],
+    "resumes": lambda share, seed: [attack_resumes(_times(RESUMES, share), seed)],
     "races": lambda share, _: [attack_races(SECONDS * share)],
     "verdicts": lambda share, seed: [attack_verdicts(_times(RERUNS, share), seed)],
 }

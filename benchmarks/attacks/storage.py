@@ -64,11 +64,11 @@ def attack_saves(kills: int, seed: int = 0) -> Tally:
     folder = Path(mkdtemp(prefix="attack-"))
     old, new = of_seed(0), of_seed(1)
     save_all(old, folder)
-    took = _timed(lambda: save_all(new, folder))
+    took = timed(lambda: save_all(new, folder))
     tally, chance = Tally("kills of a save"), random.Random(seed)
     for _ in range(kills):
         save_all(old, folder)
-        _kill(lambda: save_all(new, folder), chance.uniform(0, 1.2 * took))
+        kill(lambda: save_all(new, folder), chance.uniform(0, 1.2 * took))
         _note(tally, folder)
     return tally
 
@@ -83,29 +83,37 @@ def attack_accepts(kills: int, seed: int = 0) -> Tally:
     (folder / "pyproject.toml").write_text('[tool.pytest.ini_options]\nfilterwarnings = ["error"]\n' + tables)
     baselines, kept = folder / "baselines" / "model", folder / "kept"
     gate_folder.save_model(gate_folder.random_model(), folder / "model")
-    accept = partial(_accept, folder)
-    _in_child(lambda: accept("old"))
+    accepting = partial(accept, folder)
+    in_child(lambda: accepting("old"))
     shutil.copytree(baselines, kept)
     gate_folder.save_model(gate_folder.random_model(seed=1), folder / "model")
-    took = _timed(lambda: _in_child(lambda: accept("new")))
+    took = timed(lambda: in_child(lambda: accepting("new")))
     tally, chance = Tally("kills of --circuit-accept=all"), random.Random(seed)
     assert state(kept) == "old", state(kept)
     assert state(baselines) == "new", state(baselines)
     for _ in range(kills):
         shutil.rmtree(baselines)
         shutil.copytree(kept, baselines)
-        _kill(lambda: accept("new"), chance.uniform(0, 1.05 * took))
+        kill(lambda: accepting("new"), chance.uniform(0, 1.05 * took))
         _note(tally, baselines)
     return tally
 
 
-def _accept(folder: Path, reason: str) -> None:
+def accept(folder: Path, reason: str, *options: str) -> None:
+    """Records the baselines of a gate folder, in a process that has nothing else to do."""
     os.chdir(folder)
     sink = os.open(os.devnull, os.O_WRONLY)
     os.dup2(sink, 1)
     os.dup2(sink, 2)
     pytest.main(
-        [*WITHOUT, "--circuit-accept=all", "--circuit-accept-in-ci", f"--circuit-reason={reason}", "test_gate.py"]
+        [
+            *WITHOUT,
+            "--circuit-accept=all",
+            "--circuit-accept-in-ci",
+            f"--circuit-reason={reason}",
+            *options,
+            "test_gate.py",
+        ]
     )
 
 
@@ -173,17 +181,20 @@ def _read(folder: Path, end: float) -> str:
     return "\n".join(f"{word}={count}" for word, count in counts.items())
 
 
-def _timed(work: Callable[[], object]) -> float:
+def timed(work: Callable[[], object]) -> float:
+    """Seconds that something takes."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
 
 
-def _in_child(work: Callable[[], object]) -> None:
+def in_child(work: Callable[[], object]) -> None:
+    """Something in a process of its own, to its end."""
     _end(_fork(work))
 
 
-def _kill(work: Callable[[], object], after: float) -> None:
+def kill(work: Callable[[], object], after: float) -> None:
+    """Something in a process of its own, which is killed after so many seconds."""
     child = _fork(work)
     time.sleep(after)
     os.kill(child, signal.SIGKILL)

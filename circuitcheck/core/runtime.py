@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,12 @@ from circuitcheck.core.prompts import Prompts
 from circuitcheck.core.reading import Reading
 from circuitcheck.core.units import Layout
 
+Patched = Callable[[Prompts, Patch, "Work"], NDArray[np.float32]]
+"""`Runtime.patched` of some model."""
+
+Execute = Callable[["Runtime", Prompts, Patch, "Work"], NDArray[np.float32]]
+"""Carries out a patch on a model in another way than all at once: gives what `Runtime.patched` would."""
+
 
 @dataclass(frozen=True)
 class Work:
@@ -29,11 +36,24 @@ class Work:
         memory: budget in bytes for what a sweep keeps beside the model; by default a share of what is free.
         advance: is told of progress.
         notes: gets what a reader of the report must know of how the model was run, each thing once.
+        execute: carries out patches; by default the model does, all at once.
+        about: what the numbers depend on that the model's facts do not say, each by its name: how it was rounded, what
+            is varied, which reference it is held against.
     """
 
     memory: int | None = None
     advance: Advance = silent
     notes: list[str] = field(default_factory=list)
+    execute: Execute | None = None
+    about: Mapping[str, str] = field(default_factory=dict)
+
+    def patching(self, model: Runtime) -> Patched:
+        """What carries out patches on a model."""
+        return model.patched if self.execute is None else partial(self.execute, model)
+
+    def beside(self, **about: str) -> Work:
+        """The same with notes of its own, of numbers that depend on more."""
+        return Work(self.memory, self.advance, execute=self.execute, about={**self.about, **about})
 
 
 @dataclass(frozen=True)
@@ -207,6 +227,33 @@ class Runtime(Protocol):
 
     def roundings(self) -> Sequence[Rounding]:
         """Ways to round it plainly: what a precision alone does to a model. References only."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some rows of a patch: every one of some prompts under every one of some of its sets.
+
+    Attributes:
+        prompts: the prompts.
+        sets: numbers of the sets.
+        cost: about how many products of two numbers it takes; 0 where nobody knows.
+    """
+
+    prompts: Prompts
+    sets: tuple[int, ...]
+    cost: float = 0.0
+
+    def of(self, patch: Patch) -> Patch:
+        """The patch with these sets alone."""
+        return Patch(patch.kind, tuple(patch.sets[number] for number in self.sets), patch.values, patch.positions)
+
+
+@runtime_checkable
+class Divides(Protocol):
+    """A runtime whose patches can be carried out in parts, with the numbers of all at once, bit for bit."""
+
+    def parts(self, prompts: Prompts, patch: Patch) -> Sequence[Part]:
+        """All rows of a patch, each in one of as many parts as there can be, those of the same prompts together."""
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from importlib.metadata import version
+from pathlib import Path
 from platform import python_version
 from typing import Any
 
+PACKAGE = Path(__file__).parents[1]
 LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "scipy")
 
 
@@ -16,3 +19,12 @@ def versions() -> dict[str, Any]:
         "libraries": {name: version(name) for name in LIBRARIES},
         "python": python_version(),
     }
+
+
+def code_fingerprint() -> str:
+    """SHA-256 of this package's own code: what a version number does not say of a checkout that is worked on."""
+    total = hashlib.sha256()
+    for file in sorted(PACKAGE.rglob("*.py")):
+        total.update(f"{file.relative_to(PACKAGE).as_posix()}\n".encode())
+        total.update(hashlib.sha256(file.read_bytes()).digest())
+    return total.hexdigest()

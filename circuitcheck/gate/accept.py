@@ -15,7 +15,7 @@ from circuitcheck.baseline.noise_floor import Change
 from circuitcheck.core.errors import BaselineError, CircuitcheckError
 from circuitcheck.core.progress import Advance, silent
 from circuitcheck.core.prompts import Task
-from circuitcheck.core.runtime import Runtime
+from circuitcheck.core.runtime import Execute, Runtime
 from circuitcheck.core.specification import MeasurementSpec
 from circuitcheck.gate.calibrate import calibrate
 from circuitcheck.gate.judge import judge
@@ -65,6 +65,7 @@ def accept(
     limits: Mapping[str, Any] | None = None,
     advance: Advance = silent,
     memory: int | None = None,
+    execute: Execute | None = None,
 ) -> Acceptance:
     """Records one task, if the request covers it; its baseline is then to be written, with all others, by `write`.
 
@@ -81,6 +82,7 @@ def accept(
         limits: overrides, for what the verdict on it would have been.
         advance: called with the number of (unit, prompt) rows that were just finished.
         memory: budget in bytes for what the sweeps keep beside the model.
+        execute: carries out patches in another way than all at once; see `circuitcheck.gate.parts`.
 
     Raises:
         CircuitcheckError: the reference cannot be recorded.
@@ -92,7 +94,7 @@ def accept(
     if request == "changed" and not exists:
         return Acceptance(task.name, f"left alone: {file} does not exist (use --circuit-accept=new to record it)")
     old, fault = _load(file) if exists else (None, "")
-    new = record_reference(reference, task, spec, reason=reason, advance=advance, memory=memory)
+    new = record_reference(reference, task, spec, reason=reason, advance=advance, memory=memory, execute=execute)
     if old is not None and old.all_fingerprints == new.all_fingerprints:
         if _same_but_for_noise(old, new):
             return Acceptance(task.name, f"unchanged: {file}")
@@ -113,6 +115,7 @@ def accept_calibration(
     reload: Callable[[], Runtime],
     *,
     memory: int | None = None,
+    execute: Execute | None = None,
 ) -> Acceptance:
     """Measures the noise floor of a recorded reference on this machine; its baseline is then to be written by `write`.
 
@@ -121,7 +124,7 @@ def accept_calibration(
     """
     if not baseline.solved:
         return Acceptance(baseline.task.name, "left alone: the reference solves none of its prompts")
-    calibrated = calibrate(reference, baseline, reload=reload, memory=memory)
+    calibrated = calibrate(reference, baseline, reload=reload, memory=memory, execute=execute)
     where = reference.facts.environment["instruction_set"]
     file = baseline_file(folder, baseline.task.name, baseline.spec.unit)
     lines = [f"{source}: {_change(change)}" for source, change in calibrated.noise[where].items()]

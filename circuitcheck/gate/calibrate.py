@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from circuitcheck.baseline.baseline import Baseline
-from circuitcheck.core.runtime import Runtime, Work
+from circuitcheck.core.runtime import Execute, Runtime, Work
+from circuitcheck.gate.measure import held_against
 from circuitcheck.gate.repeat import measured_noise
 
 
@@ -16,6 +17,7 @@ def calibrate(
     *,
     reload: Callable[[], Runtime] | None = None,
     memory: int | None = None,
+    execute: Execute | None = None,
 ) -> Baseline:
     """Runs the reference against what was recorded of it, under every source of noise.
 
@@ -26,6 +28,7 @@ def calibrate(
         baseline: what was recorded of it.
         reload: loads the reference anew; loading is not tried without it.
         memory: budget in bytes for what the sweeps keep beside the model.
+        execute: carries out patches in another way than all at once; see `circuitcheck.gate.parts`.
 
     Returns:
         The baseline with this instruction set's noise; what other instruction sets gave is kept.
@@ -49,6 +52,6 @@ def calibrate(
             baseline.solved_prompts,
             baseline.effects(baseline.spec.ablation),
             model.variations(baseline.task.prompts(), reload),
-            Work(memory),
+            Work(memory, execute=execute, about=held_against(baseline)),
         )
     return replace(baseline, noise={**baseline.noise, model.facts.environment["instruction_set"]: sources})

@@ -120,7 +120,8 @@ def population_of(
     z = answer_values(model, layout, part, work.memory)
     reading = model.reading(kind, tokens[:: max(1, len(tokens) // TOKENS)], z.amplitudes())
     singles = tuple((unit,) for unit in chosen.sample.units)
-    ablated = model.narrowed(chosen.sample).patched(part, Patch(kind, singles, spec.ablation, spec.ablate_at), work)
+    patched = work.patching(model.narrowed(chosen.sample))
+    ablated = patched(part, Patch(kind, singles, spec.ablation, spec.ablate_at), work)
     known = Population(layout, chosen.score, z, reading, (), ablated)
     return replace(known, sample=tuple(known.places(chosen.sample)))
 

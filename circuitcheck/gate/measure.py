@@ -12,7 +12,7 @@ from circuitcheck.core.errors import CandidateError
 from circuitcheck.core.patch import Patch
 from circuitcheck.core.progress import Advance, silent
 from circuitcheck.core.results import Circuit, Measurement
-from circuitcheck.core.runtime import Runtime, Work
+from circuitcheck.core.runtime import Execute, Runtime, Work
 from circuitcheck.diagnostics.integrated_gradients import integrated_damage
 from circuitcheck.gate.basis import compare_writes
 from circuitcheck.gate.many import compare_population
@@ -33,6 +33,7 @@ def measure(
     *,
     advance: Advance = silent,
     memory: int | None = None,
+    execute: Execute | None = None,
     reference: Runtime | None = None,
     curves: bool = True,
     prompts: int | None = None,
@@ -48,6 +49,7 @@ def measure(
         baseline: the recorded reference circuit, which holds the prompts and says what to measure.
         advance: called with the number of (unit, prompt) rows that were just finished.
         memory: budget in bytes for what the sweeps keep beside the model; by default a share of what is free.
+        execute: carries out patches in another way than all at once; see `circuitcheck.gate.parts`.
         reference: the reference itself, where it is at hand, for integrated gradients; nothing else needs it.
         curves: False leaves out the repair curves, which take most of the time with a damaged candidate and on which
             no criterion depends; the diagnosis then says `damage`, and not where.
@@ -66,7 +68,8 @@ def measure(
         MemoryBudgetError: one prompt and unit alone does not fit the budget or the machine.
     """
     require_comparable(candidate, baseline)
-    reason, circuit, work = baseline.incompetence, None, Work(memory, advance)
+    reason, circuit = baseline.incompetence, None
+    work = Work(memory, advance, execute=execute, about=held_against(baseline))
     looked_at = len(baseline.task.pairs) if prompts is None else prompts
     baseline = baseline.first(looked_at)
     if reason is None:
@@ -74,6 +77,11 @@ def measure(
         observed = observe(candidate, baseline, work, curves=curves, level=level)
         circuit = summarize(baseline, observed, candidate.facts.precision, _integrated(baseline, observed, reference))
     return _measurement(candidate, baseline, looked_at, reason, circuit, work)
+
+
+def held_against(baseline: Recording) -> dict[str, str]:
+    """What a candidate's numbers depend on beside itself: the reference, and what was measured of it."""
+    return {"reference": baseline.fingerprints["weights"], "spec": baseline.spec.fingerprint}
 
 
 def made_ready(candidate: Runtime, baseline: Recording) -> Runtime:
@@ -87,6 +95,7 @@ def observe(
 ) -> Observation:
     """Everything about a candidate that is ready, as far as it needs a forward pass: clean ones, ablations, repairs."""
     everything, solved, spec = baseline.task.prompts(), baseline.solved_prompts, baseline.spec
+    patched = work.patching(candidate)
     with candidate.unchanged():
         # First, because a proof by numbers that are not finite blames the hooks.
         metric = candidate.metric(solved)
@@ -103,19 +112,19 @@ def observe(
         written = compare_writes(baseline, candidate, z)
         drift, expected = relative_drift(written.sums), first_order(baseline.gradient, baseline.z, written.moved)
         singles = tuple(written.of_candidate((unit,)) for unit in baseline.measured)
-        ablated = candidate.patched(baseline.ablated_on, Patch(spec.unit, singles, spec.ablation, spec.ablate_at), work)
+        ablated = patched(baseline.ablated_on, Patch(spec.unit, singles, spec.ablation, spec.ablate_at), work)
         _require_finite(candidate, baseline, f"logit differences under {spec.ablation} ablation", ablated)
         damage = part_damage(baseline, metric)
         plan = plan_repair(baseline, drift, fragility(expected), with_orders=curves and damage == "damage")
         sets = tuple(written.of_candidate(units) for units in plan.sets)
-        repaired = candidate.patched(baseline.part, Patch(spec.unit, sets, written.repair_in_place), work)
+        repaired = patched(baseline.part, Patch(spec.unit, sets, written.repair_in_place), work)
         _require_finite(candidate, baseline, "logit differences under repair", repaired)
         places = plan_placing(baseline, candidate, baseline.of_part(metric), work) if curves else None
         modules = None
         if places is not None:
-            alone = candidate.patched(places.prompts, places.each_alone, work)
+            alone = patched(places.prompts, places.each_alone, work)
             order = places.order(alone)
-            together = candidate.patched(places.prompts, places.more_and_more(order), work)
+            together = patched(places.prompts, places.more_and_more(order), work)
             modules = Repaired(alone, order, together, places.drift)
     return Observation(
         metric,

@@ -18,7 +18,7 @@ from circuitcheck.core.patch import Patch
 from circuitcheck.core.progress import Advance, silent
 from circuitcheck.core.prompts import Prompts, Task
 from circuitcheck.core.reading import tokens_to_read
-from circuitcheck.core.runtime import Rounding, Runtime, Variation, Work
+from circuitcheck.core.runtime import Execute, Rounding, Runtime, Variation, Work
 from circuitcheck.core.specification import ABLATIONS, Ablation, MeasurementSpec
 from circuitcheck.core.units import Unit
 from circuitcheck.gate.many import Chosen, choose_units, population_of
@@ -41,6 +41,7 @@ def record_reference(
     reason: str = "",
     advance: Advance = silent,
     memory: int | None = None,
+    execute: Execute | None = None,
     kinds: Sequence[Ablation] = ABLATIONS,
     sources: Sequence[Variation] | None = None,
     roundings: Sequence[Rounding] | None = None,
@@ -58,6 +59,7 @@ def record_reference(
         reason: why this is the truth from now on; kept in the baseline.
         advance: called with the number of (unit, prompt) rows that were just finished.
         memory: budget in bytes for what the sweeps keep beside the model; by default a share of what is free.
+        execute: carries out patches in another way than all at once; see `circuitcheck.gate.parts`.
         kinds: kinds of ablation, `spec.ablation` among them.
         sources: sources of noise to try; one of each kind by default.
         roundings: ways to round it, so that the baseline knows what a precision costs this model; by default all that
@@ -76,7 +78,8 @@ def record_reference(
         MemoryBudgetError: one prompt and unit alone does not fit the budget or the machine.
     """
     model, spec = _agreed(model, spec or MeasurementSpec())
-    work = Work(memory, advance, list(model.facts.notes))
+    about = {"reference": model.facts.fingerprints.get("weights", ""), "spec": spec.fingerprint}
+    work = Work(memory, advance, list(model.facts.notes), execute, about)
     everything, kind = task.prompts(), spec.unit
     model = on_task(model, everything, kind)
     with model.unchanged():
@@ -143,7 +146,7 @@ def record_reference(
         reason=reason,
         notes=tuple(work.notes),
     )
-    return with_roundings(recorded, model.roundings() if roundings is None else roundings, Work(memory, advance))
+    return with_roundings(recorded, model.roundings() if roundings is None else roundings, work)
 
 
 def _agreed(model: Runtime, spec: MeasurementSpec) -> tuple[Runtime, MeasurementSpec]:
@@ -172,7 +175,7 @@ def _sweep(
     for kind in kinds:
         if kind not in known:
             patch = Patch(spec.unit, tuple((unit,) for unit in units), kind, spec.ablate_at)
-            known[kind] = model.patched(solved, patch, work)
+            known[kind] = work.patching(model)(solved, patch, work)
     return units, {str(kind): metric for kind, metric in known.items()}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from circuitcheck.core.activations import Activations, join
 from circuitcheck.core.errors import ModelError
 from circuitcheck.core.metric import LOG_PROBABILITY
 from circuitcheck.core.patch import Patch
+from circuitcheck.core.progress import silent
 from circuitcheck.core.prompts import Prompts, Task
 from circuitcheck.core.reading import Reading, tokens_to_read
 from circuitcheck.core.runtime import Runtime, Variation, Work
@@ -117,7 +119,7 @@ def _measure_again(
     with variation.setting():
         z_moved = model.activations(part, spec.unit)
         metric_moved = model.metric(moved.prompts(most=variation.most))
-        ablated = model.patched(part, patch, Work(work.memory))
+        ablated = work.patching(model)(part, patch, replace(work.beside(variation=variation.name), advance=silent))
     z_moved = z_moved if spec.positions == "all" else z_moved.answer_position()
     metric = np.empty_like(metric_moved)
     metric[list(order)] = metric_moved

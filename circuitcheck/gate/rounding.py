@@ -39,7 +39,7 @@ def with_roundings(baseline: Baseline, roundings: Iterable[Rounding], work: Work
     for one in roundings:
         try:
             rounded = made_ready(one.make(), baseline)
-            observed = observe(rounded, looked_at, Work(work.memory, work.advance), curves=False)
+            observed = observe(rounded, looked_at, work.beside(rounding=f"{one.precision}: {one.name}"), curves=False)
         except CircuitcheckError as error:
             notes.append(f"Not known is what {one.precision} does to this model ({one.name}): {error}")
             continue

@@ -132,7 +132,7 @@ def screened_metric(
     units = model.layout(spec.unit).units
     top, sample = choose(units, found.score, top_share, sample_share, spec.seed)
     singles = tuple((unit,) for unit in (*top, *sample))
-    metric = model.patched(prompts, Patch(spec.unit, singles, spec.ablation, spec.ablate_at), work)
+    metric = work.patching(model)(prompts, Patch(spec.unit, singles, spec.ablation, spec.ablate_at), work)
     importance = (found.clean.astype(np.float64) - metric).mean(1)
     threshold = IMPORTANT_SHARE * float(np.abs(importance).max())
     unmeasured = len(units) - len(top) - len(sample)

@@ -89,7 +89,13 @@ def _show_accepted(session: GateSession, terminal: pytest.TerminalReporter) -> N
         say(terminal, plain_lines(f"{circuit}: {acceptance.outcome}"), bold=True)
         for line in acceptance.details:
             say(terminal, plain_lines(f"  {line}"))
+    _show_resumed(session, terminal)
     say(terminal, "Nothing was compared in this run.")
+
+
+def _show_resumed(session: GateSession, terminal: pytest.TerminalReporter) -> None:
+    if session.resumed:
+        say(terminal, plain_lines(session.resumed))
 
 
 def _show_report(session: GateSession, terminal: pytest.TerminalReporter) -> None:
@@ -111,6 +117,7 @@ def _show_report(session: GateSession, terminal: pytest.TerminalReporter) -> Non
             say(terminal, "\n" + render_comparison(session.document["compare"]))
         if not any(entry["criteria"] or entry["verdict"] == "FAIL" for entry in entries):
             say(terminal, NOTHING_TO_COMPARE, red=True)
+    _show_resumed(session, terminal)
     for line, is_good in session.written:
         say(terminal, plain_lines(line), red=not is_good)
     for line in session.commands:  # in columns of their own: a workflow reads whole lines

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from circuitcheck.core.errors import CircuitcheckError
 from circuitcheck.plugin.cases import Case
+from circuitcheck.plugin.executing import Execution
 from circuitcheck.plugin.models import Models
 from circuitcheck.plugin.progress_bars import Progress
 from circuitcheck.plugin.references import References
@@ -37,6 +38,7 @@ class Judge:
         references: gives golden circuits.
         store: what the processes of the run share.
         progress: how long work shows how far it is.
+        execution: how patches are carried out.
     """
 
     settings: Settings
@@ -45,6 +47,7 @@ class Judge:
     references: References
     store: Store
     progress: Progress
+    execution: Execution
 
     def verdict(self, case: Case, baseline: Baseline) -> Verdict:
         """The verdict on one case.
@@ -66,6 +69,7 @@ class Judge:
                 lambda precision: self._limits(precision, baseline.task.name),
                 advance=advance,
                 memory=self.settings.memory,
+                execute=self.execution.execute,
                 reference=reference,
             )
         measurement = verdict.measurement

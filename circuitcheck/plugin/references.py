@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from circuitcheck.core.candidates import GGUF, split_variant
 from circuitcheck.core.errors import StaleBaselineError
 from circuitcheck.plugin.cases import Case
+from circuitcheck.plugin.executing import Execution
 from circuitcheck.plugin.models import Models
 from circuitcheck.plugin.progress_bars import Progress
 from circuitcheck.plugin.settings import Settings
@@ -32,6 +33,7 @@ class References:
         models: loads the reference where it is needed.
         store: where all processes of the run keep what they measured of it.
         progress: how long work shows how far it is.
+        execution: how patches are carried out.
         tasks: task, tokenizer and size of the vocabulary to the prompts.
     """
 
@@ -39,6 +41,7 @@ class References:
     models: Models
     store: Store
     progress: Progress
+    execution: Execution
     tasks: dict[tuple[str, str, int | None], Task] = field(default_factory=dict)
 
     @property
@@ -106,7 +109,13 @@ class References:
             options = {"kinds": (spec.ablation,), "sources": (), "roundings": (), "chosen": chosen_in(self.of(case))}
         with self.progress(f"reference on {case.circuit}") as advance:
             recorded = record_reference(
-                reference, self.task(case, reference), spec, advance=advance, memory=self.settings.memory, **options
+                reference,
+                self.task(case, reference),
+                spec,
+                advance=advance,
+                memory=self.settings.memory,
+                execute=self.execution.execute,
+                **options,
             )
         if whole:
             return replace(recorded, notes=(*recorded.notes, AGAINST_BASE))

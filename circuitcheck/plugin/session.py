@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from circuitcheck.core.candidates import EMBEDDED
 from circuitcheck.core.errors import BaselineError, CircuitcheckError, StaleBaselineError
 from circuitcheck.plugin.cases import Case, cases_of
+from circuitcheck.plugin.executing import Execution
 from circuitcheck.plugin.judging import Judge
 from circuitcheck.plugin.models import Models
 from circuitcheck.plugin.progress_bars import Progress
@@ -54,8 +55,9 @@ class GateSession:
         self._others = Others(settings, store)
         self._to_spread: Sequence[Case] = ()
         self._models = Models(settings)
-        self._references = References(settings, self._models, store, progress)
-        self._judge = Judge(settings, self.cases, self._models, self._references, store, progress)
+        self._execution = Execution(settings, store)
+        self._references = References(settings, self._models, store, progress, self._execution)
+        self._judge = Judge(settings, self.cases, self._models, self._references, store, progress, self._execution)
 
     def entry(self, case: Case) -> Entry:
         """The report's entry of one case, measured once in the whole run; errors of its own kind become failures."""
@@ -72,6 +74,11 @@ class GateSession:
     def measure_if_free(self, case: Case) -> None:
         """Measures a case unless another process of the run has, or is about to."""
         self._store.measure_if_free(case, lambda: self._measured(case))
+
+    @property
+    def resumed(self) -> str:
+        """What to say of rows that were found finished; empty where none are kept."""
+        return self._execution.line
 
     def entries(self) -> list[Entry]:
         """Entries of all cases that were measured by any process of the run."""
@@ -136,6 +143,7 @@ class GateSession:
                 limits=settings.limits,
                 advance=advance,
                 memory=settings.memory,
+                execute=self._execution.execute,
             )
 
     def _calibrate(self, case: Case) -> Acceptance:
@@ -146,7 +154,12 @@ class GateSession:
         self._references.require_fresh(case, baseline, reference, is_reference=True)
         with self._progress(f"calibrating {case.circuit}"):
             return accept_calibration(
-                reference, baseline, references.folder, self._models.reload_reference, memory=self.settings.memory
+                reference,
+                baseline,
+                references.folder,
+                self._models.reload_reference,
+                memory=self.settings.memory,
+                execute=self._execution.execute,
             )
 
     def close(self) -> None:

@@ -248,6 +248,14 @@ class Settings:
         metavar="DIR",
         parse=_directory,
     )
+    resume: Path | None = option(
+        None,
+        "keep finished rows of sweeps in DIR, so that a run that was killed goes on where it was when it is started "
+        "again; a folder for each reference",
+        metavar="DIR",
+        parse=_directory,
+        repeated="never",
+    )
     device: str = option("auto", "where models run: auto, cpu, cuda, cuda:1, ...", metavar="DEVICE")
     dtype: str = option(
         "auto",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -56,6 +57,16 @@ class Store:
         """Entries of all cases that were measured, in the order of the cases."""
         files = [self._file(case) for case in cases]
         return [json.loads(file.read_text(encoding="utf-8")) for file in files if file.exists()]
+
+    def count(self, name: str, word: str) -> None:
+        """Counts something that happened in any process of the run."""
+        with (self.directory / f"{name}.counted").open("a", encoding="utf-8") as stream:
+            stream.write(f"{word}\n")
+
+    def counts(self, name: str) -> Counter[str]:
+        """How often each word was counted."""
+        file = self.directory / f"{name}.counted"
+        return Counter(file.read_text(encoding="utf-8").split() if file.exists() else ())
 
     def mark_collected(self) -> None:
         """Notes, for the process that made the folder, that a process of the run has collected tests of the gate."""

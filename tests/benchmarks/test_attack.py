@@ -12,6 +12,7 @@ from attacks import attempts as module
 from attacks.attempts import attempts
 from attacks.baselines import attack_baselines
 from attacks.models import attack_gguf, attack_models, attack_tasks
+from attacks.resumed import attack_resumes
 from attacks.storage import attack_races, attack_saves
 
 from circuitcheck.core.errors import ModelError
@@ -39,6 +40,10 @@ def test_mutated_files_are_refused_or_are_what_they_are(attack):
 
 def test_killed_writers_lose_and_mix_nothing():
     assert_nothing_got_through(attack_saves(8))
+
+
+def test_killed_runs_go_on_to_the_same_baseline():
+    assert_nothing_got_through(attack_resumes(1))
 
 
 def test_readers_beside_writers_see_nothing_mixed():

@@ -87,13 +87,13 @@ def save_model(module: GPTNeoXForCausalLM, directory: Path) -> None:
     module.save_pretrained(directory)
 
 
-def build(folder: Path) -> None:
-    """Makes `model/`, `ioi.jsonl`, `facts.jsonl` and `baselines/model/` in an empty folder."""
+def build(folder: Path, *, record: bool = True) -> None:
+    """Makes `model/`, `ioi.jsonl`, `facts.jsonl` and, unless told otherwise, `baselines/model/` in an empty folder."""
     module = random_model()
     save_model(module, folder / "model")
     for number, (task, length) in enumerate(TASKS.items()):
         write_lines(folder / f"{task}.jsonl", solved_lines(module, length, seed=number))
     reference = load_model(folder / "model")
-    for task in TASKS:
+    for task in TASKS if record else ():
         prompts = load_task(str(folder / f"{task}.jsonl"), vocabulary=VOCABULARY)
         record_reference(reference, prompts, reason="first recording").save(folder / "baselines" / "model")

@@ -42,6 +42,7 @@ GIVEN: dict[str, Any] = {
     "memory": "2K",
     "device_map": "disk",
     "offload": "weights",
+    "resume": "finished",
     "device": "cpu",
     "dtype": "bf16",
     "runtime": "pytorch",
@@ -65,7 +66,7 @@ def test_every_key_reaches_the_settings(gate: Gate) -> None:
     gate.configure(**GIVEN)
     found = settings_of(gate)
     expected = GIVEN | CALLED | {"model": str(gate.path / "model"), "tasks": (str(gate.path / "facts.jsonl"),)}
-    expected |= {key: gate.path / GIVEN[key] for key in ("report_dir", "figures", "baselines", "offload")}
+    expected |= {key: gate.path / GIVEN[key] for key in ("report_dir", "figures", "baselines", "offload", "resume")}
     assert {name: getattr(found, name) for name in GIVEN} == expected
 
 
@@ -76,7 +77,7 @@ def test_every_option_reaches_the_settings_and_the_commands(gate: Gate) -> None:
     arguments = [argument for name, value in given.items() for argument in written(BY_NAME[name], value)]
     found = settings_of(gate, *arguments)
     expected = given | CALLED | {"tasks": ("facts.jsonl",)}
-    expected |= {key: Path(GIVEN[key]) for key in ("report_dir", "figures", "baselines", "offload")}
+    expected |= {key: Path(GIVEN[key]) for key in ("report_dir", "figures", "baselines", "offload", "resume")}
     assert {name: getattr(found, name) for name in given} == expected
     never = {argument for name in given if BY_NAME[name].repeated == "never" for argument in arguments_of(name)}
     again, command = shlex.split(found.report_command), shlex.split(found.command)

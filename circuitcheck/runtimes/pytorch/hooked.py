@@ -17,12 +17,13 @@ from circuitcheck.core.next_token import NextToken
 from circuitcheck.core.patch import Patch
 from circuitcheck.core.prompts import Prompts
 from circuitcheck.core.reading import Reading
-from circuitcheck.core.runtime import Facts, Replaceable, Rounding, Runtime, Variation, Work
+from circuitcheck.core.runtime import Facts, Part, Replaceable, Rounding, Runtime, Variation, Work
 from circuitcheck.core.units import Layout
 from circuitcheck.dictionaries.dictionary import Dictionary
 from circuitcheck.runtimes.pytorch import FEATURE
 from circuitcheck.runtimes.pytorch.batching import needs_probe, with_batching
 from circuitcheck.runtimes.pytorch.engine.clean_pass import refused_as_model_errors
+from circuitcheck.runtimes.pytorch.engine.parts import parts_of
 from circuitcheck.runtimes.pytorch.engine.passes import (
     clean_activations,
     clean_metric,
@@ -212,6 +213,10 @@ class HookedModel(TorchModel):
             rows = rows_of(self, batch)
             metric[:, columns] = batch_metric(self, ports, rows, values, patch.sets, work or Work(), engine)
         return metric
+
+    def parts(self, prompts: Prompts, patch: Patch) -> list[Part]:
+        """A patch in parts that give the numbers of all at once; see `Divides`."""
+        return parts_of(self, prompts, patch)
 
     def gradient(
         self,
