@@ -10,12 +10,14 @@ import pytest
 from circuitcheck.core.errors import CircuitcheckError
 from circuitcheck.core.people import plain, plain_lines
 from circuitcheck.core.phrases import first_lines
+from circuitcheck.plugin.part_files import write_compared_part, write_recorded_part
 from circuitcheck.plugin.say import command, say
 from circuitcheck.plugin.session import GateSession
-from circuitcheck.plugin.settings import INCOMPLETE
+from circuitcheck.plugin.settings import INCOMPLETE, Settings
 from circuitcheck.report.fields import Entry
 
 if TYPE_CHECKING:
+    from circuitcheck.plugin.files import Written
     from circuitcheck.report.rows import Outcome
 
 NOTHING_COMPARED = (
@@ -50,6 +52,9 @@ def finish(session: GateSession, code: int | pytest.ExitCode, *, was_cut: bool =
     settings = session.settings
     if settings.writes_baselines:
         is_written = session.write_accepted(was_stopped=was_cut or code in STOPPED)
+        if settings.shard is not None:
+            session.written += write_recorded_part(session)
+            is_written = is_written and all(is_good for _, is_good in session.written)
         if code != pytest.ExitCode.OK:
             return code
         if not is_written:
@@ -60,12 +65,26 @@ def finish(session: GateSession, code: int | pytest.ExitCode, *, was_cut: bool =
     found = _write(session, code)
     if code != pytest.ExitCode.OK:
         return code
+    return verdict_code(settings, found, session.entries(), session.written)
+
+
+def verdict_code(
+    settings: Settings, found: Outcome, entries: Sequence[Entry], written: Sequence[Written]
+) -> int | pytest.ExitCode:
+    """The exit code of a run in which nothing else failed: 0 only where everything was compared and passes.
+
+    Args:
+        settings: what is allowed.
+        found: what became of the run.
+        entries: what was compared.
+        written: what could be written of it.
+    """
     is_red = found.word == "FAIL" or ("INCONCLUSIVE" in found.counts and not settings.allow_inconclusive)
-    if is_red or not all(is_good for _, is_good in session.written):
+    if is_red or not all(is_good for _, is_good in written):
         return pytest.ExitCode.TESTS_FAILED
-    if not any(entry["criteria"] for entry in session.entries()):
+    if not any(entry["criteria"] for entry in entries):
         return pytest.ExitCode.NO_TESTS_COLLECTED
-    return code if found.word in settings.green else INCOMPLETE
+    return pytest.ExitCode.OK if found.word in settings.green else INCOMPLETE
 
 
 def show(session: GateSession, terminal: pytest.TerminalReporter) -> None:
@@ -90,6 +109,8 @@ def _show_accepted(session: GateSession, terminal: pytest.TerminalReporter) -> N
         for line in acceptance.details:
             say(terminal, plain_lines(f"  {line}"))
     _show_resumed(session, terminal)
+    for line, is_good in session.written:
+        say(terminal, plain_lines(line), red=not is_good)
     say(terminal, "Nothing was compared in this run.")
 
 
@@ -109,7 +130,8 @@ def _show_report(session: GateSession, terminal: pytest.TerminalReporter) -> Non
         say(terminal, render_entries(entries))
         say(terminal, plain_lines(f"settings: {session.settings.file or 'no table [tool.circuitcheck] was found'}"))
         settings = session.settings
-        for line in unused_limits(settings.limits, settings.metric, entries, len(session.cases)):
+        whole = 0 if settings.shard else len(session.cases)  # what a part does not use, another may
+        for line in unused_limits(settings.limits, settings.metric, entries, whole) if whole else ():
             say(terminal, plain_lines(line), yellow=True)
         if session.document and session.document["compare"]:
             from circuitcheck.report.text import render_comparison
@@ -133,7 +155,7 @@ def _write(session: GateSession, code: int | pytest.ExitCode) -> Outcome:
     document = run_document(
         settings, session.entries(), len(session.cases), interrupted=code in STOPPED, failed=did_fail
     )
-    session.written += write_files(settings, document)
+    session.written += write_compared_part(session, document) if settings.shard else write_files(settings, document)
     session.commands += workflow_commands(settings, document)
     session.document = document if all(is_good for _, is_good in session.written) else failed(document)
     return outcome(session.document)
@@ -146,18 +168,25 @@ def last_line(session: GateSession, code: int | pytest.ExitCode) -> tuple[str, s
         session: the run's.
         code: what pytest exits with after everything.
     """
+    if session.document is None:
+        return "circuit gate: NONE (the run ended before its report was made)", "red"
+    line, shard = line_of(session.document, code), session.settings.shard
+    more = "" if shard is None else f"; shard {shard}, merge all: python -m circuitcheck.merge OUT SHARD..."
+    word = line.split()[2]
+    colour = {"PASS": "green", "INCONCLUSIVE": "yellow", "INCOMPLETE": "yellow", "INTERRUPTED": "yellow"}
+    return line + more, colour.get(word, "red")
+
+
+def line_of(document: dict[str, Any], code: int | pytest.ExitCode) -> str:
+    """A report's verdict in one line; PASS only where the exit code is 0."""
     from circuitcheck.plugin.files import failed
     from circuitcheck.report.rows import outcome
 
-    document = session.document
-    if document is None:
-        return "circuit gate: NONE (the run ended before its report was made)", "red"
     found = outcome(document if code == pytest.ExitCode.OK else failed(document))
     way_out = ""
     if code == INCOMPLETE:
         way_out = f": exit code {INCOMPLETE} in CI; --circuit-allow-incomplete says that a part is enough"
-    colour = {"PASS": "green", "INCONCLUSIVE": "yellow", "INCOMPLETE": "yellow", "INTERRUPTED": "yellow"}
-    return f"circuit gate: {found.word} ({found.listed}){way_out}", colour.get(found.word, "red")
+    return f"circuit gate: {found.word} ({found.listed}){way_out}"
 
 
 def unused_limits(limits: dict[str, Any], metric: str, entries: Sequence[Entry], expected: int) -> list[str]:

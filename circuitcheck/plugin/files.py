@@ -18,13 +18,13 @@ Written = tuple[str, bool]
 """What to say of a file, and whether it could be written."""
 
 
-def remove_reports(directory: Path) -> None:
+def remove_reports(directory: Path, names: Sequence[str] = REPORTS) -> None:
     """Removes the reports of an earlier run, so that nobody takes them for those of a run that never comes to its end.
 
     Raises:
         ConfigurationError: they cannot be removed.
     """
-    for file in (directory / name for name in REPORTS):
+    for file in (directory / name for name in names):
         try:
             if file.is_file():
                 file.unlink()

@@ -59,6 +59,8 @@ class Judge:
         from circuitcheck.gate.decide import decide
 
         candidate = self.models.candidate(case.candidate)
+        weights = {"weights": candidate.facts.fingerprints["weights"]}
+        self.store.get_or_make(_weights_of(case), lambda: weights)
         self.references.require_fresh(case, baseline, candidate)
         named = self.references.named_notes(case, baseline)
         reference = self.models.reference() if self.settings.against_base else None
@@ -79,6 +81,11 @@ class Judge:
         more = (*named, *_sameness(measurement, is_copy), *environment_notes(baseline, measurement.environment))
         notes = (*measurement.notes, *more)
         return replace(verdict, measurement=replace(measurement, candidate=case.candidate_name, notes=notes))
+
+    def weights_of(self, case: Case) -> str:
+        """Fingerprint of the weights that a case's candidate had; empty where it was not loaded."""
+        found = self.store.made(_weights_of(case))
+        return "" if found is None else str(found["weights"])
 
     def additions(self, case: Case, baseline: Baseline, verdict: Verdict) -> Entry:
         """What a report's entry holds beside the verdict: the noise floor, and what options ask for.
@@ -147,6 +154,10 @@ class Judge:
         from circuitcheck.verdict.limits import limits_for
 
         return limits_for(precision, task, self.settings.limits)
+
+
+def _weights_of(case: Case) -> str:
+    return f"weights-{case.number:04d}"
 
 
 def _sameness(measurement: Measurement, is_copy: bool) -> tuple[str, ...]:

@@ -37,20 +37,27 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
     given = early_config.known_args_namespace
     # One to compare with may be the same file; it is removed when it has been read.
     if given.circuit_report_dir and not given.circuit_compare:
-        remove_old_reports(Path(given.circuit_report_dir))
+        remove_old_reports(Path(given.circuit_report_dir), given.circuit_shard)
 
 
-def remove_old_reports(directory: Path | None) -> None:
+def remove_old_reports(directory: Path | None, shard: str | None) -> None:
     """Removes what an earlier run left in the directory of this run's reports, if it has one.
+
+    Args:
+        directory: of the reports.
+        shard: which part this run is, as it was given; other parts may be in the directory, too, and stay.
 
     Raises:
         pytest.UsageError: it cannot be removed.
     """
-    from circuitcheck.plugin.files import remove_reports
+    from circuitcheck.plugin.files import REPORTS, remove_reports
+    from circuitcheck.plugin.shards import parse_shard
 
     try:
         if directory is not None:
-            remove_reports(directory)
+            remove_reports(directory, REPORTS if shard is None else [f"{parse_shard(shard).name}.json"])
+    except ValueError:
+        return  # what there is to say of it is said when all settings are read
     except ConfigurationError as error:
         raise refusal(error) from error
 
@@ -81,7 +88,7 @@ def gate_session(config: pytest.Config) -> GateSession:
         except ConfigurationError as error:
             raise refusal(error) from error
         finally:
-            remove_old_reports(report_dir(config))
+            remove_old_reports(report_dir(config), config.getoption("circuit_shard", default=None))
         processes = getattr(config, "workerinput", {}).get("workercount", 1)
         config.stash[SESSION] = GateSession(settings, run_store(config), TerminalProgress(config), processes)
         config.add_cleanup(config.stash[SESSION].close)

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 from circuitcheck.core.candidates import EMBEDDED
 from circuitcheck.core.errors import BaselineError, CircuitcheckError, StaleBaselineError
 from circuitcheck.plugin.cases import Case, cases_of
-from circuitcheck.plugin.executing import Execution
+from circuitcheck.plugin.executing import Execution, code_of_run
 from circuitcheck.plugin.judging import Judge
 from circuitcheck.plugin.models import Models
 from circuitcheck.plugin.progress_bars import Progress
 from circuitcheck.plugin.references import References
 from circuitcheck.plugin.settings import Settings
+from circuitcheck.plugin.shards import fingerprint, fingerprint_files
 from circuitcheck.plugin.side_by_side import CASES, Others, are_small
 from circuitcheck.plugin.store import Store
 from circuitcheck.report.fields import Entry
@@ -23,12 +24,27 @@ if TYPE_CHECKING:
     from circuitcheck.gate.accept import Acceptance
 
 
+SHARED_BY_SHARDS = (
+    "against_base",
+    "multiverse",
+    "keep",
+    "prompts",
+    "device",
+    "dtype",
+    "runtime",
+    "memory",
+    "allow_inconclusive",
+    "allow_incomplete",
+)
+"""Settings beside specification and limits by which two parts would not be of one run."""
+
+
 class GateSession:
     """All that one pytest process knows about the gate.
 
     Attributes:
         settings: what the run is to do.
-        cases: its (candidate, task, unit) triples.
+        cases: its (candidate, task, unit) triples; of a shard, those that it does.
         accepted: circuit, as its cases call it, to what became of its baseline.
         document: the whole report, once it is complete.
         written: what to say of each report file, and whether it could be written.
@@ -43,7 +59,8 @@ class GateSession:
 
     def __init__(self, settings: Settings, store: Store, progress: Progress, processes: int = 1) -> None:
         self.settings = settings
-        self.cases = cases_of(settings)
+        every = cases_of(settings)
+        self.cases = settings.shard.of(every, by_circuit=settings.writes_baselines) if settings.shard else every
         self.accepted: dict[str, Acceptance | CircuitcheckError] = {}
         self.document: dict[str, Any] | None = None
         self.written: list[tuple[str, bool]] = []
@@ -57,7 +74,7 @@ class GateSession:
         self._models = Models(settings)
         self._execution = Execution(settings, store)
         self._references = References(settings, self._models, store, progress, self._execution)
-        self._judge = Judge(settings, self.cases, self._models, self._references, store, progress, self._execution)
+        self._judge = Judge(settings, every, self._models, self._references, store, progress, self._execution)
 
     def entry(self, case: Case) -> Entry:
         """The report's entry of one case, measured once in the whole run; errors of its own kind become failures."""
@@ -98,6 +115,42 @@ class GateSession:
                 self.accepted[case.circuit] = error
         return self.accepted[case.circuit]
 
+    @property
+    def written_to(self) -> Path:
+        """Where baselines are written; of a shard, beside its file."""
+        settings, folder = self.settings, self._references.folder
+        if settings.shard is None or settings.report_dir is None:
+            return folder
+        return settings.report_dir / settings.shard.name / folder.name
+
+    def run_facts(self) -> dict[str, str]:
+        """What all shards of one run have in common, name to value."""
+        settings, every = self.settings, cases_of(self.settings)
+        doing = "calibrate" if settings.calibrate else f"accept {settings.accept}" if settings.accept else "gate"
+        specs = [self._references.spec_of(case).fingerprint for case in every]
+        files = [self._references.file(case) for case in every]
+        options = {name: getattr(settings, name) for name in SHARED_BY_SHARDS}
+        return {
+            "task": doing,
+            "reason": settings.reason,
+            "command": settings.report_command,
+            "cases": fingerprint([[str(case), case.candidate_name, case.circuit] for case in every]),
+            "specification": fingerprint(specs),
+            "limits": fingerprint(settings.limits),
+            "options": fingerprint(options),
+            "baselines": fingerprint_files(files),
+            **code_of_run(),
+        }
+
+    @property
+    def expected(self) -> int:
+        """How many cases the whole run has."""
+        return len(cases_of(self.settings))
+
+    def weights(self) -> dict[str, str]:
+        """Candidate to the fingerprint of its weights, of those that were measured."""
+        return {case.candidate_name: found for case in self.cases if (found := self._judge.weights_of(case))}
+
     def write_accepted(self, *, was_stopped: bool) -> bool:
         """Writes all baselines that were made, or none, and says so in `accepted`.
 
@@ -118,7 +171,7 @@ class GateSession:
             error = BaselineError("the run was stopped, and tasks are written together or not at all.")
         else:
             try:
-                write(made.values(), self._references.folder)
+                write(made.values(), self.written_to)
             except CircuitcheckError as caught:
                 error = caught
         if error is not None:

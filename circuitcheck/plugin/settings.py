@@ -14,6 +14,7 @@ from typing import Any
 from circuitcheck.core.candidates import BITSANDBYTES, DEFAULT_CANDIDATES, EMBEDDED, PRECISIONS, RTN, TORCHAO
 from circuitcheck.core.specification import ABLATIONS, METRICS, POSITIONS, SWEEPS, MeasurementSpec
 from circuitcheck.plugin.options import option, options_of
+from circuitcheck.plugin.shards import Shard, parse_shard
 from circuitcheck.runtimes.choose import AUTO, RUNTIMES
 from circuitcheck.runtimes.pytorch import FEATURE, UNIT_KINDS
 
@@ -255,6 +256,15 @@ class Settings:
         metavar="DIR",
         parse=_directory,
         repeated="never",
+    )
+    shard: Shard | None = option(
+        None,
+        "do the I-th of N parts of the gate, or of the recording, and leave it as a file in --circuit-report-dir; "
+        "`python -m circuitcheck.merge` puts all parts together",
+        metavar="I/N",
+        kind=str,
+        parse=parse_shard,
+        where="command line",
     )
     device: str = option("auto", "where models run: auto, cpu, cuda, cuda:1, ...", metavar="DEVICE")
     dtype: str = option(

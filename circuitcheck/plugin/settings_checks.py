@@ -9,7 +9,7 @@ import pytest
 from circuitcheck.baseline.names import baseline_file
 from circuitcheck.core.candidates import EMBEDDED, GGUF, ONNX, PRECISIONS, is_hub_id, split_variant
 from circuitcheck.core.errors import BaselineError, ConfigurationError, DictionaryError
-from circuitcheck.plugin.cases import Case
+from circuitcheck.plugin.cases import Case, cases_of
 from circuitcheck.plugin.settings import TASKS, Settings, is_ci
 
 
@@ -31,6 +31,7 @@ def check(settings: Settings, config: pytest.Config) -> None:
     _check_tasks(settings.tasks)
     _check_model(settings)
     _check_writing(settings, config)
+    _check_shard(settings)
 
 
 def _refuse_twice(key: str, names: list[str]) -> None:
@@ -96,6 +97,19 @@ def _check_model(settings: Settings) -> None:
             f"model directory {settings.model} {what}. Give the directory that the reference was saved to with "
             "save_pretrained, or 'embedded', or add --circuit-download for a hub id (owner/name)."
         )
+
+
+def _check_shard(settings: Settings) -> None:
+    if settings.shard is None:
+        return
+    if settings.report_dir is None:
+        raise ConfigurationError("--circuit-shard needs --circuit-report-dir DIR: its part is left there.")
+    if settings.figures or settings.compare:
+        raise ConfigurationError(
+            "--circuit-shard does a part of a run, of which nothing whole can be drawn or compared: give --figures and "
+            "--compare to python -m circuitcheck.merge."
+        )
+    settings.shard.of(cases_of(settings), by_circuit=settings.writes_baselines)
 
 
 def _listed(names: list[str]) -> str:

@@ -41,6 +41,11 @@ class Store:
         with suppress(Timeout), self.lock(file.stem, seconds=0):
             _make(file, measure)
 
+    def made(self, name: str) -> Entry | None:
+        """What is kept under a name; None where nothing is."""
+        file = self.directory / f"{name}.json"
+        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+
     @contextmanager
     def lock(self, name: str, seconds: float = -1) -> Iterator[None]:
         """Held by one process of the run at a time; the others wait, at most so long where `seconds` is not below 0.

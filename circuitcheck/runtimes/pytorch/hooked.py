@@ -23,7 +23,7 @@ from circuitcheck.dictionaries.dictionary import Dictionary
 from circuitcheck.runtimes.pytorch import FEATURE
 from circuitcheck.runtimes.pytorch.batching import needs_probe, with_batching
 from circuitcheck.runtimes.pytorch.engine.clean_pass import refused_as_model_errors
-from circuitcheck.runtimes.pytorch.engine.parts import parts_of
+from circuitcheck.runtimes.pytorch.engine.dividing import parts_of
 from circuitcheck.runtimes.pytorch.engine.passes import (
     clean_activations,
     clean_metric,
