@@ -18,6 +18,8 @@ from circuitcheck.baseline.more_arrays import (
     feature_shapes,
     population_arrays,
     population_shapes,
+    route_arrays,
+    route_shapes,
 )
 from circuitcheck.baseline.recording import Recording
 from circuitcheck.baseline.rounded import MEASURES
@@ -43,6 +45,7 @@ def shapes_of(
     population: Layout | None = None,
     beside: tuple[Layout, int] | None = None,
     basis: int | None = None,
+    routers: int = 0,
 ) -> tuple[dict[str, Shape], dict[str, Shape]]:
     """Every array that a baseline of such units has, and its shape: integers from 0 up, and finite floats.
 
@@ -55,6 +58,7 @@ def shapes_of(
         population: of all units, where the layout has some of them.
         beside: of units of another kind, and how many maps read them.
         basis: of features the dimensions of the embedding whose rows are kept, 0 for none; None of other kinds of unit.
+        routers: of how many the choice is kept.
     """
     integers: dict[str, Shape] = {
         "prompts.lengths": ("prompts",),
@@ -93,7 +97,7 @@ def shapes_of(
             integers, floats = integers | more[0], floats | more[1]
     if has_roundings and population is not None:
         floats["roundings.layers"] = ("roundings", len({group.layer for group in population.groups}), "part")
-    return integers, floats
+    return integers | route_shapes(routers), floats
 
 
 def arrays_of(baseline: Recording) -> Arrays:
@@ -134,6 +138,7 @@ def arrays_of(baseline: Recording) -> Arrays:
     ):
         if more is not None:
             integers, floats = integers | more[0], floats | more[1]
+    integers |= route_arrays(baseline.routes)
     return {name: np.ascontiguousarray(values, INTEGER) for name, values in integers.items()} | {
         name: np.ascontiguousarray(values, FLOAT) for name, values in floats.items()
     }

@@ -92,6 +92,7 @@ def _faults_of_others(baseline: Recording) -> Iterator[str]:
         if not _ascend(population.reading.tokens):
             yield "the tokens that all units are read at are not in order"
     yield from _faults_of_features(baseline)
+    yield from _faults_of_routes(baseline)
     if beside is not None:
         if not beside.z.index or beside.z.lengths != baseline.z.lengths[: len(beside.z.lengths)]:
             yield "units of another kind were read at other positions than the measured ones"
@@ -127,6 +128,18 @@ def _faults_of_features(baseline: Recording) -> Iterator[str]:
         yield "a share of features that survive is none"
     if features.basis is not None and not _ascend(features.basis.tokens):
         yield "the rows of the embedding are not in order"
+
+
+def _faults_of_routes(baseline: Recording) -> Iterator[str]:
+    """Of what is kept of a mixture's routers."""
+    positions = sum(len(baseline.task.pairs[place].clean) for place in baseline.z.index)
+    if not _ascend([one.layer for one in baseline.routes]):
+        yield "its routers are not in order"
+    for one in baseline.routes:
+        if len(one.chosen) != positions or one.chosen.max(initial=0) >= one.experts:
+            yield f"the router of layer {one.layer} chose at positions, or chose experts, that there are none of"
+        elif (np.diff(one.chosen) <= 0).any():
+            yield f"the choices of the router of layer {one.layer} are not in order"
 
 
 def _lengths(baseline: Recording) -> tuple[int, ...]:

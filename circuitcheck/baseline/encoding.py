@@ -43,6 +43,7 @@ from circuitcheck.core.next_token import NextToken
 from circuitcheck.core.phrases import first_lines
 from circuitcheck.core.prompts import PromptPair, Task
 from circuitcheck.core.reading import Reading
+from circuitcheck.core.routes import Routes
 from circuitcheck.core.units import Group, Layout
 
 DIGITS = 16
@@ -80,6 +81,7 @@ def content_of(baseline: Recording, arrays: Arrays, file: bytes) -> dict[str, An
         "population": _population(baseline.population),
         "beside": _beside(baseline.beside),
         **_features(baseline.features),
+        **_routes(baseline.routes),
         "fingerprints": baseline.all_fingerprints,
         "ablations": list(baseline.ablated),
         "noise": baseline.noise,
@@ -180,7 +182,8 @@ def recording_of(document: Document, content: bytes) -> dict[str, Any]:
         more = beside, document.beside.reading.maps
     has = (document.next_token, bool(document.roundings))
     basis = None if document.features is None else document.features.basis
-    shapes = shapes_of(layout, document.ablations, document.reading.maps, *has, population, more, basis)
+    routers = document.routes or []
+    shapes = shapes_of(layout, document.ablations, document.reading.maps, *has, population, more, basis, len(routers))
     arrays = unpacked(content, *shapes)
     index, lengths = _integers(arrays["part.index"]), _integers(arrays["part.lengths"])
 
@@ -224,6 +227,9 @@ def recording_of(document: Document, content: bytes) -> dict[str, Any]:
             population or layout,
             arrays,
         ),
+        "routes": tuple(
+            Routes(one.layer, one.experts, arrays[f"routes.{place:04d}"]) for place, one in enumerate(routers)
+        ),
         "environment": _plain(document.environment),
         "reason": document.reason,
         "notes": tuple(document.notes),
@@ -264,6 +270,11 @@ def _features(features: FeatureRecord | None) -> dict[str, Any]:
         return {}
     dimensions = 0 if features.basis is None else features.basis.rows.shape[1]
     return {"features": {"dictionaries": [asdict(one) for one in features.dictionaries], "basis": dimensions}}
+
+
+def _routes(routes: Sequence[Routes]) -> dict[str, Any]:
+    """What the JSON says of routers, under their key; nothing where there are none."""
+    return {"routes": [{"layer": one.layer, "experts": one.experts} for one in routes]} if routes else {}
 
 
 def _group(group: Group) -> dict[str, Any]:

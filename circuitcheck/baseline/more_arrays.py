@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from circuitcheck.baseline.kept_population import Population
 from circuitcheck.core.activations import Activations
 from circuitcheck.core.features import DictionaryFacts, StreamBasis
 from circuitcheck.core.reading import Reading, Source
+from circuitcheck.core.routes import Routes
 from circuitcheck.core.units import Layout
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -132,3 +133,13 @@ def read_beside(layout: Layout, maps: int, source: Source, index: tuple[int, ...
             found * (len(layout.groups) if len(found) == 1 else 1),
         ),
     )
+
+
+def route_shapes(count: int) -> dict[str, Shape]:
+    """Integers of the choice of so many routers."""
+    return {f"routes.{place:04d}": ("routed", f"chosen {place}") for place in range(count)}
+
+
+def route_arrays(routes: Sequence[Routes]) -> dict[str, Any]:
+    """Their values."""
+    return {f"routes.{place:04d}": one.chosen for place, one in enumerate(routes)}

@@ -19,6 +19,7 @@ from circuitcheck.core.features import LEAST_EXPLAINED
 from circuitcheck.core.next_token import NextToken
 from circuitcheck.core.prompts import Prompts, Task
 from circuitcheck.core.reading import Reading
+from circuitcheck.core.routes import Routes
 from circuitcheck.core.specification import METRICS, MeasurementSpec
 from circuitcheck.core.units import Layout, Unit
 
@@ -52,6 +53,7 @@ class Recording:
         population: what is kept of all units, where only some of them are measured.
         beside: units of another kind, by whose repair damage is placed; None where there are none.
         features: what is kept of features beside that; None of other kinds of unit.
+        routes: which experts the tokens of these prompts are given to, where it is a mixture that shows it.
         environment: versions and instruction set that it was recorded with.
         reason: why it was accepted.
         notes: what a reader must know about how it was measured.
@@ -81,6 +83,7 @@ class Recording:
     population: Population | None = None
     beside: Beside | None = None
     features: FeatureRecord | None = None
+    routes: tuple[Routes, ...] = ()
 
     @property
     def solved_prompts(self) -> Prompts:
@@ -136,7 +139,7 @@ class Recording:
         all of which a mean is taken.
         """
         solved = tuple(place for place in self.solved if place < prompts)
-        count, said = len(solved), self.next_token
+        count, said, positions = len(solved), self.next_token, self._positions(solved[: self.spec.part])
         return replace(
             self,
             solved=solved,
@@ -146,7 +149,8 @@ class Recording:
             next_token=None if said is None else said.first(count),
             population=None if self.population is None else self.population.first(count),
             beside=None if self.beside is None else self.beside.first(count),
-            features=None if self.features is None else self.features.first(self._positions(solved[: self.spec.part])),
+            features=None if self.features is None else self.features.first(positions),
+            routes=tuple(one.first(positions) for one in self.routes),
         )
 
     @property

@@ -96,6 +96,13 @@ class FeaturesForm(Form):
     basis: Annotated[int, Meta(ge=0, le=2**24)]
 
 
+class RoutesForm(Form):
+    """A router of a mixture; its choice is in the arrays."""
+
+    layer: Count
+    experts: Size
+
+
 class ModelForm(Form):
     """The reference."""
 
@@ -154,6 +161,7 @@ class Document(Form):
         population: all units, where the layout has some of them.
         beside: units of another kind, by whose repair damage is placed.
         features: what is kept of features; left out of all other kinds of unit.
+        routes: routers whose choice is kept; left out where there are none.
         next_token: whether the arrays say what comes next after each solved prompt.
     """
 
@@ -178,3 +186,4 @@ class Document(Form):
     summary: SummaryForm
     checksum: Hash
     features: FeaturesForm | None = None
+    routes: Annotated[list[RoutesForm], Meta(min_length=1, max_length=MOST_GROUPS)] | None = None

@@ -12,6 +12,7 @@ from circuitcheck.core.features import FeaturesMeasure
 from circuitcheck.core.intervals import Estimate as Estimate
 from circuitcheck.core.modules import Placing
 from circuitcheck.core.population import PopulationMeasure
+from circuitcheck.core.routes import RoutingMeasure
 
 Word = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 Relation = Literal["<=", ">="]
@@ -291,6 +292,7 @@ class Circuit:
         population: all units of such a kind; else None.
         features: which of a task's features survive; None of other kinds of unit.
         placing: in which module of which layer the damage is; None where there is none, or nobody asked.
+        routing: which experts of a mixture tokens are given to; None where there are none, or that is not shown.
     """
 
     kl_divergence: Estimate | None
@@ -313,6 +315,7 @@ class Circuit:
     population: PopulationMeasure | None = None
     placing: Placing | None = None
     features: FeaturesMeasure | None = None
+    routing: RoutingMeasure | None = None
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from circuitcheck.gate.observation import Observation, part_damage
 from circuitcheck.gate.placing import Repaired, plan_placing
 from circuitcheck.gate.preference import preference
 from circuitcheck.gate.repair_plan import plan_repair
+from circuitcheck.gate.routing import candidate_routes
 from circuitcheck.gate.summarize import summarize
 from circuitcheck.gate.survival import compare_features, read_like
 from circuitcheck.stats.drift import relative_drift
@@ -107,6 +108,7 @@ def observe(
         candidate.prove(everything, spec.unit)
         population = compare_population(baseline, candidate, work.memory)
         features = compare_features(baseline, candidate)
+        routes = candidate_routes(candidate, baseline, work.notes)
         z = candidate.activations(baseline.part, spec.unit)
         z = z if spec.positions == "all" else z.answer_position()
         written = compare_writes(baseline, candidate, z)
@@ -138,6 +140,7 @@ def observe(
         repaired,
         population,
         features,
+        routes,
         modules,
         level,
     )

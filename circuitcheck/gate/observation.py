@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from circuitcheck.baseline.recording import Recording
 from circuitcheck.core.metric import LOG_PROBABILITY
 from circuitcheck.core.next_token import NextToken
+from circuitcheck.core.routes import Routes
 from circuitcheck.gate.basis import Written
 from circuitcheck.gate.many import PopulationSums
 from circuitcheck.gate.placing import Repaired
@@ -37,6 +38,8 @@ class Observation:
         plan: which sets of units were repaired.
         repaired: m under each set, `[sets, part]`.
         population: all units of both sides, where not all are measured.
+        features: all of the task's features on both sides; None of other kinds of unit.
+        routes: the choice of its routers, where it is known of both sides.
         modules: what repairing whole modules did, where there may be damage to place.
         level: how often intervals are to hold.
     """
@@ -52,6 +55,7 @@ class Observation:
     repaired: NDArray[Any]
     population: PopulationSums | None
     features: ComparedFeatures | None
+    routes: tuple[Routes, ...]
     modules: Repaired | None
     level: float
 

@@ -25,6 +25,7 @@ from circuitcheck.gate.many import Chosen, choose_units, population_of
 from circuitcheck.gate.preference import preference
 from circuitcheck.gate.repeat import measured_noise
 from circuitcheck.gate.rounding import with_roundings
+from circuitcheck.gate.routing import routes_of
 from circuitcheck.gate.screen import screened_metric
 from circuitcheck.gate.survival import on_task, record_features
 from circuitcheck.stats.ranking import split_half_agreement
@@ -108,7 +109,7 @@ def record_reference(
         _require_finite(model, task, "gradients", *gradient.groups)
         next_token = model.next_token(solved) if solved.index else None
         population = population_of(everyone, chosen, part, tokens, spec, work) if chosen and solved.index else None
-        features = record_features(everyone, part, kind)
+        features, routes = record_features(everyone, part, kind), routes_of(model, part)
         beside = _beside(model, part, spec, work) if solved.index and not chosen else None
         effects = metric[list(ablated_on.index)][None].astype(np.float64) - ablated[spec.ablation]
         tried = model.variations() if sources is None else sources
@@ -139,6 +140,7 @@ def record_reference(
         population=population,
         beside=beside,
         features=features,
+        routes=routes,
         # One prompt cannot be halved.
         ceiling=split_half_agreement(effects, clusters, persistence=spec.persistence) if len(clusters) > 1 else None,
         noise={facts.environment["instruction_set"]: noise} if noise else {},

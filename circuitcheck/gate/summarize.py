@@ -20,6 +20,7 @@ from circuitcheck.gate.many import least_scale, measure_population
 from circuitcheck.gate.observation import Observation
 from circuitcheck.gate.placing import place_damage
 from circuitcheck.gate.repair import mean_change, summarize_repair
+from circuitcheck.gate.routing import measure_routing
 from circuitcheck.gate.sample import Sample, part_sample, solved_sample
 from circuitcheck.gate.survival import measure_features
 from circuitcheck.stats.bootstrap import mean_estimate, share_estimate, weighted_means
@@ -123,6 +124,7 @@ def summarize(baseline: Recording, observed: Observation, precision: str, integr
         units=_units(baseline, observed, importances, sums, part_cand, ablated),
         population=measure_population(baseline, observed.population),
         features=measure_features(baseline, observed.features, part, precision),
+        routing=measure_routing(baseline, observed.routes, part),
         placing=place_damage(baseline, observed.modules, part_cand, part),
     )
 

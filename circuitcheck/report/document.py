@@ -28,6 +28,7 @@ from circuitcheck.core.results import (
     UnitMeasure,
     Verdict,
 )
+from circuitcheck.core.routes import RoutingMeasure
 from circuitcheck.report.compare import compare
 from circuitcheck.report.conversion import as_plain
 from circuitcheck.report.fields import SCHEMA, Entry
@@ -80,6 +81,7 @@ class ReportRun:
     basis: Basis | None = None
     population: PopulationMeasure | None = None
     features: FeaturesMeasure | None = None
+    routing: RoutingMeasure | None = None
     placing: Placing | None = None
     noise_floor: Mapping[str, float] = field(default_factory=dict)
     noise: Mapping[str, Any] | None = None

@@ -16,6 +16,7 @@ from circuitcheck.report.escape import code, prose
 from circuitcheck.report.feature_tables import features_table
 from circuitcheck.report.fields import Entry
 from circuitcheck.report.population_rows import chosen, population_table
+from circuitcheck.report.routing_rows import routing_table
 from circuitcheck.report.rows import (
     UNIT_HEADINGS,
     Cell,
@@ -59,7 +60,7 @@ GRID, FAILED, MOVED, BROKEN, UNDECIDED, CHANGED, NOTE, FAILED_UNIT, PASSED, SEAR
 Weight = tuple[int, float]
 """Kind and, within it, how much a row matters less than another; the smallest is cut last."""
 
-TABLES = (placing_table, features_table, population_table, associations_table, audit_table)
+TABLES = (placing_table, features_table, routing_table, population_table, associations_table, audit_table)
 """What stands below the fragility tables, in this order."""
 
 

@@ -17,6 +17,7 @@ from circuitcheck.report.document import run_entry
 from circuitcheck.report.feature_tables import features_table
 from circuitcheck.report.fields import Entry
 from circuitcheck.report.population_rows import chosen, population_table
+from circuitcheck.report.routing_rows import routing_table
 from circuitcheck.report.rows import (
     UNIT_HEADINGS,
     Table,
@@ -81,7 +82,7 @@ def render_entries(entries: list[Entry]) -> str:
         of_kind = [entry for entry in entries if entry["unit"] == kind]
         for candidate in dict.fromkeys(entry["candidate"] for entry in of_kind):
             parts.append(_fragile(candidate, [entry for entry in of_kind if entry["candidate"] == candidate]))
-    tables = (placing_table, features_table, population_table, associations_table, audit_table)
+    tables = (placing_table, features_table, routing_table, population_table, associations_table, audit_table)
     parts += [_titled(make(entries)) for make in tables]
     parts += [
         _said((run["candidate"] if is_for_all else case_of(run), text) for run, is_for_all, text in searches(entries)),

@@ -19,6 +19,7 @@ from circuitcheck.core.census import Census, WeightKind
 from circuitcheck.core.features import DictionaryFacts, FeatureMeasure, FeaturesMeasure
 from circuitcheck.core.population import Histogram
 from circuitcheck.core.results import Area, CurvePoint, Estimate, Integrated, Loosened, Repair
+from circuitcheck.core.routes import RoutedLayer, RoutingMeasure
 from circuitcheck.report.conversion import as_plain
 from circuitcheck.report.document import document, failed_entry, failed_keep_entry, keep_entry, run_entry
 from circuitcheck.verdict.criteria import BY_NAME
@@ -254,6 +255,7 @@ def attached(entry: dict) -> dict:
     """What is added to an entry by those that looked for it."""
     return entry | {
         "features": as_plain(features()),
+        "routing": as_plain(RoutingMeasure(8, Estimate(0.1, 0, 0.2), (RoutedLayer(0, (0.4, 0.6), (0.5, 0.5), 0.1),))),
         "noise": {"instruction_set": "AVX2", "sources": {"threads=1": {"drift": 1e-7}}},
         "multiverse": {
             "flips": 1,

@@ -19,6 +19,8 @@ from circuitcheck.report.damage_places import module_rows, placed
 from circuitcheck.report.feature_tables import HEADINGS, feature_rows
 from circuitcheck.report.html.columns import columns
 from circuitcheck.report.population_rows import chosen
+from circuitcheck.report.routing_rows import HEADINGS as ROUTING_HEADINGS
+from circuitcheck.report.routing_rows import routing_rows
 from circuitcheck.report.rows import AUDITED, INTEGRATED, eased, noted, outcome, verdict_grid
 from circuitcheck.report.words import kinds_of, said_of, task_of, what_broke
 
@@ -78,6 +80,8 @@ def _run(run: Mapping[str, Any], place: int) -> dict[str, Any]:
         "feature_charts": feature_charts(run, f"{key}-features"),
         "feature_rows": feature_rows(run),
         "feature_headings": HEADINGS,
+        "routing_rows": routing_rows(run),
+        "routing_headings": ROUTING_HEADINGS,
         "reconstructed": _reconstructed(run.get("features") or {}),
         "repair_chart": repair_chart(run, f"{key}-repair"),
         "drift_chart": drift_chart(run, f"{key}-drift"),

@@ -17,6 +17,7 @@ from circuitcheck.core.next_token import NextToken
 from circuitcheck.core.patch import Patch
 from circuitcheck.core.prompts import Prompts
 from circuitcheck.core.reading import Reading
+from circuitcheck.core.routes import Routes
 from circuitcheck.core.runtime import Facts, Part, Replaceable, Rounding, Runtime, Variation, Work
 from circuitcheck.core.units import Layout
 from circuitcheck.dictionaries.dictionary import Dictionary
@@ -27,6 +28,7 @@ from circuitcheck.runtimes.pytorch.engine.dividing import parts_of
 from circuitcheck.runtimes.pytorch.engine.passes import (
     clean_activations,
     clean_metric,
+    clean_routes,
     collect,
     next_token,
     rows_of,
@@ -186,6 +188,10 @@ class HookedModel(TorchModel):
     def activations(self, prompts: Prompts, kind: str) -> Activations:
         """Values of all units on the clean prompts, all positions."""
         return clean_activations(self, prompts, self.ports(kind))
+
+    def routes(self, prompts: Prompts) -> tuple[Routes, ...]:
+        """Which experts its routers choose, of mixtures whose experts are kept in stacks; see `RoutesTokens`."""
+        return clean_routes(self, prompts)
 
     def replacements(self, prompts: Prompts, patch: Patch) -> Activations:
         """What the patch puts into each unit, whichever units its sets name; positions as the patch has them."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from circuitcheck.core.reading import Reading, Source
 from circuitcheck.runtimes.pytorch.forward import float_rows
 from circuitcheck.runtimes.pytorch.offload import stored
+from circuitcheck.runtimes.pytorch.ports.experts import down_matrices
 from circuitcheck.runtimes.pytorch.ports.ports import Port
 from circuitcheck.runtimes.pytorch.ports.proofs import float_matrix
 from circuitcheck.runtimes.pytorch.ports.structure import input_width
@@ -38,7 +39,7 @@ def reading_of(model: TorchModel, ports: Sequence[Port], tokens: Sequence[int], 
         shared = rows[None].cpu().numpy()
         maps = [
             shared
-            if port.side == "output" and port.latents is None
+            if port.is_written_whole
             else torch.einsum("to,cwo->ctw", rows, _written(model, port, amplitude)).cpu().numpy()
             for port, amplitude in zip(ports, amplitudes, strict=True)
         ]
@@ -51,8 +52,7 @@ def _readout(model: TorchModel, tokens: Tensor, port: Port) -> tuple[Source, Ten
     Some models unembed, or embed, in fewer numbers than the stream has; what lies between is not looked into.
     """
     structure, module = model.structure, model.module
-    writes_itself = port.side == "output" and port.latents is None
-    width = port.group.width if writes_itself else _written(model, port, 1.0).shape[-1]
+    width = port.group.width if port.is_written_whole else _written(model, port, 1.0).shape[-1]
     output = None if structure.output_layer is None else module.get_submodule(structure.output_layer)
     if output is not None and input_width(output) in (width, None):
         scale, is_centred = _final_norm(model, width)
@@ -93,6 +93,9 @@ def _rows(output: nn.Module, tokens: Tensor, width: int) -> Tensor:
 
 def _written(model: TorchModel, port: Port, amplitude: float) -> Tensor:
     """What each number of each unit writes, float32 `[count, width, d_model]`."""
+    if port.expert is not None:
+        matrix = down_matrices(model.module.get_submodule(port.module))[port.expert.number]
+        return matrix[port.numbers].float()[:, None]
     if port.latents is None:
         written = _matrix(model, port.module, port.width, amplitude).reshape(port.group.total, port.group.width, -1)
         return written[port.numbers]

@@ -14,7 +14,8 @@ import torch
 from patches import alone, patched_rows, units_of, zeros
 from torch import Tensor, nn
 
-from circuitcheck.runtimes.pytorch.engine import clean_pass, replay, shadow
+from circuitcheck.runtimes.pytorch import shadow
+from circuitcheck.runtimes.pytorch.engine import clean_pass, replay
 from circuitcheck.runtimes.pytorch.engine.clean_pass import is_refusal
 from circuitcheck.runtimes.pytorch.engine.replay_proof import relative_error, rounding
 from circuitcheck.runtimes.pytorch.hooked import HookedModel

@@ -21,13 +21,9 @@ from circuitcheck.runtimes.pytorch.hooked import HookedModel
 ROUNDING = 1e-5
 """Sums over other batch shapes are rounded in another order; relative to the largest metric, as for replays."""
 
-EXPERTS = ("mixtral", "mixtral-routed", "qwen2_moe", "qwen3_moe", "gpt_oss", "granitemoe")
-"""What keeps the down projections of its experts in one stack."""
-
-WITH_NEURONS = sorted({*EXPECTED} - {*EXPERTS})
-
-MODELS = ("gpt_neox", "gpt2", "llama", "gemma2", "opt", "falcon-alibi", "bloom", "phi3")
-"""Each runs its MLP in another way: beside the attention, behind it, gated, between norms, by all tokens in a row."""
+MODELS = ("gpt_neox", "gpt2", "llama", "gemma2", "opt", "falcon-alibi", "bloom", "phi3", "mixtral-routed", "gpt_oss")
+"""Each runs its MLP in another way: beside the attention, behind it, gated, between norms, by all tokens in a row, by
+experts in a stack."""
 
 
 def random_task() -> Task:
@@ -53,17 +49,11 @@ def test_they_are_what_the_down_projection_reads() -> None:
     assert tiny_models.tiny_model("llama", intermediate_size=512).layout("neuron").is_many
 
 
-@pytest.mark.parametrize("name", WITH_NEURONS)
+@pytest.mark.parametrize("name", sorted(EXPECTED))
 def test_every_architecture_is_proven(name: str) -> None:
     model = tiny_models.tiny_model(name)
     with model.unchanged():
         model.prove(random_task().prompts(), "neuron")
-
-
-@pytest.mark.parametrize("name", EXPERTS)
-def test_experts_in_a_stack_are_refused_by_name(name: str) -> None:
-    with pytest.raises(SiteError, match=r"mixture of experts that keeps all .* Measure each MLP as a whole"):
-        tiny_models.tiny_model(name).layout("neuron")
 
 
 def test_a_model_without_an_mlp_has_none() -> None:

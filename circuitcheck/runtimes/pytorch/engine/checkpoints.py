@@ -9,7 +9,7 @@ from typing import Any
 
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
-from circuitcheck.runtimes.pytorch.engine.shadow import shadowed
+from circuitcheck.runtimes.pytorch.shadow import shadowed
 from circuitcheck.runtimes.pytorch.torch_model import TorchModel
 
 

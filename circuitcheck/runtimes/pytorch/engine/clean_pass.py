@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from circuitcheck.core.errors import ModelError
 from circuitcheck.runtimes.pytorch.engine.packing import is_out_of_memory
-from circuitcheck.runtimes.pytorch.engine.shadow import shadowed
 from circuitcheck.runtimes.pytorch.forward import final_hidden, unembedding
 from circuitcheck.runtimes.pytorch.hooks import pre_hook
+from circuitcheck.runtimes.pytorch.shadow import shadowed
 from circuitcheck.runtimes.pytorch.torch_model import TorchModel
 
 HIDDEN = "hidden_states"

@@ -15,10 +15,12 @@ from circuitcheck.core.activations import Activations, join
 from circuitcheck.core.errors import ConfigurationError
 from circuitcheck.core.next_token import KEPT, NextToken
 from circuitcheck.core.prompts import Batch, Prompts
+from circuitcheck.core.routes import Routes
 from circuitcheck.runtimes.pytorch.engine.checkpoints import checkpointed
 from circuitcheck.runtimes.pytorch.engine.clean_pass import refused_as_model_errors
 from circuitcheck.runtimes.pytorch.engine.packing import backward_prompts, is_checkpointed
 from circuitcheck.runtimes.pytorch.forward import last_logits, metric_of, run_model
+from circuitcheck.runtimes.pytorch.ports.experts import chosen_experts, down_matrices, experts_of
 from circuitcheck.runtimes.pytorch.ports.ports import Port, UnitEdit, editing_units, layout_of, reading
 from circuitcheck.runtimes.pytorch.torch_model import TorchModel
 
@@ -94,6 +96,29 @@ def clean_activations(model: TorchModel, prompts: Prompts, ports: Sequence[Port]
     """Values of all units on the clean prompts, all positions."""
     batches = prompts.batches(model.at_most(None))
     return collect(((batch, read_units(model, ports, rows_of(model, batch).ids)) for batch in batches), ports)
+
+
+def clean_routes(model: TorchModel, prompts: Prompts) -> tuple[Routes, ...]:
+    """Which experts every router chooses, at all positions of the clean prompts behind one another."""
+    found = [(site.layer, experts_of(model.module, site.mlp)) for site in model.structure.layers]
+    layers = [(layer, experts) for layer, experts in found if experts is not None]
+    rows: dict[int, list[NDArray[np.int32]]] = {}
+    with torch.no_grad():
+        for batch in prompts.batches(model.at_most(None)) if layers else ():
+            ids = rows_of(model, batch).ids
+            with ExitStack() as stack:
+                choices = [stack.enter_context(chosen_experts(experts)) for _, experts in layers]
+                run_model(model, ids)
+            for number, place in enumerate(batch.index):
+                rows[place] = [one[0].view(*ids.shape, -1)[number].sort(-1).values.cpu().numpy() for one in choices]
+    return tuple(
+        Routes(
+            layer,
+            len(down_matrices(experts)),
+            np.concatenate([rows[place][at] for place in prompts.index]).astype(np.int32),
+        )
+        for at, (layer, experts) in enumerate(layers)
+    )
 
 
 def read_units(model: TorchModel, ports: Sequence[Port], ids: Tensor) -> list[Tensor]:

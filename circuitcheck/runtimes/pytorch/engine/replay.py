@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from circuitcheck.runtimes.pytorch.engine.clean_pass import CleanPass
-from circuitcheck.runtimes.pytorch.engine.shadow import answering, shadowed
 from circuitcheck.runtimes.pytorch.forward import final_hidden, unembedding
 from circuitcheck.runtimes.pytorch.hooks import pre_hook
 from circuitcheck.runtimes.pytorch.ports.edits import Edits
+from circuitcheck.runtimes.pytorch.shadow import answering, shadowed
 from circuitcheck.runtimes.pytorch.torch_model import TorchModel
 
 Entry = Literal["joined", "single", "rows"]
@@ -100,7 +100,8 @@ class Replay:
         made one row of all tokens by then, to whose residual the outputs of several sets cannot be added.
         """
         site = self.model.structure.layers[layer]
-        return any(edits.ports[place].module in (site.projection, site.mlp) for place in edits.in_layer(layer))
+        ports = [edits.ports[place] for place in edits.in_layer(layer)]
+        return any(port.routed or port.module in (site.projection, site.mlp) for port in ports)
 
     def _edits_mlp(self, layer: int, edits: Edits) -> bool:
         """Whether the MLP has to run, because something in it or behind it is replaced."""

@@ -16,9 +16,10 @@ from circuitcheck.core.phrases import listed
 from circuitcheck.core.units import Group, Layout
 from circuitcheck.runtimes.pytorch import UNIT_KINDS
 from circuitcheck.runtimes.pytorch.hooks import post_hook, pre_hook
-from circuitcheck.runtimes.pytorch.ports.down_projections import down_projection
+from circuitcheck.runtimes.pytorch.ports.down_projections import Neurons, down_projections
+from circuitcheck.runtimes.pytorch.ports.experts import Expert, editing_expert
 from circuitcheck.runtimes.pytorch.ports.latents import Latents
-from circuitcheck.runtimes.pytorch.ports.structure import LayerSite, Structure, input_width, output_width
+from circuitcheck.runtimes.pytorch.ports.structure import LayerSite, Structure, output_width
 
 Edit = Callable[[Tensor], Tensor | None]
 """Takes what passes a port, and returns what stands in its place; None leaves it."""
@@ -45,6 +46,8 @@ class Port:
         latents: how they are read and written there; None where they are slices of what passes.
         source: module and side where latents are read, if not where they are written.
         runs_in: the layer in whose call the module runs, where that is not the units' own; -1 before the first.
+        expert: of a stack of experts, which the module holds, the one whose neurons they are; else None.
+        routed: whether the module is given tokens by a router beside it, so that both must have the same rows.
     """
 
     group: Group
@@ -53,6 +56,8 @@ class Port:
     latents: Latents | None = None
     source: tuple[str, Side] | None = None
     runs_in: int | None = None
+    expert: Expert | None = None
+    routed: bool = False
 
     @property
     def layer(self) -> int:
@@ -62,6 +67,8 @@ class Port:
     @property
     def width(self) -> int:
         """Numbers of one position that pass the module."""
+        if self.expert is not None:
+            return self.expert.width
         return self.group.total * self.group.width if self.latents is None else self.latents.decoder.shape[1]
 
     def split(self, tensor: Tensor) -> Tensor:
@@ -87,6 +94,11 @@ class Port:
         passing = tensor.reshape(*tensor.shape[:-1], self.group.total, self.group.width)
         copies = passing.repeat(len(after) // len(before), *(1,) * (passing.dim() - 1))
         return copies.index_copy(-2, self.numbers.to(copies.device), after).flatten(-2)
+
+    @property
+    def is_written_whole(self) -> bool:
+        """Whether the units are what is added to the residual stream, so that no map says what they write."""
+        return self.side == "output" and self.latents is None and self.expert is None
 
     @cached_property
     def numbers(self) -> Tensor | slice:
@@ -142,10 +154,13 @@ def _blocks(module: nn.Module, site: LayerSite) -> list[Port]:
 
 def _neurons(module: nn.Module, site: LayerSite) -> list[Port]:
     """A neuron is one number of the INPUT of its MLP's down projection, behind the activation and the gate."""
-    path = down_projection(module, site)
-    width = input_width(module.get_submodule(path))
-    assert width is not None  # that is how it was found
-    return [Port(Group(f"neuron {site.layer}", site.layer, width, 1), path, "input")]
+    return [_of_neurons(site.layer, neurons) for neurons in down_projections(module, site)]
+
+
+def _of_neurons(layer: int, neurons: Neurons) -> Port:
+    group = Group(f"neuron {layer}{neurons.name}", layer, neurons.count, 1)
+    side: Side = "input" if neurons.expert is None else "output"
+    return Port(group, neurons.module, side, expert=neurons.expert, routed=neurons.routed)
 
 
 PORTS: dict[str, Callable[[nn.Module, LayerSite], list[Port]]] = dict(
@@ -170,6 +185,10 @@ def editing_units(module: nn.Module, port: Port, edit: UnitEdit) -> Iterator[Non
     Raises:
         CannotEditError: in the pass, where what passes is not made of such units.
     """
+    if port.expert is not None:
+        with editing_expert(module.get_submodule(port.module), port.expert.number, edit, port.numbers):
+            yield
+        return
     given: list[Tensor] = []
 
     def keep(tensor: Tensor) -> None:

@@ -23,6 +23,7 @@ from circuitcheck.runtimes.pytorch.forward import (
 from circuitcheck.runtimes.pytorch.hooks import post_hook, pre_hook
 from circuitcheck.runtimes.pytorch.offload import stored
 from circuitcheck.runtimes.pytorch.ports.edits import Edits
+from circuitcheck.runtimes.pytorch.ports.experts import DOWN, down_matrices, routed_of
 from circuitcheck.runtimes.pytorch.ports.ports import CannotEditError, Edit, Port, editing, reading
 from circuitcheck.runtimes.pytorch.torch_model import TorchModel
 
@@ -83,6 +84,7 @@ def prove(model: TorchModel, ids: Tensor, kind: str = "head") -> None:
                 *_ablation_matters(model, ports, ids, clean, kind),
                 *_stands_in_front(model, ports, passed),
                 *_rebuild_output(model, ports, passed, kind),
+                *_experts_add_up(model, ports, ids),
                 *_handed_on(model, ports, ids),
                 *_readout(model, ids, clean.logits),
             ]
@@ -158,8 +160,9 @@ def _finite(model: TorchModel, ids: Tensor) -> Iterator[str]:
 
 def _write_back(model: TorchModel, ports: Sequence[Port], ids: Tensor, clean: _Clean) -> Iterator[str]:
     """Check 1: writing back what was read leaves the logits bit-identical."""
-    for place, port in enumerate(ports):
-        written = _written(model, ports, place, clean.z[place], ids)
+    for places in _together(ports):
+        port = ports[places[0]]
+        written = _written(model, ports, {place: clean.z[place] for place in places}, ids)
         if isinstance(written, str):
             yield _failure(port, "write back", written)
         elif not torch.equal(clean.logits, written):
@@ -171,24 +174,33 @@ def _write_back(model: TorchModel, ports: Sequence[Port], ids: Tensor, clean: _C
 
 def _ablation_matters(model: TorchModel, ports: Sequence[Port], ids: Tensor, clean: _Clean, kind: str) -> Iterator[str]:
     """Check 2: ablating a layer's units changes the logits."""
-    for place, port in enumerate(ports):
-        if port.latents is not None and not clean.z[place].any():
+    for places in _together(ports):
+        port = ports[places[0]]
+        if port.latents is not None and not clean.z[places[0]].any():
             continue  # these few prompts turn none of them on
-        zero = torch.zeros(*ids.shape, port.group.count, port.group.width, device=ids.device)
-        ablated = _written(model, ports, place, zero, ids)
+        ablated = _written(model, ports, {place: torch.zeros_like(clean.z[place]) for place in places}, ids)
         if isinstance(ablated, Tensor) and torch.equal(clean.logits, ablated):
             yield _failure(
                 port, "ablation matters", f"zeroing all of the layer's {kind}s leaves the logits as they were"
             )
 
 
-def _written(model: TorchModel, ports: Sequence[Port], place: int, value: Tensor, ids: Tensor) -> Tensor | str:
-    """The logits with `value` in all units of one group, or why it cannot be put there."""
-    value = value.view(*ids.shape, *value.shape[-2:])
-    everything = torch.ones(1, ports[place].group.count, dtype=torch.bool, device=ids.device)
-    edits = Edits(ports, {place: everything}, {place: value})
+def _together(ports: Sequence[Port]) -> list[list[int]]:
+    """Places of ports that are proven at once: each by itself, but all experts of a layer, of which few are chosen."""
+    found: dict[str | int, list[int]] = {}
+    for place, port in enumerate(ports):
+        found.setdefault(place if port.expert is None else port.module, []).append(place)
+    return list(found.values())
+
+
+def _written(model: TorchModel, ports: Sequence[Port], values: dict[int, Tensor], ids: Tensor) -> Tensor | str:
+    """The logits with values in all units of some groups, or why these cannot be put there."""
+    everything = {
+        place: torch.ones(1, ports[place].group.count, dtype=torch.bool, device=ids.device) for place in values
+    }
+    rows = {place: value.view(*ids.shape, *value.shape[-2:]) for place, value in values.items()}
     try:
-        with edits.in_place(model.module, sets=1):
+        with Edits(ports, everything, rows).in_place(model.module, sets=1):
             return last_logits(model, ids)
     except CannotEditError as error:
         return str(error)
@@ -215,6 +227,33 @@ def _rebuild_output(model: TorchModel, ports: Sequence[Port], passed: Passed, ki
                 f"{allowed:.3g})"
             )
             yield _failure(port, f"{kind}s rebuild the output", detail)
+
+
+def _experts_add_up(model: TorchModel, ports: Sequence[Port], ids: Tensor) -> Iterator[str]:
+    """Check 3 of experts in a stack: what all their neurons write adds up to what the router's choice puts out."""
+    for places in _together(ports):
+        port = ports[places[0]]
+        if port.expert is None:
+            continue
+        experts = model.module.get_submodule(port.module)
+        routed, output = routed_of(experts, lambda: last_logits(model, ids))
+        matrices = down_matrices(experts).double()
+        rebuilt, terms = torch.zeros_like(output, dtype=torch.float64), torch.zeros_like(output)
+        for place in places:
+            number = ports[place].expert.number  # type: ignore[union-attr]  # all of them are of experts
+            values = routed.values(number)[..., 0]
+            rebuilt += values.double() @ matrices[number]
+            terms += values.abs() @ matrices[number].abs().float()
+        bias = getattr(experts, f"{DOWN}_bias", None)
+        if bias is not None:
+            rebuilt += (bias[routed.chosen].double() * routed.weights.double()[..., None]).sum(1)
+        error, allowed = _worst(rebuilt - output.double(), _rounding(output, output.dtype, terms))
+        if not error <= allowed:
+            detail = (
+                f"what the neurons of all experts write differs from their output by {error:.3g} (rounding explains "
+                f"{allowed:.3g})"
+            )
+            yield _failure(port, "experts add up", detail)
 
 
 def _stands_in_front(model: TorchModel, ports: Sequence[Port], passed: Passed) -> Iterator[str]:
