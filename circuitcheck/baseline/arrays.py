@@ -73,7 +73,7 @@ def shapes_of(
         "reading.tokens": ("read",),
     }
     floats: dict[str, Shape] = {"metric.clean": ("prompts",), "metric.counterfactual": ("prompts",)}
-    of_prompts = "solved" if population is None else "part"
+    of_prompts = "solved" if population is None else "ablated on"
     floats |= {f"metric.{kind}": ("measured", of_prompts) for kind in ablations}
     for place, group in enumerate(layout.groups):
         floats |= {f"{name}.{place:04d}": ("kept", group.count, group.width) for name in ("z", "gradient")}

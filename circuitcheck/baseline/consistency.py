@@ -42,6 +42,8 @@ def _faults(baseline: Recording) -> Iterator[str]:
         yield "the solved prompts are not places of prompts, in order"
     elif spec.metric != LOG_PROBABILITY.name and list(solved) != np.flatnonzero(baseline.metric > spec.margin).tolist():
         yield "the solved prompts are not those whose metric exceeds the margin"
+    if not len(baseline.z.index) <= len(baseline.ablated_on) <= len(solved):
+        yield "units were ablated on other prompts than the solved ones, or on fewer than they were read on"
     if baseline.z.index != solved[: spec.part]:
         yield "units were read on other prompts than the first solved ones"
     elif baseline.z.lengths != _lengths(baseline):

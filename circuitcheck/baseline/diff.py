@@ -56,9 +56,9 @@ def _worst(ways: Sequence[Rounded], name: str, is_share: bool) -> str:
 def describe_change(old: Recording, new: Recording) -> list[str]:
     """Which fingerprints and which units changed, and by how much."""
     lines = [
-        f"{name}: {old.all_fingerprints[name][:12]} -> {value[:12]}"
-        for name, value in new.all_fingerprints.items()
-        if old.all_fingerprints[name] != value
+        f"{name}: {old.measured_with.get(name, 'none')[:12]} -> {value[:12]}"
+        for name, value in new.measured_with.items()
+        if old.measured_with.get(name) != value
     ]
     if _competence(old) != _competence(new):
         lines.append(f"{_competence(old)} -> {_competence(new)}")

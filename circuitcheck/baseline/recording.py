@@ -42,7 +42,7 @@ class Recording:
         counterfactual: m of every counterfactual prompt, `[prompts]`.
         solved: places of the prompts that count, `[solved]`.
         ablated: kind to m with each measured unit ablated, `[measured, solved]`; where only some of many units are
-            measured `[measured, part]`, as there are more of them than prompts can be afforded.
+            measured, on the first of the solved prompts if it was recorded so.
         z: values of all units on the first `spec.part` solved prompts.
         gradient: dm/dz at the same places as `z`.
         reading: how the units are read in logits, whatever basis they keep `z` in.
@@ -106,6 +106,11 @@ class Recording:
         return {**self.fingerprints, "prompts": self.task.fingerprint, "spec": self.spec.fingerprint}
 
     @property
+    def measured_with(self) -> dict[str, str]:
+        """The same, and of every dictionary by which features were read, by the group that they are."""
+        return {**self.all_fingerprints, **({} if self.features is None else self.features.fingerprints)}
+
+    @property
     def solved_clusters(self) -> list[str]:
         """Template cluster of every solved prompt, `[solved]`."""
         return [self.task.pairs[place].cluster for place in self.solved]
@@ -153,6 +158,13 @@ class Recording:
             routes=tuple(one.first(positions) for one in self.routes),
         )
 
+    def rounded_as(self, other: Recording) -> Self:
+        """The same with what plain rounding does by another recording of the same units on the same prompts."""
+        features = self.features
+        if features is not None and other.features is not None:
+            features = replace(features, surviving=other.features.surviving)
+        return replace(self, roundings=other.roundings, features=features)
+
     @property
     def largest_token(self) -> int:
         """The largest token id that a candidate is asked about: in prompts, what is read, and what comes next."""
@@ -172,17 +184,16 @@ class Recording:
     @property
     def ablated_on(self) -> Prompts:
         """The prompts on which units were ablated."""
-        return self.solved_prompts if self.population is None else self.part
+        return self.task.prompts(self.solved[: next(iter(self.ablated.values())).shape[1]])
 
     def effects(self, kind: str) -> NDArray[np.float64]:
-        """m(clean) - m(unit ablated), in logits, `[measured, solved]`, or `[measured, part]` as in `ablated`."""
+        """m(clean) - m(unit ablated), in logits, `[measured, prompts]`, as `ablated` has them."""
         clean = self.metric[list(self.ablated_on.index)].astype(np.float64)
         return clean[None] - self.ablated[kind].astype(np.float64)
 
     def effects_of_part(self, kind: str) -> NDArray[np.float64]:
         """The same of the prompts that values of units are kept of, `[measured, part]`."""
-        effects = self.effects(kind)
-        return effects if self.population is not None else self.of_part(effects)
+        return self.effects(kind)[:, : len(self.z.index)]
 
     def of_part(self, values: NDArray[Any]) -> NDArray[np.float64]:
         """Of values `[..., solved]` those of the prompts that values of units are kept of."""

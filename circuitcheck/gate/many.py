@@ -1,8 +1,8 @@
 """Kinds with too many units to measure each: which are measured, and what is kept of all others.
 
-Gradients say which units may matter; those that score highest are measured like heads, on the prompts that values are
-kept of. A random sample of the others is ablated in the reference, which tells how many that matter may have been
-missed. Of all units the values at the answer position are kept, from which their drift and correlation follow at once.
+Gradients say which units may matter; those that score highest are measured like heads. A random sample of the others is
+ablated in the reference, which tells how many that matter may have been missed. Of all units the values at the answer
+position are kept, from which their drift and correlation follow at once.
 """
 
 from __future__ import annotations

@@ -95,8 +95,7 @@ def record_reference(
         if model.layout(kind).is_many:
             chosen = chosen or choose_units(model, part, spec, work)
             model = model.narrowed(chosen.layout)
-        ablated_on = solved if chosen is None else part
-        measured, ablated = _sweep(model, ablated_on, spec, kinds, work)
+        measured, ablated = _sweep(model, solved, spec, kinds, work)
         for ablation, values in ablated.items():
             _require_finite(model, task, f"logits under {ablation} ablation", values)
         z, gradient = (
@@ -111,7 +110,7 @@ def record_reference(
         population = population_of(everyone, chosen, part, tokens, spec, work) if chosen and solved.index else None
         features, routes = record_features(everyone, part, kind), routes_of(model, part)
         beside = _beside(model, part, spec, work) if solved.index and not chosen else None
-        effects = metric[list(ablated_on.index)][None].astype(np.float64) - ablated[spec.ablation]
+        effects = metric[list(solved.index)][None].astype(np.float64) - ablated[spec.ablation]
         tried = model.variations() if sources is None else sources
         noise = (
             measured_noise(model, spec, measured, z, reading, metric, solved, effects, tried, work)
@@ -119,7 +118,7 @@ def record_reference(
             else {}
         )
     layout = model.layout(kind)
-    clusters = [task.pairs[place].cluster for place in ablated_on.index]
+    clusters = [task.pairs[place].cluster for place in solved.index]
     facts = model.facts
     recorded = Baseline(
         model=facts.name,

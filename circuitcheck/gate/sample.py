@@ -40,6 +40,11 @@ def part_sample(baseline: Recording, level: float = LEVEL) -> Sample:
     return _sample([baseline.task.pairs[place].cluster for place in baseline.z.index], baseline, level)
 
 
+def ablated_sample(baseline: Recording, level: float = LEVEL) -> Sample:
+    """Those of them that units are ablated on."""
+    return _sample([baseline.task.pairs[place].cluster for place in baseline.ablated_on.index], baseline, level)
+
+
 def _sample(clusters: Sequence[str], baseline: Recording, level: float) -> Sample:
     weights = cluster_weights(clusters, baseline.spec.draws, baseline.spec.seed)
     return Sample(weights, percentile_level(clusters, level), drawn_units(clusters), level)

@@ -21,7 +21,7 @@ from circuitcheck.gate.observation import Observation
 from circuitcheck.gate.placing import place_damage
 from circuitcheck.gate.repair import mean_change, summarize_repair
 from circuitcheck.gate.routing import measure_routing
-from circuitcheck.gate.sample import Sample, part_sample, solved_sample
+from circuitcheck.gate.sample import Sample, ablated_sample, part_sample, solved_sample
 from circuitcheck.gate.survival import measure_features
 from circuitcheck.stats.bootstrap import mean_estimate, share_estimate, weighted_means
 from circuitcheck.stats.divergence import kl_divergence
@@ -90,7 +90,7 @@ def summarize(baseline: Recording, observed: Observation, precision: str, integr
     # Means of float32 are float32: without this a candidate that equals the reference would differ from it.
     metric_ref = baseline.metric[list(baseline.solved)].astype(np.float64)
     metric_cand = observed.metric.astype(np.float64)
-    ablated = sample if baseline.population is None else part
+    ablated = ablated_sample(baseline, observed.level)
     importances = _importances(baseline, observed, ablated)
     sums = observed.written.sums
     drift, moved = relative_drift(sums), drift_draws(sums, part.weights)
@@ -155,7 +155,7 @@ def _changes_that_matter(reference: Array, candidate: Array) -> Array | None:
 
 def _importances(baseline: Recording, observed: Observation, sample: Sample) -> Importances:
     reference = baseline.effects(baseline.spec.ablation)
-    clean = observed.metric.astype(np.float64) if baseline.population is None else baseline.of_part(observed.metric)
+    clean = observed.metric[: len(baseline.ablated_on)].astype(np.float64)
     candidate = clean[None] - observed.ablated
     ours, theirs = (weighted_means(sample.weights, effects) for effects in (reference, candidate))
     before, after = reference.mean(axis=1), candidate.mean(axis=1)

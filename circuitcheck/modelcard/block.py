@@ -7,6 +7,7 @@ from typing import Any
 
 from circuitcheck.report.damage_places import placed
 from circuitcheck.report.escape import code, prose
+from circuitcheck.report.feature_tables import surviving
 from circuitcheck.report.fields import Entry
 from circuitcheck.report.markdown import made_with, verdict
 from circuitcheck.report.numbers import number, number_interval
@@ -63,9 +64,9 @@ def _method(runs: Sequence[Entry]) -> str:
 
 
 def _more(run: Entry) -> list[str]:
-    """Which of many units were measured, and where damage is."""
+    """Which of many units were measured, which features survive, and where damage is."""
     where = placed(run)
-    return [text for text in (chosen(run), where and f"Damage: {where}.") if text]
+    return [text for text in (chosen(run), surviving(run), where and f"Damage: {where}.") if text]
 
 
 def _with_limit(criterion: Mapping[str, Any] | None) -> str:

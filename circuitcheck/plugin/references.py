@@ -120,7 +120,7 @@ class References:
         if whole:
             return replace(recorded, notes=(*recorded.notes, AGAINST_BASE))
         # What rounding does to what units write depends on neither ablation nor metric.
-        return replace(recorded, roundings=self.of(case).roundings)
+        return recorded.rounded_as(self.of(case))
 
     def _require_accepted(self, case: Case, reference: Runtime) -> None:
         """A reference that is measured now is still the one that somebody accepted, where anybody did."""

@@ -42,6 +42,21 @@ def features_table(runs: Sequence[Entry]) -> Table:
     return Table("Features", CAPTION, headings, rows)
 
 
+def surviving(run: Mapping[str, Any]) -> str:
+    """How many of the task's features survive, in a sentence; empty of other kinds of unit."""
+    found = run.get("features")
+    if not found:
+        return ""
+    explained = ", ".join(f"{one['group']} {share(one['explained'])}" for one in found["dictionaries"])
+    expected = (
+        "" if found["expected"] is None else f"; plain rounding to as many bits leaves {number(found['expected'])}"
+    )
+    return (
+        f"Of {found['active']:,} features {number_interval(found['surviving'])} survive, by a correlation of "
+        f"{LEAST_CORRELATION:g}{expected}. What their dictionaries explain of the reference: {explained}."
+    )
+
+
 def feature_rows(run: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """Label and what stands under `HEADINGS` of each feature that is listed."""
     found = run.get("features")

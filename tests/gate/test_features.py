@@ -19,6 +19,8 @@ from circuitcheck.core.results import Verdict
 from circuitcheck.core.specification import MeasurementSpec
 from circuitcheck.dictionaries.dictionary import Dictionary, HookPoint
 from circuitcheck.dictionaries.read import read_dictionaries
+from circuitcheck.gate.accept import accept
+from circuitcheck.gate.calibrate import calibrate
 from circuitcheck.gate.judge import judge
 from circuitcheck.gate.measure import measure
 from circuitcheck.report.text import render
@@ -160,6 +162,19 @@ def test_a_rotated_stream_is_read_through_its_rotation():
     assert found.surviving.value > 0.99  # TopK turns the last bit of a tie into a latent
     assert max(one.difference for one in found.features if one.survives) < 0.05
     assert any("residual stream is rotated" in note for note in verdict.measurement.notes)
+    assert not any("with its mean" in note for note in verdict.measurement.notes)
+
+
+def test_a_dictionary_of_a_stream_with_its_mean_is_warned_of():
+    """The embedded model has LayerNorms, so what rotates its stream takes the mean out of it."""
+    with_mean = replace(dictionary(), centred=False)
+    model = embedded().with_dictionaries([with_mean]).on_task(task().prompts(), "feature")
+    layout, tokens = model.layout("feature"), tuple(range(64))
+    reading, basis = model.reading("feature", tokens), model.stream_basis("feature")
+    for turn, is_said in (("stream rotated", True), (None, False)):
+        made = candidate(edit=unchanged if turn is None else lambda module: change_basis(module, "stream rotated"))
+        read = made.with_dictionaries([with_mean]).read_like(task().prompts(), layout, reading, basis)
+        assert any("was trained on a stream with its mean" in note for note in read.facts.notes) == is_said
 
 
 def test_what_no_rotation_explains_is_refused():
@@ -201,6 +216,46 @@ def test_another_dictionary_is_another_baseline():
     made = candidate().with_dictionaries([other])
     with pytest.raises(StaleBaselineError, match="recorded with other dictionaries"):
         measure(made, baseline())
+
+
+def test_a_baseline_whose_dictionary_alone_changed_has_changed(monkeypatch, tmp_path):
+    """What was calibrated with the old dictionary says nothing of the new one's features."""
+    change = {"drift": 1e-6, "ranking_change": 0.0, "profile_distance": 1e-6, "metric_change": 1e-7}
+    replace(baseline(), noise={"NEON": {"threads": change}}).save(tmp_path)
+    features = baseline().features
+    other = replace(features, dictionaries=(replace(features.dictionaries[0], fingerprint="1" * 64),))
+    new = replace(baseline(), features=other, noise={"AVX2": {"threads": change}})
+    monkeypatch.setattr("circuitcheck.gate.accept.record_reference", lambda *_, **__: new)
+    monkeypatch.setattr("circuitcheck.gate.accept.measure", lambda *_, **__: measure(candidate(), new, curves=False))
+    accepted = accept(candidate(), task(), SPEC, tmp_path, "changed", "another dictionary")
+    assert accepted.outcome.startswith("accepted: ")
+    assert f"feature 2: {dictionary().fingerprint[:12]} -> 111111111111" in accepted.details
+    assert list(accepted.baseline.noise) == ["AVX2"]
+
+
+def test_calibration_measures_the_noise_of_features():
+    calibrated = calibrate(embedded().with_dictionaries([dictionary()]), baseline())
+    (sources,) = calibrated.noise.values()
+    assert len(sources) > 3
+    assert all(np.isfinite([*change.values()]).all() for change in sources.values())
+    # Of 16 latents that are the largest the last may be another where sums are rounded otherwise.
+    assert calibrated.noise_floor["profile_distance"] < 0.05
+    assert calibrated.noise_floor["metric_change"] < 1e-4
+    assert judge(measure(candidate(), calibrated, curves=False)).word == "PASS"
+
+
+def test_a_further_look_sees_more_of_each_feature():
+    """Values are kept of 12 prompts; units are ablated on all that are solved, in the reference and in candidates."""
+    solved = len(baseline().solved)
+    assert len(baseline().z.index) == 12 < solved
+    assert baseline().ablated["resample"].shape == (64, solved)
+    few = baseline().first(20)
+    assert few.ablated["resample"].shape == (64, len(few.solved))
+    # What was recorded on the prompts that values are kept of, only, still holds.
+    old = replace(baseline(), ablated={"resample": baseline().ablated["resample"][:, :12]})
+    assert old.ablated_on.index == baseline().z.index
+    measured = measure(candidate(), old, curves=False).circuit
+    assert measured.profile_distance.value < 1e-5
 
 
 def test_a_dictionary_that_nothing_turns_on():

@@ -67,6 +67,26 @@ def around(text: str) -> tuple[str, str]:
 # --- what it says ---
 
 
+def test_features_and_what_their_dictionaries_explain_are_said(release: Path):
+    made = report(verdicts={})
+    features = {
+        "dictionaries": [{"group": "feature 2", "explained": 0.97}],
+        "explained": [0.96],
+        "active": 1425,
+        "surviving": {"value": 0.708, "interval": [0.662, 0.768]},
+        "expected": 0.7,
+        "features": [],
+    }
+    made["runs"] = [{**run, "unit": "feature", "features": features} for run in made["runs"]]
+    (release / "report.json").write_text(json.dumps(made))
+    update_card(release)
+    text = read(release)
+    assert re.search(r"Of 1,425 features 0\.708 .* survive, by a correlation of 0\.9", text)
+    assert "plain rounding to as many bits leaves 0.700" in text
+    assert "feature 2 97%" in text
+    assert "Units (features) are ablated" in text
+
+
 def test_a_missing_card_is_made_and_the_hub_can_read_it(release: Path):
     update_card(release, base_model="someone/base")
     text = read(release)

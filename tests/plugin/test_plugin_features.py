@@ -43,6 +43,19 @@ def test_from_recording_to_the_verdict(gate: Gate) -> None:
     assert result.ret == 1
 
 
+def test_under_every_specification(gate: Gate) -> None:
+    """Each is recorded and judged with the same dictionary; none is refused."""
+    write_signs(gate.path / "signs", WIDTH)
+    gate.configure(units=["feature:signs"])
+    gate.run("--circuit-accept=new", "--circuit-reason", "features")
+    gate.run("--circuit-multiverse", "--circuit-report-dir", "out", "--circuit-candidate", "f16")
+    (run,) = gate.report()["runs"]
+    assert run["unit"] == "feature"
+    assert len(run["multiverse"]["specifications"]) == 12
+    assert [row["message"] for row in run["multiverse"]["specifications"] if row["message"]] == []
+    assert run["multiverse"]["flips"] < 12
+
+
 @pytest.mark.parametrize(
     ("unit", "said"),
     [

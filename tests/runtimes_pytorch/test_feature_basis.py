@@ -25,7 +25,8 @@ def test_the_rotation_is_found(centred):
     rows = rng.standard_normal((40, 16)) + 2
     turn = turn_of(16, rng, keeps_ones=centred)
     given = (rows - rows.mean(1, keepdims=True) if centred else rows) @ turn
-    found = rotation(rows.astype(np.float32), given.astype(np.float32))
+    found, is_centred = rotation(rows.astype(np.float32), given.astype(np.float32))
+    assert is_centred == centred
     assert np.allclose(found @ found.T, np.eye(16), atol=1e-5)
     other = rng.standard_normal((7, 16))
     other -= other.mean(1, keepdims=True) if centred else 0

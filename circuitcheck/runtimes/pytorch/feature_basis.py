@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from circuitcheck.core.errors import CandidateError, DictionaryError
 from circuitcheck.core.features import StreamBasis
+from circuitcheck.core.phrases import listed
 from circuitcheck.core.prompts import Prompts
 from circuitcheck.core.reading import Reading
 from circuitcheck.core.units import Layout
@@ -34,6 +35,12 @@ MORE_TOKENS = 1.25
 ROTATED = (
     "Its residual stream is rotated: features are read through the rotation between the token embeddings, which what "
     "they write, read in logits, proves."
+)
+
+MEANLESS = (
+    "The rotation has taken the mean over dimensions out of its stream, as of every model with LayerNorms, and {names} "
+    "{verb} trained on a stream with its mean (SAELens: center_writing_weights false): what the candidate lacks of it "
+    "is a change of features that nothing reads. Give dictionaries of a stream without its mean."
 )
 
 
@@ -97,7 +104,7 @@ def difference(reference: Reading, candidate: Reading) -> float:
     return (off / size) ** 0.5 if size else 0.0
 
 
-def rotation(reference: NDArray[np.float32], candidate: NDArray[np.float32]) -> NDArray[np.float32]:
+def rotation(reference: NDArray[np.float32], candidate: NDArray[np.float32]) -> tuple[NDArray[np.float32], bool]:
     """The orthogonal matrix Q that takes the one embedding nearest to the other, `reference @ Q`.
 
     Orthogonal Procrustes (Schonemann 1966, doi 10.1007/BF02289451). Whatever rotates the stream of a model with
@@ -106,10 +113,14 @@ def rotation(reference: NDArray[np.float32], candidate: NDArray[np.float32]) -> 
     Args:
         reference: rows `[tokens, d_model]`.
         candidate: rows of the same tokens.
+
+    Returns:
+        The matrix, and whether the mean was taken out first.
     """
     ours, theirs = reference.astype(np.float64), candidate.astype(np.float64)
-    found = [_nearest(rows, theirs) for rows in (ours, ours - ours.mean(1, keepdims=True))]
-    return np.asarray(min(found, key=lambda one: one[1])[0], np.float32)
+    whole, centred = (_nearest(rows, theirs) for rows in (ours, ours - ours.mean(1, keepdims=True)))
+    is_centred = centred[1] < whole[1]
+    return np.asarray((centred if is_centred else whole)[0], np.float32), is_centred
 
 
 def _nearest(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
@@ -126,17 +137,24 @@ def _in_basis(model: Model, reading: Reading, basis: StreamBasis | None) -> Mode
     # Heads' values are not kept in the basis of the stream.
     in_stream = all(one.dictionary.writes.place != "z" for one in model.latents)
     if basis is not None and in_stream and model.structure.embedding is not None:
-        turn = torch.from_numpy(rotation(basis.rows, _embedded(model, basis.tokens))).to(model.device)
+        matrix, is_centred = rotation(basis.rows, _embedded(model, basis.tokens))
+        turn = torch.from_numpy(matrix).to(model.device)
         turned = replace(model, latents=tuple(replace(one, turn=turn) for one in model.latents))
         # Proven by what the embedding did not tell: the final norm and the unembedding.
         if difference(reading, _reading(turned, reading.tokens)) <= SAME:
-            return replace(turned, notes=(*model.notes, ROTATED))
+            return replace(turned, notes=(*model.notes, ROTATED, *(_without_mean(model) if is_centred else ())))
     raise CandidateError(
         f"candidate {model.name} keeps what its dictionaries read in another basis: what features write, read in "
         f"logits, differs by {off:.2g} of its size from the reference's, and no rotation between their token "
         "embeddings mends that, so that its features cannot be told. Gate its heads, which are read in any basis, or "
         "give a release that is not rotated."
     )
+
+
+def _without_mean(model: TorchModel) -> list[str]:
+    """What is said of dictionaries that know the mean of a stream that has none any more; nothing where none does."""
+    names = [one.dictionary.name for one in model.latents if not one.dictionary.centred]
+    return [MEANLESS.format(names=listed(names, 4), verb="was" if len(names) == 1 else "were")] if names else []
 
 
 def _reading(model: TorchModel, tokens: Sequence[int]) -> Reading:
