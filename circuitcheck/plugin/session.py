@@ -83,9 +83,12 @@ class GateSession:
     def select(self, chosen: Collection[Case], *, may_spread: bool) -> None:
         """Takes which cases tests ask for, and whether other processes may measure some of them.
 
-        Under xdist the processes are there already, and large models use all threads.
+        Under xdist the processes are there already, and large models use all threads. Where finished rows are kept,
+        one process tells how many it found.
         """
-        if may_spread and self._processes == 1 and self._are_small and not self.settings.writes_baselines:
+        settings = self.settings
+        is_alone = self._processes == 1 and settings.resume is None and not settings.writes_baselines
+        if may_spread and is_alone and self._are_small:
             self._to_spread = [case for case in self.cases if case in chosen]
 
     def measure_if_free(self, case: Case) -> None:

@@ -48,7 +48,8 @@ def wait_passively() -> None:
 def are_small(settings: Settings) -> bool:
     """Whether all models of a run are at hand, run on the CPU, and are small enough for one thread each."""
     named = [settings.model, *(split_variant(spec)[0] for spec in settings.candidates if spec not in PRECISIONS)]
-    return settings.device in ("auto", "cpu") and all(name == EMBEDDED or 0 < _bytes(name) <= SMALL for name in named)
+    is_plain = settings.device in ("auto", "cpu") and settings.device_map is None
+    return is_plain and all(name == EMBEDDED or 0 < _bytes(name) <= SMALL for name in named)
 
 
 def _bytes(name: str) -> int:
