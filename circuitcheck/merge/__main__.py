@@ -80,19 +80,19 @@ def _merge_gates(parts: Sequence[Part], out: Path, compare: Path | None, figures
     code: int = pytest.ExitCode.INTERRUPTED if document["interrupted"] else pytest.ExitCode.TESTS_FAILED
     if not document["interrupted"] and not document["failed"]:
         code = verdict_code(settings, found, document["runs"], written)
-    _say(visible(render_entries(document["runs"])))
+    _say(render_entries(document["runs"]))
     if document["compare"]:
-        _say(visible("\n" + render_comparison(document["compare"])))
+        _say("\n" + render_comparison(document["compare"]))
     for line, _ in written:
         _say(plain_lines(line))
     for command in workflow_commands(settings, document):
-        _say(command)
-    _say(visible(line_of(document, code)))
+        sys.stdout.write(f"{command}\n")
+    _say(line_of(document, code))
     return int(code)
 
 
 def _say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
+    sys.stdout.write(f"{visible(text)}\n")
 
 
 if __name__ == "__main__":
