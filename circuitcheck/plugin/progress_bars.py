@@ -1,7 +1,8 @@
-"""A progress bar on a terminal, and nothing in a log."""
+"""A progress bar on a terminal, and in a log a line now and then of what takes long."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -10,6 +11,10 @@ import pytest
 
 from circuitcheck.core.people import plain
 from circuitcheck.core.progress import Advance, silent
+from circuitcheck.plugin.say import say
+
+EVERY = 60.0
+"""Seconds of one piece of work after which a log hears of it, and hears again."""
 
 Progress = Callable[[str], AbstractContextManager[Advance]]
 """Takes a description, and shows a bar of that name as long as its context lasts; the context gives what moves it."""
@@ -27,8 +32,11 @@ class TerminalProgress:
         # Looked up late: options are read before pytest makes its reporter, and a worker never has one.
         reporter: Any = self._plugins.get_plugin("terminalreporter")
         # The reporter's own answer: while output is captured, its stream is no terminal.
-        if reporter is None or not reporter.isatty:
+        if reporter is None:
             yield silent
+            return
+        if not reporter.isatty:
+            yield _told_now_and_then(reporter, description)
             return
         from tqdm import tqdm
 
@@ -41,3 +49,19 @@ class TerminalProgress:
                 yield bar.update
             finally:
                 bar.close()
+
+
+def _told_now_and_then(reporter: Any, description: str) -> Advance:
+    start = said = time.monotonic()
+    done = 0
+
+    def advance(rows: int) -> None:
+        nonlocal said, done
+        done += rows
+        now = time.monotonic()
+        if now - said >= EVERY:
+            said = now
+            reporter.ensure_newline()
+            say(reporter, plain(f"{description}: {done:,} rows after {now - start:.0f} s"))
+
+    return advance

@@ -1,8 +1,9 @@
-"""Long work shows a progress bar on a terminal, and none in a log."""
+"""Long work shows a progress bar on a terminal, and in a log a line now and then."""
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 
@@ -60,3 +61,18 @@ def test_no_bar_in_a_log_even_where_standard_error_is_a_terminal(gate: Gate) -> 
     with pytest.raises(OSError, match="Input/output error"):  # closed, and never written to
         os.read(ours, 4096)
     os.close(ours)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [(("--circuit-report",), "f16-ioi"), (("--circuit-accept=all", "--circuit-reason=why"), "recording ioi")],
+)
+def test_a_log_hears_of_what_takes_long(
+    gate: Gate, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], what: str
+) -> None:
+    """Here everything does."""
+    monkeypatch.setattr("circuitcheck.plugin.progress_bars.EVERY", 0.0)
+    lines = [re.fullmatch(rf"{what}: ([\d,]+) rows after \d+ s", line) for line in gate.run(*arguments).outlines]
+    counts = [int(line[1].replace(",", "")) for line in lines if line]
+    assert counts
+    assert counts == sorted(counts)
