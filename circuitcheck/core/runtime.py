@@ -256,6 +256,21 @@ class Divides(Protocol):
         """All rows of a patch, each in one of as many parts as there can be, those of the same prompts together."""
 
 
+@runtime_checkable
+class Portable(Protocol):
+    """A runtime that another process, which has loaded the same weights, can make its own."""
+
+    @property
+    def quantity(self) -> Metric:
+        """What is measured of a prompt."""
+
+    def state(self) -> Mapping[str, Any]:
+        """All that it is beside its weights, as plain data."""
+
+    def with_state(self, state: Mapping[str, Any]) -> Runtime:
+        """The same weights as something else that they were elsewhere."""
+
+
 @dataclass(frozen=True)
 class Rounding:
     """One way to round a reference to a precision, by nobody's special care.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from platform import python_version
 from typing import Any
@@ -19,6 +19,23 @@ def versions() -> dict[str, Any]:
         "libraries": {name: version(name) for name in LIBRARIES},
         "python": python_version(),
     }
+
+
+KERNELS = ("torchao", "bitsandbytes", "compressed-tensors", "llama-cpp-python", "onnxruntime")
+"""Packages whose kernels candidates may run in, where they are installed."""
+
+
+def installed() -> dict[str, str]:
+    """Everything installed that numbers depend on, name to version; of this package the code itself."""
+    found = {"code": code_fingerprint(), "python": python_version()}
+    return found | {name: _version(name) for name in (*LIBRARIES, *KERNELS)}
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def code_fingerprint() -> str:

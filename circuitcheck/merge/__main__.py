@@ -86,7 +86,7 @@ def _merge_gates(parts: Sequence[Part], out: Path, compare: Path | None, figures
     for line, _ in written:
         _say(plain_lines(line))
     for command in workflow_commands(settings, document):
-        sys.stdout.write(f"{command}\n")
+        sys.stdout.write(f"{command}\n")  # to be obeyed; strangers' words in it were escaped when it was made
     _say(line_of(document, code))
     return int(code)
 

@@ -108,15 +108,15 @@ def _show_accepted(session: GateSession, terminal: pytest.TerminalReporter) -> N
         say(terminal, plain_lines(f"{circuit}: {acceptance.outcome}"), bold=True)
         for line in acceptance.details:
             say(terminal, plain_lines(f"  {line}"))
-    _show_resumed(session, terminal)
+    _show_execution(session, terminal)
     for line, is_good in session.written:
         say(terminal, plain_lines(line), red=not is_good)
     say(terminal, "Nothing was compared in this run.")
 
 
-def _show_resumed(session: GateSession, terminal: pytest.TerminalReporter) -> None:
-    if session.resumed:
-        say(terminal, plain_lines(session.resumed))
+def _show_execution(session: GateSession, terminal: pytest.TerminalReporter) -> None:
+    for line in session.execution_lines:
+        say(terminal, plain_lines(line))
 
 
 def _show_report(session: GateSession, terminal: pytest.TerminalReporter) -> None:
@@ -139,7 +139,7 @@ def _show_report(session: GateSession, terminal: pytest.TerminalReporter) -> Non
             say(terminal, "\n" + render_comparison(session.document["compare"]))
         if not any(entry["criteria"] or entry["verdict"] == "FAIL" for entry in entries):
             say(terminal, NOTHING_TO_COMPARE, red=True)
-    _show_resumed(session, terminal)
+    _show_execution(session, terminal)
     for line, is_good in session.written:
         say(terminal, plain_lines(line), red=not is_good)
     for line in session.commands:  # in columns of their own: a workflow reads whole lines
@@ -155,6 +155,8 @@ def _write(session: GateSession, code: int | pytest.ExitCode) -> Outcome:
     document = run_document(
         settings, session.entries(), len(session.cases), interrupted=code in STOPPED, failed=did_fail
     )
+    if session.workers:
+        document["workers"] = session.workers
     session.written += write_compared_part(session, document) if settings.shard else write_files(settings, document)
     session.commands += workflow_commands(settings, document)
     session.document = document if all(is_good for _, is_good in session.written) else failed(document)

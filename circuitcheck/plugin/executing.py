@@ -1,22 +1,24 @@
-"""How a run carries out patches, where that is not in one go: with finished rows kept in a folder."""
+"""How a run carries out patches, where that is not in one go: finished rows kept in a folder, workers on a cluster."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property, partial
-from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from circuitcheck.plugin.models import load_named
 from circuitcheck.plugin.settings import Settings
 from circuitcheck.plugin.store import Store
 
 if TYPE_CHECKING:
+    from circuitcheck.cluster.pool import Pool
     from circuitcheck.core.runtime import Execute
+    from circuitcheck.gate.kept_rows import KeptRows
+    from circuitcheck.gate.parts import Carry
 
 RESUMED = "resumed"
 """The store's name for what became of kept rows."""
-
-KERNELS = ("torchao", "bitsandbytes", "compressed-tensors", "llama-cpp-python", "onnxruntime")
-"""Packages whose kernels candidates may run in, where they are installed."""
 
 
 class Execution:
@@ -30,42 +32,98 @@ class Execution:
     def __init__(self, settings: Settings, store: Store) -> None:
         self._settings = settings
         self._store = store
+        self._started: Pool | None = None
+
+    def of(self, candidate: str | None) -> Execute | None:
+        """Carries out patches on a candidate, by its name in the settings, or on the reference.
+
+        Returns:
+            None where models do, all at once.
+
+        Raises:
+            ConfigurationError: the cluster cannot be used.
+        """
+        if self._settings.resume is None and self._settings.ray is None:
+            return None
+        from circuitcheck.gate.parts import InParts
+
+        return InParts(self._kept, self._carry(candidate))
 
     @cached_property
-    def execute(self) -> Execute | None:
-        """Carries out patches; None where models do, all at once."""
+    def _kept(self) -> KeptRows | None:
         if self._settings.resume is None:
             return None
+        from circuitcheck.core.versions import installed
         from circuitcheck.gate.kept_rows import KeptRows
-        from circuitcheck.gate.parts import InParts
         from circuitcheck.runtimes.pytorch.threads import thread_count
 
-        tell = partial(self._store.count, RESUMED)
-        return InParts(KeptRows(self._settings.resume, code_of_run(), thread_count, tell))
+        return KeptRows(self._settings.resume, installed(), thread_count, partial(self._store.count, RESUMED))
+
+    def _carry(self, candidate: str | None) -> Carry | None:
+        if self._settings.ray is None:
+            return None
+        from circuitcheck.cluster.pool import Pool
+        from circuitcheck.cluster.worker import Recipe
+        from circuitcheck.runtimes.pytorch.threads import computing_threads, thread_count
+
+        if self._started is None:
+            pool = Pool(self._settings.ray, thread_count())
+            pool.start()
+            self._started = pool
+        load = partial(load_named, _sent(self._settings), None if candidate is None else _whole(candidate))
+        return partial(self._started.carry, Recipe(candidate or self._settings.model, load, computing_threads))
 
     @property
-    def line(self) -> str:
-        """What the run says of rows that it found or kept; empty where it kept none."""
+    def workers(self) -> list[dict[str, Any]]:
+        """What the report says of each worker; none where there were none."""
+        return [] if self._started is None else [place.shown() for place in self._started.places]
+
+    @property
+    def lines(self) -> list[str]:
+        """What the run says of rows that it found or kept, and of its workers."""
+        return [*self._of_resumed(), *map(_of_worker, self.workers)]
+
+    def close(self) -> None:
+        """Ends the workers."""
+        if self._started is not None:
+            self._started.close()
+            self._started = None
+
+    def _of_resumed(self) -> list[str]:
         if self._settings.resume is None:
-            return ""
+            return []
         counts = self._store.counts(RESUMED)
         found, damaged = counts["found"], counts["damaged"]
         made = counts["missing"] + damaged
         line = f"{self._settings.resume}: {found} of {found + made} parts of sweeps were finished before this run"
-        return line + (f"; {damaged} were damaged, and were measured again." if damaged else ".")
+        return [line + (f"; {damaged} were damaged, and were measured again." if damaged else ".")]
 
 
-def code_of_run() -> dict[str, str]:
-    """Everything installed that numbers depend on, name to version; of this package the code itself."""
-    from circuitcheck.core.versions import code_fingerprint, versions
+def _of_worker(worker: dict[str, Any]) -> str:
+    line = (
+        f"worker {worker['process']} on node {worker['node']}: {worker['parts']} parts of sweeps, "
+        f"{worker['rows']} rows, {worker['seconds']:.1f} s, {worker['memory'] / 2**20:.0f} MiB"
+    )
+    return f"{line}; lost ({worker['ended']})" if worker["ended"] else line
 
-    known = versions()
-    found = {"code": code_fingerprint(), "python": known["python"], **known["libraries"]}
-    return found | {name: _version(name) for name in KERNELS}
+
+def _sent(settings: Settings) -> Settings:
+    """The settings for processes elsewhere: whatever lies here has its whole path."""
+    return replace(
+        settings,
+        model=_whole(settings.model),
+        candidates=tuple(map(_whole, settings.candidates)),
+        units=tuple(map(_whole_unit, settings.units)),
+        compare=None,
+        limits={},
+    )
 
 
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "not installed"
+def _whole_unit(unit: str) -> str:
+    kind, _, path = unit.partition(":")
+    return f"{kind}:{_whole(path)}" if path else kind
+
+
+def _whole(name: str) -> str:
+    path = Path(name).expanduser()
+    return str(path.resolve()) if path.exists() else name

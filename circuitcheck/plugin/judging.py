@@ -71,7 +71,7 @@ class Judge:
                 lambda precision: self._limits(precision, baseline.task.name),
                 advance=advance,
                 memory=self.settings.memory,
-                execute=self.execution.execute,
+                execute=self.execution.of(case.candidate),
                 reference=reference,
             )
         measurement = verdict.measurement

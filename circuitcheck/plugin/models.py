@@ -95,3 +95,13 @@ class Models:
 
             self._dictionaries = read_all(self._settings.dictionaries)
         return model.with_dictionaries(self._dictionaries)
+
+
+def load_named(settings: Settings, candidate: str | None) -> Runtime:
+    """A model of a run as any process of it loads it: a candidate by its name in the settings, or the reference.
+
+    Raises:
+        CircuitcheckError: it cannot be loaded.
+    """
+    models = Models(settings)
+    return models.reference() if candidate is None else models.candidate(candidate)

@@ -46,6 +46,7 @@ class Option:
             command line.
         repeated: in which commands that users are told: all that continue the run, those that compare the same again,
             or none. What one run is to do is in none.
+        without: what is meant where the option is given without a value; None where it needs one.
         kind: type of the value as it is given, where that is not the field's.
         name: of the field.
         default: of the field; a relative path starts where the pyproject.toml lies.
@@ -60,6 +61,7 @@ class Option:
     parse: Callable[[Any], Any] | None = None
     where: Literal["everywhere", "command line", "table"] = "everywhere"
     repeated: Literal["always", "to compare", "never"] = "always"
+    without: str | None = None
     kind: type | None = None
     name: str = ""
     default: Any = None
@@ -92,6 +94,7 @@ class Option:
             type=int if self.kind is int else str,
             choices=self.choices,
             metavar=self.metavar,
+            **({"nargs": "?", "const": self.without} if self.without is not None else {}),
             help=self.help + (f" (default: {listed})" if listed else ""),
         )
 

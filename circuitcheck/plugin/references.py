@@ -114,7 +114,7 @@ class References:
                 spec,
                 advance=advance,
                 memory=self.settings.memory,
-                execute=self.execution.execute,
+                execute=self.execution.of(None),
                 **options,
             )
         if whole:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from circuitcheck.core.candidates import EMBEDDED
 from circuitcheck.core.errors import BaselineError, CircuitcheckError, StaleBaselineError
+from circuitcheck.core.versions import installed
 from circuitcheck.plugin.cases import Case, cases_of
-from circuitcheck.plugin.executing import Execution, code_of_run
+from circuitcheck.plugin.executing import Execution
 from circuitcheck.plugin.judging import Judge
 from circuitcheck.plugin.models import Models
 from circuitcheck.plugin.progress_bars import Progress
@@ -83,11 +84,12 @@ class GateSession:
     def select(self, chosen: Collection[Case], *, may_spread: bool) -> None:
         """Takes which cases tests ask for, and whether other processes may measure some of them.
 
-        Under xdist the processes are there already, and large models use all threads. Where finished rows are kept,
+        Under xdist and on a cluster the workers are there already, and large models use all threads. Where finished rows are kept,
         one process tells how many it found.
         """
         settings = self.settings
-        is_alone = self._processes == 1 and settings.resume is None and not settings.writes_baselines
+        has_workers = self._processes > 1 or settings.ray is not None
+        is_alone = not has_workers and settings.resume is None and not settings.writes_baselines
         if may_spread and is_alone and self._are_small:
             self._to_spread = [case for case in self.cases if case in chosen]
 
@@ -96,9 +98,14 @@ class GateSession:
         self._store.measure_if_free(case, lambda: self._measured(case))
 
     @property
-    def resumed(self) -> str:
-        """What to say of rows that were found finished; empty where none are kept."""
-        return self._execution.line
+    def execution_lines(self) -> list[str]:
+        """What to say of rows that were found finished, and of workers elsewhere."""
+        return self._execution.lines
+
+    @property
+    def workers(self) -> list[dict[str, Any]]:
+        """Workers elsewhere, as the report has them; none where there were none."""
+        return self._execution.workers
 
     def entries(self) -> list[Entry]:
         """Entries of all cases that were measured by any process of the run."""
@@ -142,7 +149,7 @@ class GateSession:
             "limits": fingerprint(settings.limits),
             "options": fingerprint(options),
             "baselines": fingerprint_files(files),
-            **code_of_run(),
+            **installed(),
         }
 
     @property
@@ -199,7 +206,7 @@ class GateSession:
                 limits=settings.limits,
                 advance=advance,
                 memory=settings.memory,
-                execute=self._execution.execute,
+                execute=self._execution.of(None),
             )
 
     def _calibrate(self, case: Case) -> Acceptance:
@@ -215,13 +222,14 @@ class GateSession:
                 references.folder,
                 self._models.reload_reference,
                 memory=self.settings.memory,
-                execute=self._execution.execute,
+                execute=self._execution.of(None),
             )
 
     def close(self) -> None:
-        """Ends other processes, and frees the models."""
+        """Ends other processes and workers elsewhere, and frees the models."""
         self._others.close()
         self._models.close()
+        self._execution.close()
 
     def _beside_others(self, case: Case) -> Entry:
         """The case's entry; with the first that is measured, other processes begin with the last ones."""

@@ -54,6 +54,12 @@ def _report(path: Path) -> dict[str, Any]:
     return load_report(path)
 
 
+def _cluster(address: str) -> str:
+    if address in ("local", "auto") or re.fullmatch(r"[\w.\-]+:\d{1,5}", address):
+        return address
+    raise ValueError("host:port or auto, written --circuit-ray=ADDRESS; put paths of tests before it")
+
+
 def _units(given: tuple[str, ...]) -> tuple[str, ...]:
     if all(unit in UNIT_KINDS or unit.startswith(OF_DICTIONARY) for unit in given):
         return given
@@ -264,6 +270,15 @@ class Settings:
         metavar="I/N",
         kind=str,
         parse=parse_shard,
+        where="command line",
+    )
+    ray: str | None = option(
+        None,
+        "carry out sweeps on a Ray cluster: without a value one is started on this machine, else the one at "
+        "--circuit-ray=ADDRESS (host:port, or auto) is joined; every worker keeps the model in its own memory",
+        metavar="ADDRESS",
+        without="local",
+        parse=_cluster,
         where="command line",
     )
     device: str = option("auto", "where models run: auto, cpu, cuda, cuda:1, ...", metavar="DEVICE")

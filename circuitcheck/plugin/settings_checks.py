@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from circuitcheck.baseline.names import baseline_file
 from circuitcheck.core.candidates import EMBEDDED, GGUF, ONNX, PRECISIONS, is_hub_id, split_variant
 from circuitcheck.core.errors import BaselineError, ConfigurationError, DictionaryError
+from circuitcheck.core.phrases import extra_needed
 from circuitcheck.plugin.cases import Case, cases_of
 from circuitcheck.plugin.settings import TASKS, Settings, is_ci
 
@@ -32,6 +34,7 @@ def check(settings: Settings, config: pytest.Config) -> None:
     _check_model(settings)
     _check_writing(settings, config)
     _check_shard(settings)
+    _check_cluster(settings, config)
 
 
 def _refuse_twice(key: str, names: list[str]) -> None:
@@ -110,6 +113,18 @@ def _check_shard(settings: Settings) -> None:
             "--compare to python -m circuitcheck.merge."
         )
     settings.shard.of(cases_of(settings), by_circuit=settings.writes_baselines)
+
+
+def _check_cluster(settings: Settings, config: pytest.Config) -> None:
+    if settings.ray is None:
+        return
+    if find_spec("ray") is None:
+        raise ConfigurationError(extra_needed("--circuit-ray", "ray"))
+    if config.getoption("dist", default="no") != "no" or hasattr(config, "workerinput"):
+        raise ConfigurationError("--circuit-ray has workers of its own, so it never runs in parallel: leave out -n.")
+    from circuitcheck.cluster.pool import require_reachable
+
+    require_reachable(settings.ray)
 
 
 def _listed(names: list[str]) -> str:

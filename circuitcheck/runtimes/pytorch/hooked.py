@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +51,9 @@ from circuitcheck.runtimes.pytorch.unchanged import unchanged
 from circuitcheck.runtimes.pytorch.variations import all_variations, usual_variations
 from circuitcheck.runtimes.pytorch.wide_products import with_wide_products
 from circuitcheck.runtimes.pytorch.write_maps import reading_of
+
+OF_PROCESS = ("module", "tokenizer", "proven")
+"""What of a model is not sent to another process."""
 
 
 class HookedModel(TorchModel):
@@ -223,6 +227,14 @@ class HookedModel(TorchModel):
     def parts(self, prompts: Prompts, patch: Patch) -> list[Part]:
         """A patch in parts that give the numbers of all at once; see `Divides`."""
         return parts_of(self, prompts, patch)
+
+    def state(self) -> dict[str, Any]:
+        """All that it is beside its weights; see `Portable`."""
+        return {one.name: getattr(self, one.name) for one in fields(self) if one.name not in OF_PROCESS}
+
+    def with_state(self, state: Mapping[str, Any]) -> HookedModel:
+        """The same weights, as what they were in another process."""
+        return replace(self, **state)
 
     def gradient(
         self,
