@@ -75,12 +75,14 @@ class Pool:
     Attributes:
         address: of a running cluster, `host:port` or `auto`; `local` starts one on this machine.
         threads: how many compute in each worker.
+        workers: how many; by default as many as the cluster has processors for.
         places: every worker that there was.
         slowest: seconds that the slowest part so far took.
     """
 
     address: str
     threads: int
+    workers: int | None = None
     places: list[Place] = field(default_factory=list)
     slowest: float = 0.0
     _starting: dict[Any, Place] = field(default_factory=dict, repr=False)
@@ -104,7 +106,7 @@ class Pool:
                 raise ConfigurationError(f"--circuit-ray={self.address}: {first_lines(error)}") from error
             self._is_ours = True
         count = max(1, int(ray.cluster_resources().get("CPU", 1)) // self.threads)
-        for _ in range(count):
+        for _ in range(self.workers or count):
             self._start_worker()
         try:
             self._greet(timeout=STARTED)
