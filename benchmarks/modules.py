@@ -28,7 +28,7 @@ from circuitcheck.baseline.baseline import Baseline
 from circuitcheck.baseline.names import baseline_file
 from circuitcheck.core.prompts import Task
 from circuitcheck.gate.decide import decide
-from circuitcheck.runtimes.pytorch.ports.down_projections import down_projection
+from circuitcheck.runtimes.pytorch.ports.down_projections import down_projections
 from circuitcheck.runtimes.pytorch.quantizers.rtn import quantize_rtn
 
 KINDS = ("head", "block", "neuron")
@@ -56,7 +56,7 @@ class Fault:
 def mlp_maps(model: HookedModel, layer: int) -> list[str]:
     """Paths of all linear maps of a layer's MLP, the last one back to the residual stream."""
     site = model.structure.layers[layer]
-    down = down_projection(model.module, site)
+    (down,) = (neurons.module for neurons in down_projections(model.module, site))
     paths = [path for path in surgery.paths_of(model.module, layer) if path.startswith(f"{site.mlp}.")]
     return [*(path for path in paths if path != down), down]
 

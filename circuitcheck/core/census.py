@@ -8,6 +8,9 @@ from dataclasses import dataclass
 LEVELS = (8, 4, 3, 2)
 """Bits that limits on drift are given for."""
 
+STATIC, STATIC_BITS = "8-bit-static", 8.0
+"""The precision of 8-bit weights whose products read 8-bit activations by one scale that was fixed beforehand."""
+
 FLOAT8, FLOAT8_BITS = "float8", 8.0
 """How PyTorch's types of that kind begin, and the precision that releases with such weights are held to."""
 

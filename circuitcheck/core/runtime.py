@@ -225,8 +225,13 @@ class Runtime(Protocol):
     ) -> Sequence[Variation]:
         """Ways to compute the same thing: one of each kind or, for a calibration on some prompts, all of them."""
 
-    def roundings(self) -> Sequence[Rounding]:
-        """Ways to round it plainly: what a precision alone does to a model. References only."""
+    def roundings(self, prompts: Prompts | None = None) -> Sequence[Rounding]:
+        """Ways to round it plainly: what a precision alone does to a model. References only.
+
+        Args:
+            prompts: of whose clean ones the range is seen that fixed scales of activations need; such ways are left
+                out where there are none.
+        """
 
 
 @dataclass(frozen=True)

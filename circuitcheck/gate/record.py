@@ -147,7 +147,8 @@ def record_reference(
         reason=reason,
         notes=tuple(work.notes),
     )
-    return with_roundings(recorded, model.roundings() if roundings is None else roundings, work)
+    ways = model.roundings(everything) if roundings is None else roundings
+    return with_roundings(recorded, ways, work)
 
 
 def _agreed(model: Runtime, spec: MeasurementSpec) -> tuple[Runtime, MeasurementSpec]:

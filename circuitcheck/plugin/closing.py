@@ -194,10 +194,11 @@ def line_of(document: dict[str, Any], code: int | pytest.ExitCode) -> str:
 def unused_limits(limits: dict[str, Any], metric: str, entries: Sequence[Entry], expected: int) -> list[str]:
     """Limits that nothing in a complete run was held against: of other precisions, misspelt tasks or other metrics."""
     from circuitcheck.verdict.criteria import criteria_for
-    from circuitcheck.verdict.limits import SAME_BITS
+    from circuitcheck.verdict.limits import BROADER, SAME_BITS
 
     precisions = {entry["precision"] for entry in entries}
     precisions |= {SAME_BITS.get(name, name) for name in precisions}
+    precisions |= {BROADER.get(name, name) for name in precisions}
     if len(entries) < expected or None in precisions:
         return []
     tables = {name: table for name, table in limits.items() if isinstance(table, dict)}

@@ -45,7 +45,7 @@ def baseline(model):
 
 def test_all_ways_are_measured_and_finer_ones_move_less(model, baseline):
     assert [(one.precision, one.name) for one in baseline.roundings] == [
-        (one.precision, one.name) for one in model.roundings()
+        (one.precision, one.name) for one in model.roundings(baseline.task.prompts())
     ]
     drift = {one.precision: one.measures["drift"] for one in reversed(baseline.roundings)}  # the first of each remains
     order = ["f16", "bf16", "8-bit", "4-bit", "3-bit", "2-bit"]

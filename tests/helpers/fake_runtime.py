@@ -179,7 +179,7 @@ class FakeRuntime:
             *([Variation("loaded again", reload=reload)] if reload else []),
         ]
 
-    def roundings(self) -> Sequence[Rounding]:
+    def roundings(self, prompts: Prompts | None = None) -> Sequence[Rounding]:
         """Head 1 of half its size, or of three quarters: what 4 bits do to pencil and paper."""
         return [
             Rounding("4-bit", name, lambda gain=gain: replace(self, gains=[1.0, gain], precision="4-bit"))  # type: ignore[misc]

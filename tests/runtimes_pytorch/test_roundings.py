@@ -34,7 +34,7 @@ def test_every_precision_that_rounds_has_its_ways_under_distinct_names():
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: f"{way.precision}, {way.name}")
 def test_a_copy_is_rounded_and_the_reference_left_alone(model, way):
     before = fingerprint_module(model.module)
-    copy = rounded(model, way)
+    copy = rounded(model, way, [IDS])
     assert copy.precision == way.precision
     with torch.no_grad():
         change = (copy.module(IDS).logits.float() - model.module(IDS).logits).abs().max()
@@ -44,10 +44,10 @@ def test_a_copy_is_rounded_and_the_reference_left_alone(model, way):
 
 def test_weights_take_as_many_values_as_they_may(model):
     for way in WAYS:
-        if way.precision.endswith("-bit"):
+        if "-bit" in way.precision:
             levels = 2 * (2 ** (int(way.precision[0]) - 1) - 1) + 1
             group = 32 if "groups" in way.name else None
-            for weight in weights_inside(rounded(model, way)):
+            for weight in weights_inside(rounded(model, way, [IDS])):
                 columns = weight.T if type(model.module).__name__.startswith("GPT2") else weight
                 rows = columns.detach().reshape(-1, group or columns.shape[1])
                 # A row of codes times one scale; codes times scale differ in the last place where signs differ.
@@ -74,3 +74,33 @@ def test_a_model_without_linear_maps_is_refused_by_what_is_missing():
         if way.name.startswith("weights"):
             with pytest.raises(ModelError, match="linear map"):
                 rounded(model, way)
+
+
+def test_fixed_scales_are_of_the_range_that_was_seen(model):
+    """256 levels from the least to the largest that a map read, 0 among them; what is beyond is cut off."""
+    (way,) = (way for way in WAYS if way.name.endswith("range, what maps read"))
+    path = model.structure.layers[0].projection
+    seen: list[torch.Tensor] = []
+
+    def read(copy: HookedModel, ids: torch.Tensor) -> torch.Tensor:
+        part = copy.module.get_submodule(path)
+        handle = part.register_forward_pre_hook(lambda _, given: seen.append(given[0].clone()))
+        with torch.no_grad():
+            copy.module(ids)
+        handle.remove()
+        return seen[-1]
+
+    low, high = (float(end) for end in read(model, IDS).aminmax())
+    low, high = min(low, 0.0), max(high, 0.0)
+    step = (high - low) / 255
+    rounded_values = read(rounded(model, way, [IDS]), IDS) / step  # hooks run in order, so this is what the map reads
+    assert (rounded_values - rounded_values.round()).abs().max() < 1e-3
+    others = read(rounded(model, way, [IDS]), torch.arange(5, 45).reshape(4, 10))
+    assert others.min() >= low - step
+    assert others.max() <= high + step
+
+
+def test_without_prompts_there_are_no_fixed_scales(model):
+    names = [one.name for one in model.roundings()]
+    assert len(names) == len(WAYS) - 2
+    assert not any("range" in name for name in names)

@@ -73,12 +73,19 @@ def test_limits_that_cannot_be_made():
 def test_every_precision_that_can_be_made_has_its_limits_from_fine_to_coarse():
     assert set(PRECISIONS) <= set(KNOWN)
     assert len(KNOWN) == len(set(KNOWN))
-    names = ["f32", "f16", "bf16", "8-bit", "int8-sim", "float8", "4-bit", "3-bit", "2-bit"]
+    names = ["f32", "f16", "bf16", "8-bit", "int8-sim", "float8", "8-bit-static", "4-bit", "3-bit", "2-bit"]
     assert list(DRIFT_LIMITS) == names
     limits = [DRIFT_LIMITS[precision] for precision in names]
     # By the largest: rounding of activations, too, moves few heads further and half of them no further.
     assert [limit.largest for limit in limits] == sorted(limit.largest for limit in limits)
     assert all(limit.median < limit.largest for limit in limits)
+
+
+def test_tables_of_8_bits_hold_for_fixed_scales_too():
+    limits = limits_for("8-bit-static", "ioi", {"8-bit": {"profile_distance": 0.1, "ioi": {"recovery": 0.7}}})
+    assert (limits.profile_distance, limits.recovery) == (0.1, 0.7)
+    assert limits.drift_median == DRIFT_LIMITS["8-bit-static"].median
+    assert limits_for("8-bit", "ioi", {"8-bit-static": {"profile_distance": 0.1}}).profile_distance == 0.3
 
 
 @pytest.mark.parametrize("name", ["float32", "float64"])

@@ -216,7 +216,7 @@ class LlamaModel:
         """None: the noise floor is the reference's."""
         return ()
 
-    def roundings(self) -> Sequence[Rounding]:
+    def roundings(self, prompts: Prompts | None = None) -> Sequence[Rounding]:
         """None: it is no reference."""
         return ()
 

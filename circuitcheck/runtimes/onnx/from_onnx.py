@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from circuitcheck.core.candidates import ONNX
-from circuitcheck.core.census import Census
+from circuitcheck.core.census import STATIC, STATIC_BITS, Census
 from circuitcheck.core.runtime import Facts
 from circuitcheck.runtimes.choose import Wanted
 from circuitcheck.runtimes.onnx.execution import environment
 from circuitcheck.runtimes.onnx.kernels import kernel_notes
-from circuitcheck.runtimes.onnx.network import census_of, understand
+from circuitcheck.runtimes.onnx.network import census_of, is_static, understand
 from circuitcheck.runtimes.onnx.onnx_files import onnx_file, read_model
 from circuitcheck.runtimes.onnx.onnx_model import OnnxModel
 from circuitcheck.runtimes.onnx.runner import Runner
@@ -59,7 +59,7 @@ def load_onnx(source: str | Path, *, tokenizer: Any = None) -> OnnxModel:
     first = network.heads[0].group
     facts = Facts(
         name=name,
-        precision=_precision(census),
+        precision=_precision(census, is_static(network)),
         architecture={"n_layers": len(network.heads), "n_heads": first.count, "d_head": first.width},
         fingerprints={"weights": _fingerprint([file, *outside]), "tokenizer": fingerprint_tokenizer(tokenizer)},
         environment=environment(),
@@ -71,10 +71,10 @@ def load_onnx(source: str | Path, *, tokenizer: Any = None) -> OnnxModel:
     return OnnxModel(runner, facts, tokenizer)
 
 
-def _precision(census: Census) -> str:
-    """A release is called by the bits that were found in it."""
+def _precision(census: Census, static: bool) -> str:
+    """A release is called by the bits that were found in it, and by how its activations are rounded."""
     if census.level is not None:
-        return census.level
+        return STATIC if static and census.bits == STATIC_BITS else census.level
     sizes: dict[str, int] = {}
     for kind in census.before:
         sizes[kind.weight] = sizes.get(kind.weight, 0) + kind.parameters

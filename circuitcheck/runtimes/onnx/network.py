@@ -21,7 +21,7 @@ from circuitcheck.runtimes.onnx.inputs import PROBE_TOKENS, Inputs, inputs_of
 from circuitcheck.runtimes.onnx.ort_session import Weights, make_session
 from circuitcheck.runtimes.onnx.readout import Readout, find_readout
 from circuitcheck.runtimes.onnx.sites import CORES, Site, find_sites
-from circuitcheck.runtimes.onnx.weights import products, stored
+from circuitcheck.runtimes.onnx.weights import products, reads_static_bytes, stored
 
 PROBE_ROWS = 2
 """Rows of a first pass, from which the shapes of everything are read."""
@@ -168,6 +168,14 @@ def embedding_of(graph: Graph, ids: str) -> str | None:
         if node.op_type == "Cast":
             return embedding_of(graph, node.output[0])
     return None
+
+
+def is_static(network: Network) -> bool:
+    """Whether most of the layers' quantized products read 8-bit activations by scales that the file fixes."""
+    graph = network.graph
+    output = network.readout.product.node if network.readout else None
+    quantized = [one for one in products(graph) if one.node is not output and stored(graph, one).is_quantized]
+    return 2 * sum(reads_static_bytes(graph, one) for one in quantized) > len(quantized)
 
 
 def census_of(network: Network) -> Census:

@@ -190,8 +190,9 @@ class OnnxModel:
         del prompts, reload
         return [Variation("one prompt a batch", most=1)]
 
-    def roundings(self) -> Sequence[Rounding]:
+    def roundings(self, prompts: Prompts | None = None) -> Sequence[Rounding]:
         """None: they are the reference's."""
+        del prompts
         return ()
 
     def replaceable(self, reference: WithMaps) -> Replaceable:

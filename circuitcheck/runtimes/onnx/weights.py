@@ -128,6 +128,19 @@ def read_by(graph: Graph, product: Product) -> Kept:
     return Kept(tensor, scale, zero or None)
 
 
+def reads_static_bytes(graph: Graph, product: Product) -> bool:
+    """Whether what it multiplies is kept in 8 bits by one scale that the file fixes."""
+    node: Any = product.node
+    if node.op_type not in INTEGER_PRODUCTS:
+        node = graph.producers.get(graph.back_over(product.activation, CASTS))
+        if node is None or node.op_type != "DequantizeLinear":
+            return False
+    scale, zero = (*node.input[1:3], "")[:2]
+    if not zero or not {scale, zero} <= graph.constants:
+        return False
+    return graph.value(scale).size == 1 and graph.value(zero).dtype.itemsize == 1
+
+
 def made_by(graph: Graph, product: Product) -> Kept:
     """What a product makes, once its own scales are in it."""
     node, name = product.node, product.node.output[0]

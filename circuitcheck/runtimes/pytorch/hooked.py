@@ -260,14 +260,16 @@ class HookedModel(TorchModel):
         """Ways to compute the same thing: one of each kind or, for a calibration on some prompts, all of them."""
         return usual_variations(self) if prompts is None else all_variations(self, len(prompts), reload)
 
-    def roundings(self) -> Sequence[Rounding]:
+    def roundings(self, prompts: Prompts | None = None) -> Sequence[Rounding]:
         """Ways to round it plainly, by precision; each makes a copy of the module in memory.
 
         None of a model whose weights are not all in memory, because a rounded copy of them would have to be.
         """
         if is_offloaded(self.module):
             return []
-        return [Rounding(way.precision, way.name, partial(rounded, self, way)) for way in WAYS]
+        ids = [] if prompts is None else [rows_of(self, batch).ids for batch in prompts.batches(self.at_most(None))]
+        ways = [way for way in WAYS if ids or not way.is_calibrated]
+        return [Rounding(way.precision, way.name, partial(rounded, self, way, ids)) for way in ways]
 
     def replaceable(self, reference: TorchModel) -> Replaceable:
         """Linear maps inside its layers that differ from the reference's, for a keep list.

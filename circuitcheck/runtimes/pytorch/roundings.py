@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,8 +13,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from circuitcheck.core.census import STATIC
 from circuitcheck.core.errors import ModelError
 from circuitcheck.runtimes.pytorch.default_type import float32_by_default
+from circuitcheck.runtimes.pytorch.hooks import post_hook, pre_hook
 from circuitcheck.runtimes.pytorch.ports.structure import Structure
 from circuitcheck.runtimes.pytorch.quantizers.int8_sim import fake_quantize, simulate_int8
 from circuitcheck.runtimes.pytorch.quantizers.rtn import GROUP, linear_weights, quantize_rtn
@@ -25,6 +28,8 @@ SEEDS = (0, 1)
 
 FLOAT8 = torch.float8_e4m3fn
 
+LEVELS_OF_A_BYTE = 255
+
 
 @dataclass(frozen=True)
 class Way:
@@ -33,23 +38,30 @@ class Way:
     Attributes:
         precision: whose candidates it stands for.
         name: how it rounds, within that precision.
-        apply: to a freshly copied module.
+        apply: to a freshly copied module; one that is calibrated is given token ids, too, `[batch, seq]` each.
+        is_calibrated: whether its scales are of the range that was seen on some prompts.
     """
 
     precision: str
     name: str
-    apply: Callable[[nn.Module, Structure], object]
+    apply: Callable[..., object]
+    is_calibrated: bool = False
 
 
 @float32_by_default()
-def rounded(model: Model, way: Way) -> Model:
+def rounded(model: Model, way: Way, ids: Sequence[Tensor] = ()) -> Model:
     """A rounded copy of a model; its own module is left alone.
+
+    Args:
+        model: the reference.
+        way: how.
+        ids: what ways that are calibrated see, `[batch, seq]` each.
 
     Raises:
         ModelError: it holds nothing that could be rounded this way.
     """
     module = deepcopy(model.module)
-    way.apply(module, model.structure)
+    way.apply(module, model.structure, *((ids,) if way.is_calibrated else ()))
     return replace(model, module=module, precision=way.precision, census=None, notes=())
 
 
@@ -80,6 +92,40 @@ def _with_activations(module: nn.Module, structure: Structure, round_input: Call
 def _round_inputs(modules: Any, round_input: Callable[[Tensor], Tensor]) -> None:
     for part in modules:
         part.register_forward_pre_hook(lambda _, arguments: (round_input(arguments[0]), *arguments[1:]))
+
+
+def _with_static_activations(
+    module: nn.Module, structure: Structure, ids: Sequence[Tensor], *, with_outputs: bool
+) -> None:
+    """Weights to 8 bits per channel, and what every linear map reads, or makes as well, by the range that was seen."""
+    parts = list({id(part.module): part.module for part in linear_weights(module, structure)}.values())
+    seen: dict[tuple[int, str], tuple[float, float]] = {}
+
+    def see(place: int, side: str, x: Tensor) -> None:
+        low, high = seen.get((place, side), (0.0, 0.0))  # the range holds 0, so that nothing stays nothing
+        seen[place, side] = (min(low, x.min().item()), max(high, x.max().item()))
+
+    with torch.no_grad(), ExitStack() as stack:
+        for place, part in enumerate(parts):
+            stack.enter_context(pre_hook(part, lambda _, given, at=place: see(at, "input", given[0])))
+            stack.enter_context(post_hook(part, lambda _, __, made, at=place: see(at, "output", made)))
+        for batch in ids:
+            module(batch)
+    quantize_rtn(module, structure, 8)
+    for place in sorted({at for at, _ in seen}):  # a part that was not called reads nothing
+        part = parts[place]
+        _round_inputs([part], partial(_in_range, bounds=seen[place, "input"]))
+        if with_outputs:
+            bounds = seen[place, "output"]
+            part.register_forward_hook(lambda _, __, made, bounds=bounds: _in_range(made, bounds))
+
+
+def _in_range(x: Tensor, bounds: tuple[float, float]) -> Tensor:
+    """To the nearest of 256 levels between two bounds, of which one is 0."""
+    low, high = bounds
+    scale = (high - low) / LEVELS_OF_A_BYTE or 1.0
+    zero = round(-low / scale)
+    return ((x / scale).round() + zero).clamp(0, LEVELS_OF_A_BYTE).sub(zero) * scale
 
 
 def _per_token(x: Tensor) -> Tensor:
@@ -143,6 +189,15 @@ WAYS: tuple[Way, ...] = (
     *_weights(8),
     Way("8-bit", "weights per channel, activations per token", partial(_with_activations, round_input=_per_token)),
     Way("8-bit", "weights per channel, activations per prompt", partial(_with_activations, round_input=fake_quantize)),
+    *(
+        Way(
+            STATIC,
+            f"weights per channel, activations per tensor by their range, {what}",
+            partial(_with_static_activations, with_outputs=with_outputs),
+            is_calibrated=True,
+        )
+        for what, with_outputs in (("what maps read", False), ("what maps read and make", True))
+    ),
     Way("int8-sim", "activations per prompt", simulate_int8),
     Way("float8", "weights per channel", _float8),
     Way("float8", "weights per tensor", partial(_float8, per_tensor=True)),
