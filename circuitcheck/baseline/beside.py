@@ -12,9 +12,8 @@ from circuitcheck.core.units import Layout
 BESIDE = "block"
 """The kind: whole attentions and whole MLPs, so that every layer's modules have a name."""
 
-PROMPTS = 16
-"""Of how many prompts they are kept, at most: enough to tell which module it is, and a baseline of twice the size is
-not."""
+PROMPTS = 8
+"""Of how many prompts they are kept, at most: enough to tell which module it is (`benchmarks/modules.py`)."""
 
 
 @dataclass(frozen=True)
