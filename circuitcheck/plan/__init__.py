@@ -1,0 +1,1 @@
+"""What a recording costs, before anything is run: `python -m circuitcheck.plan MODEL`."""
