@@ -55,7 +55,7 @@ class Job:
     kinds: int = 3
     part: int = 32
     noise: int = 3
-    roundings: int = 33
+    roundings: int = 36
     swept: float = 1.0
 
 

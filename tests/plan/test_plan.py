@@ -15,6 +15,7 @@ from circuitcheck.plan.__main__ import main
 from circuitcheck.plan.cost import Job, costs, sweep, total
 from circuitcheck.plan.hardware import SHARE, Hardware
 from circuitcheck.runtimes.pytorch.loading.shape import shape_of
+from circuitcheck.runtimes.pytorch.roundings import WAYS
 
 LAYER = LayerShape(heads=2, d_head=4, attention_in=30, attention_out=10, mlp=60, stored=110)
 TWO = ModelShape("two", (LAYER, LAYER), d_model=8, vocabulary=5, stored=300, is_parallel=True)
@@ -41,6 +42,10 @@ def by_hand(width: int, tokens: int, prompts: int) -> float:
 def test_operations_of_a_sweep_are_those_by_hand(at: Any, width: int) -> None:
     found = sweep("sweep", TWO, Job(prompts=5, tokens=3, ablate_at=at), MACHINE, 5)
     assert found.flops == by_hand(width, 3, 5)
+
+
+def test_as_many_roundings_are_counted_as_there_are() -> None:
+    assert Job().roundings == len(WAYS)
 
 
 def test_a_machine_that_reads_slowly_or_calls_slowly_takes_longer() -> None:
