@@ -65,6 +65,6 @@ def test_measure_reaches_a_forward_pass_in_few_frames(unit, engine, monkeypatch)
     assert measured.circuit.repair.curves, "repairs ran, too"
     assert any("full pass" in note for note in measured.notes) == (engine == "full")
     assert {way[0] for way in seen} == {"measure"}
-    assert any("Replay.run" in way for way in seen) == (engine == "replay")
+    assert any("run_wave" in way for way in seen) == (engine == "replay")
     deepest = max(seen, key=len)
     assert len(deepest) <= MOST, " > ".join(deepest)

@@ -44,43 +44,16 @@ SUM_STEPS = 64
 and a layer sums over at most some ten thousand."""
 
 
-def proven_replay(model: TorchModel, clean: CleanPass, seq: int) -> Replay:
-    """A replay as it was proven for prompts of this length on this model; proven by `prove_replay` where none was.
-
-    Args:
-        model: the model, in evaluation mode.
-        clean: the record of its clean pass, of all positions or of the last.
-        seq: tokens of a prompt.
-
-    Raises:
-        CannotReplayError: as `prove_replay`, of which the first prompts of a length decide.
-    """
-    known = model.proven_here.replays
-    what = seq, clean.ids.shape[1], min(PROMPTS, len(clean.ids)), model.batch_size
-    if what not in known:
-        try:
-            replay = prove_replay(model, clean)
-        except CannotReplayError as error:
-            known[what] = error
-            raise
-        beside = frozenset(layer for layer, record in enumerate(replay.clean.layers) if record.mlp is not None)
-        known[what] = replay.savings, beside
-        return replay
-    found = known[what]
-    if isinstance(found, CannotReplayError):
-        raise CannotReplayError(str(found))
-    return _replay(model, clean, *found)
-
-
-def prove_replay(model: TorchModel, clean: CleanPass) -> Replay:
-    """Replays the record of a clean pass, layer by layer, and compares.
+def prove_replay(model: TorchModel, clean: CleanPass, seq: int | None = None) -> Replay:
+    """Replays the record of a clean pass, layer by layer, and compares; once for prompts of one length.
 
     A model that runs one row at a time is replayed without savings, and has to agree bit for bit: what a row gives is
     then what a plain pass of that prompt alone gives.
 
     Args:
         model: the model, in evaluation mode.
-        clean: the record of its clean pass.
+        clean: the record of its clean pass, of all positions or of the last.
+        seq: tokens of a prompt, where the record is not of all.
 
     Returns:
         A replay with the most savings that hold on this model, and with no more of the record than it needs.
@@ -88,6 +61,10 @@ def prove_replay(model: TorchModel, clean: CleanPass) -> Replay:
     Raises:
         CannotReplayError: even without savings a layer's output is not what it was in the clean pass.
     """
+    proven = model.proven_here.replays
+    what = seq or clean.ids.shape[1], clean.ids.shape[1], min(PROMPTS, len(clean.ids)), model.batch_size
+    if what in proven:
+        return _replay(model, clean, *proven[what])
     problem: str | None = None
     some = [Savings(entry, last_position) for entry, last_position in product(ENTRIES, (True, False))]
     for savings in [NO_SAVINGS] if model.batch_size == 1 else some:
@@ -99,12 +76,20 @@ def prove_replay(model: TorchModel, clean: CleanPass) -> Replay:
             if problem is not None:
                 break
         else:
+            proven[what] = savings, probe.beside
             return _replay(model, clean, savings, probe.beside)
-    raise CannotReplayError(str(problem))
+    proven[what] = str(problem), ()
+    return _replay(model, clean, *proven[what])
 
 
-def _replay(model: TorchModel, clean: CleanPass, savings: Savings, beside: Collection[int]) -> Replay:
-    """A replay that keeps what MLPs put out only of layers in which they run beside attention."""
+def _replay(model: TorchModel, clean: CleanPass, savings: Savings | str, beside: Collection[int]) -> Replay:
+    """A replay that keeps what MLPs put out only of layers in which they run beside attention.
+
+    Raises:
+        CannotReplayError: instead of savings there is a reason why nothing can be replayed.
+    """
+    if isinstance(savings, str):
+        raise CannotReplayError(savings)
     layers = [record if layer in beside else replace(record, mlp=None) for layer, record in enumerate(clean.layers)]
     return Replay(model, replace(clean, layers=tuple(layers)), savings)
 

@@ -35,7 +35,7 @@ from circuitcheck.runtimes.pytorch.engine.packing import (
 )
 from circuitcheck.runtimes.pytorch.engine.passes import Rows, read_group_means, read_units
 from circuitcheck.runtimes.pytorch.engine.replay import Replay
-from circuitcheck.runtimes.pytorch.engine.replay_proof import proven_replay
+from circuitcheck.runtimes.pytorch.engine.replay_proof import prove_replay
 from circuitcheck.runtimes.pytorch.engine.wave import ENDINGS, Run, run_wave
 from circuitcheck.runtimes.pytorch.forward import metric_of, metric_of_hidden
 from circuitcheck.runtimes.pytorch.ports.edits import Edits
@@ -118,7 +118,7 @@ def batch_metric(
         for group in (queue := Queue((Block(start, stop, (0,)) for start, stop in groups), said.smaller)):
             for way in ways:
                 try:
-                    replay = proven_replay(model, way.record(model, rows.ids[group.prompts]), rows.ids.shape[1])
+                    replay = prove_replay(model, way.record(model, rows.ids[group.prompts]), rows.ids.shape[1])
                 except CannotReplayError as error:
                     way.refused(str(error))
                     continue
@@ -258,29 +258,32 @@ class Sweep:
         queue = Queue(waiting, self.said.smaller)
         while wave := queue.taken(packing.wave):
             runs = [Run(block, firsts[block.sets[0]], self._edits(block, values)) for block in wave]
-            reason = self._wave(replay, runs, queue, rows, found)
-            if reason:
-                return reason
+            run_wave(replay, runs)
+            for run in runs:
+                if reason := self._read(run, queue, rows, found):
+                    return reason
         return ""
 
-    def _wave(self, replay: Replay, runs: Sequence[Run], queue: Queue, rows: Rows, found: Tensor) -> str:
-        """One wave, of which blocks that do not fit memory go back to the queue; returns as `replays` does."""
-        run_wave(replay, runs)
-        for run in runs:
-            block, count = run.block, len(run.block.sets)
-            try:
-                if run.error is not None:
-                    raise run.error
-                assert run.hidden is not None
-                part = rows.part(block.prompts)
-                result = metric_of_hidden(self.model, run.hidden, part.answer.repeat(count), part.foil.repeat(count))
-                found[list(block.sets), block.prompts] = result.view(count, -1)
-            except ENDINGS as error:
-                if isinstance(error, CannotEditError) or is_refusal(error):
-                    return f"layer {run.first} cannot be run with these units replaced ({refusal(error)})"
-                queue.halve(block, error)
-            else:
-                self.work.advance(block.rows)
+    def _read(self, run: Run, queue: Queue, rows: Rows, found: Tensor) -> str:
+        """Reads the metric at the end of a run, which goes back to the queue where it did not fit memory.
+
+        Returns:
+            As `replays` does.
+        """
+        block, count = run.block, len(run.block.sets)
+        try:
+            if run.error is not None:
+                raise run.error
+            assert run.hidden is not None
+            part = rows.part(block.prompts)
+            result = metric_of_hidden(self.model, run.hidden, part.answer.repeat(count), part.foil.repeat(count))
+            found[list(block.sets), block.prompts] = result.view(count, -1)
+        except ENDINGS as error:
+            if isinstance(error, CannotEditError) or is_refusal(error):
+                return f"layer {run.first} cannot be run with these units replaced ({refusal(error)})"
+            queue.halve(block, error)
+        else:
+            self.work.advance(block.rows)
         return ""
 
     def full_passes(self, prompts: slice, metric: Tensor) -> None:

@@ -5,7 +5,8 @@ Where weights are at hand, one block is a wave: its rows stay in the cache from 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -39,22 +40,11 @@ class Run:
     hidden: Tensor | None = None
     error: Exception | None = None
 
-    def step(self, replay: Replay, layer: int) -> None:
-        """Runs one layer; what the model's own code or an allocator raises ends this run alone."""
-        prompts, sets = self.block.prompts, len(self.block.sets)
+    @contextmanager
+    def ending(self) -> Iterator[None]:
+        """A part of the way; what the model's own code or an allocator raises in it ends this run alone."""
         try:
-            if self.hidden is None:
-                self.hidden = replay.enter(layer, prompts, sets, self.edits)
-            else:
-                self.hidden = replay.layer(layer, self.hidden, prompts, sets, self.edits)
-        except ENDINGS as error:
-            self.hidden, self.error = None, error
-
-    def finish(self, replay: Replay) -> None:
-        """Runs what stands between the last layer and the unembedding."""
-        assert self.hidden is not None
-        try:
-            self.hidden = replay.finish(self.hidden)
+            yield
         except ENDINGS as error:
             self.hidden, self.error = None, error
 
@@ -63,10 +53,15 @@ def run_wave(replay: Replay, runs: Sequence[Run]) -> None:
     """Takes every run from its first layer to the unembedding, layer by layer."""
     for site in replay.model.structure.layers:
         started = [run for run in runs if run.first <= site.layer and run.error is None]
-        if started:
-            with resident(replay.model.module.get_submodule(site.path)):
-                for run in started:
-                    run.step(replay, site.layer)
+        with resident(replay.model.module.get_submodule(site.path)) if started else nullcontext():
+            for run in started:
+                prompts, sets = run.block.prompts, len(run.block.sets)
+                with run.ending():
+                    if run.hidden is None:
+                        run.hidden = replay.enter(site.layer, prompts, sets, run.edits)
+                    else:
+                        run.hidden = replay.layer(site.layer, run.hidden, prompts, sets, run.edits)
     for run in runs:
-        if run.error is None:
-            run.finish(replay)
+        with run.ending():
+            if run.hidden is not None:
+                run.hidden = replay.finish(run.hidden)
