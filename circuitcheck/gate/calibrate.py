@@ -39,8 +39,12 @@ def calibrate(
     """
     if not baseline.solved:
         return baseline
-    model = model.measured_by(baseline.spec.metric)
-    model = model.narrowed(baseline.layout) if baseline.population or baseline.features else model
+
+    def ready(loaded: Runtime) -> Runtime:
+        measured = loaded.measured_by(baseline.spec.metric)
+        return measured.narrowed(baseline.layout) if baseline.population or baseline.features else measured
+
+    model = ready(model)
     with model.unchanged():
         sources = measured_noise(
             model,
@@ -51,7 +55,7 @@ def calibrate(
             baseline.metric,
             baseline.solved_prompts,
             baseline.effects(baseline.spec.ablation),
-            model.variations(baseline.task.prompts(), reload),
+            model.variations(baseline.task.prompts(), None if reload is None else lambda: ready(reload())),
             Work(memory, execute=execute, about=held_against(baseline)),
         )
     return replace(baseline, noise={**baseline.noise, model.facts.environment["instruction_set"]: sources})

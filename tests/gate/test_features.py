@@ -234,7 +234,8 @@ def test_a_baseline_whose_dictionary_alone_changed_has_changed(monkeypatch, tmp_
 
 
 def test_calibration_measures_the_noise_of_features():
-    calibrated = calibrate(embedded().with_dictionaries([dictionary()]), baseline())
+    reference = embedded().with_dictionaries([dictionary()])
+    calibrated = calibrate(reference, baseline(), reload=lambda: embedded().with_dictionaries([dictionary()]))
     (sources,) = calibrated.noise.values()
     assert len(sources) > 3
     assert all(np.isfinite([*change.values()]).all() for change in sources.values())
