@@ -134,7 +134,10 @@ def _faults_of_features(baseline: Recording) -> Iterator[str]:
 
 def _faults_of_routes(baseline: Recording) -> Iterator[str]:
     """Of what is kept of a mixture's routers."""
-    positions = sum(len(baseline.task.pairs[place].clean) for place in baseline.z.index)
+    pairs = baseline.task.pairs
+    if any(place >= len(pairs) for place in baseline.z.index):
+        return  # which is a fault of its own
+    positions = sum(len(pairs[place].clean) for place in baseline.z.index)
     if not _ascend([one.layer for one in baseline.routes]):
         yield "its routers are not in order"
     for one in baseline.routes:
