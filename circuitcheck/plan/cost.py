@@ -24,7 +24,7 @@ BACKWARD = 3
 """Forward and backward pass, in forward passes: the input's gradient costs as much as the output, and a layer that is
 checkpointed runs twice."""
 
-HEAD_PROOFS, BLOCK_PROOFS, PROOFS_ONCE = 4, 4, 8
+HEAD_PROOFS, BLOCK_PROOFS, PROOFS_ONCE = 2, 4, 10
 """Full passes of the proofs of one layer's heads, of its two whole modules, and of none in particular."""
 
 ELEMENTS = 2.5
@@ -55,7 +55,7 @@ class Job:
     kinds: int = 3
     part: int = 32
     noise: int = 3
-    roundings: int = 36
+    roundings: int = 38
     swept: float = 1.0
 
 
