@@ -22,8 +22,8 @@ from circuitcheck.plugin.settings import Settings
 from circuitcheck.plugin.store import Store
 
 SMALL = 32 * 2**20
-"""Bytes of weights up to which a second thread gains little, and a copy of the model costs little beside the libraries of
-a process: the embedded model's whole gate was 1.25 times as fast with two threads."""
+"""Bytes of weights up to which a second thread gains little, and a copy of the model costs little beside a process's
+libraries: the embedded model's whole gate was 1.25 times as fast with two threads."""
 
 CASES = 3
 """Fewest cases for which another process is started: before it measures, it imports for as long as one takes."""
