@@ -14,7 +14,7 @@ from circuitcheck.core.people import plain_lines, visible
 from circuitcheck.merge.baselines import merge_baselines
 from circuitcheck.merge.part import Part, read_parts
 from circuitcheck.merge.report import merged_report, require_folder
-from circuitcheck.plugin.closing import line_of, verdict_code
+from circuitcheck.plugin.closing import verdict_code, verdict_line
 from circuitcheck.plugin.files import remove_reports, workflow_commands, write_files
 from circuitcheck.plugin.settings import Settings
 from circuitcheck.report.compare import load_report
@@ -87,7 +87,7 @@ def _merge_gates(parts: Sequence[Part], out: Path, compare: Path | None, figures
         _say(plain_lines(line))
     for command in workflow_commands(settings, document):
         sys.stdout.write(f"{command}\n")  # to be obeyed; strangers' words in it were escaped when it was made
-    _say(line_of(document, code))
+    _say(verdict_line(document, code)[1])
     return int(code)
 
 

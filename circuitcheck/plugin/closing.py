@@ -172,15 +172,14 @@ def last_line(session: GateSession, code: int | pytest.ExitCode) -> tuple[str, s
     """
     if session.document is None:
         return "circuit gate: NONE (the run ended before its report was made)", "red"
-    line, shard = line_of(session.document, code), session.settings.shard
+    (word, line), shard = verdict_line(session.document, code), session.settings.shard
     more = "" if shard is None else f"; shard {shard}, merge all: python -m circuitcheck.merge OUT SHARD..."
-    word = line.split()[2]
     colour = {"PASS": "green", "INCONCLUSIVE": "yellow", "INCOMPLETE": "yellow", "INTERRUPTED": "yellow"}
     return line + more, colour.get(word, "red")
 
 
-def line_of(document: dict[str, Any], code: int | pytest.ExitCode) -> str:
-    """A report's verdict in one line; PASS only where the exit code is 0."""
+def verdict_line(document: dict[str, Any], code: int | pytest.ExitCode) -> tuple[str, str]:
+    """A report's verdict in a word and in one line; PASS only where the exit code is 0."""
     from circuitcheck.plugin.files import failed
     from circuitcheck.report.rows import outcome
 
@@ -188,7 +187,7 @@ def line_of(document: dict[str, Any], code: int | pytest.ExitCode) -> str:
     way_out = ""
     if code == INCOMPLETE:
         way_out = f": exit code {INCOMPLETE} in CI; --circuit-allow-incomplete says that a part is enough"
-    return f"circuit gate: {found.word} ({found.listed}){way_out}"
+    return found.word, f"circuit gate: {found.word} ({found.listed}){way_out}"
 
 
 def unused_limits(limits: dict[str, Any], metric: str, entries: Sequence[Entry], expected: int) -> list[str]:

@@ -84,8 +84,8 @@ class GateSession:
     def select(self, chosen: Collection[Case], *, may_spread: bool) -> None:
         """Takes which cases tests ask for, and whether other processes may measure some of them.
 
-        Under xdist and on a cluster the workers are there already; large models use all threads; and where finished
-        rows are kept, one process tells how many it found.
+        Under xdist and on a cluster the workers are there already; large models use all threads; and a run that keeps
+        finished rows stays in one process, which a kill ends whole.
         """
         settings = self.settings
         has_workers = self._processes > 1 or settings.ray is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -30,12 +31,12 @@ class CannotReplayError(Exception):
     """This model must be run by full passes; the message says why."""
 
 
-class OfPrompts:
+class OfPrompts(ABC):
     """An argument of a layer that knows how it looks for some rows."""
 
+    @abstractmethod
     def rows(self, prompts: slice, copies: int) -> Any:
         """What the layer is given for `copies` rows of each of these prompts, those of one copy behind one another."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
