@@ -59,7 +59,8 @@ def busy_core(wanted: bool) -> Iterator[None]:
 
 def run(command: tuple[str, ...], where: Path) -> dict[str, float]:
     """Seconds, CPU seconds and peak memory of one command in a checkout; the largest process's, and of all together."""
-    environment = {**os.environ, "PYTHONPATH": str(where)}
+    # As a user's: whoever runs this may have switched off what Python keeps compiled.
+    environment = {**os.environ, "PYTHONPATH": str(where), "PYTHONDONTWRITEBYTECODE": ""}
     start, before = time.perf_counter(), os.times()
     process = subprocess.Popen(
         [sys.executable, *command], cwd=where, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT

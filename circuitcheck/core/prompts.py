@@ -49,6 +49,12 @@ class Batch:
     answer: NDArray[np.int64]
     foil: NDArray[np.int64]
 
+    @property
+    def alike(self) -> int:
+        """How many first tokens every clean prompt has in common with its counterfactual."""
+        differs = (self.clean != self.counterfactual).any(axis=0)
+        return int(differs.argmax()) if differs.any() else differs.size
+
 
 @dataclass(frozen=True)
 class Task:

@@ -17,7 +17,7 @@ from circuitcheck.plugin.progress_bars import Progress
 from circuitcheck.plugin.references import References
 from circuitcheck.plugin.settings import Settings
 from circuitcheck.plugin.shards import fingerprint, fingerprint_files
-from circuitcheck.plugin.side_by_side import CASES, Others, are_small
+from circuitcheck.plugin.side_by_side import CASES, Others, are_small, cores
 from circuitcheck.plugin.store import Store
 from circuitcheck.report.fields import Entry
 
@@ -235,9 +235,7 @@ class GateSession:
         """The case's entry; with the first that is measured, other processes begin with the last ones."""
         spread, self._to_spread = [other for other in self._to_spread if other != case], ()
         if spread:
-            from circuitcheck.runtimes.pytorch.threads import thread_count
-
-            self._others.start(spread, min(thread_count(), len(spread) // CASES + 1) - 1)
+            self._others.start(spread, min(cores(), len(spread) // CASES + 1) - 1)
         return self._measured(case)
 
     def _measured(self, case: Case) -> Entry:

@@ -32,6 +32,11 @@ WEIGHTS = (".safetensors", ".bin", GGUF, ONNX)
 
 WAIT = "OMP_WAIT_POLICY"
 
+ARRAY_THREADS = "OPENBLAS_NUM_THREADS"
+"""Of numpy's products, which are small here; its threads wait awake, and would do so on the others' cores."""
+
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", ARRAY_THREADS), "1")
+
 _MAIN = "import sys; sys.path[:] = sys.argv[1:]; from circuitcheck.plugin.side_by_side import main; main()"
 
 
@@ -43,6 +48,19 @@ def wait_passively() -> None:
     """
     if "torch" not in sys.modules:
         os.environ.setdefault(WAIT, "PASSIVE")
+
+
+def cores() -> int:
+    """How many processes of one thread may compute: as many as torch has threads, without loading it to ask.
+
+    The others load it while this process does, and would wait for seconds.
+    """
+    if torch := sys.modules.get("torch"):
+        return int(torch.get_num_threads())
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    if given.isdigit():
+        return max(1, int(given))
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def are_small(settings: Settings) -> bool:
@@ -81,10 +99,16 @@ class Others:
             return
         # Nothing that only the report is held against, which may be large.
         given = pickle.dumps((replace(self._settings, compare=None), str(self._store.directory), cases, count + 1))
-        command = [sys.executable, "-c", _MAIN, *sys.path]
+        command, environment = [sys.executable, "-c", _MAIN, *sys.path], os.environ | ONE_THREAD
+        if "numpy" not in sys.modules:
+            os.environ.setdefault(ARRAY_THREADS, "1")
         for _ in range(count):
             process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env=environment,
             )
             self._running.append(process)
             assert process.stdin is not None

@@ -36,6 +36,9 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own, of every kind
 
 STORE = 80_000_000
 
+# So many that the heads of two layers are not few enough to be one part.
+PROMPTS = 120
+
 
 @dataclass
 class Machines:
@@ -69,7 +72,7 @@ def model(directory: Path) -> HookedModel:
 
 @pytest.fixture(scope="module")
 def task(model: HookedModel) -> Task:
-    return tiny_circuits.solvable_task(model, 12)
+    return tiny_circuits.solvable_task(model, PROMPTS)
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +107,7 @@ def test_numbers_are_those_of_one_process_and_each_worker_says_what_it_did(machi
     for patch in every_patch(model, task):
         found = machines.execute(recipe)(model, task.prompts(), patch, Work(advance=rows.append))
         assert np.array_equal(found, model.patched(task.prompts(), patch))
-    assert sum(rows) == 4 * 6 * 12
+    assert sum(rows) == 4 * 6 * PROMPTS
     shown = [place.shown() for place in machines.pool.places]
     assert len({place["node"] for place in shown}) == 2
     assert sum(place["rows"] for place in shown) == sum(rows)

@@ -22,6 +22,7 @@ from circuitcheck.core.specification import MeasurementSpec
 from circuitcheck.gate.kept_rows import KeptRows
 from circuitcheck.gate.measure import measure
 from circuitcheck.gate.parts import InParts, here
+from circuitcheck.runtimes.pytorch.engine import dividing, sweep
 from circuitcheck.runtimes.pytorch.hooked import HookedModel
 
 SPEC = MeasurementSpec(draws=100)
@@ -38,6 +39,13 @@ def model() -> HookedModel:
 @pytest.fixture(scope="module")
 def task(model: HookedModel):
     return tiny_circuits.solvable_task(model, 12)
+
+
+@pytest.fixture(autouse=True)
+def a_part_for_each_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of several layers would be one part here, so few are they."""
+    for module in (sweep, dividing):
+        monkeypatch.setattr(module, "few_rows", lambda *_: 0)
 
 
 class Kept:

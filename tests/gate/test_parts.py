@@ -24,6 +24,13 @@ from circuitcheck.runtimes.pytorch.hooked import HookedModel
 
 PROMPTS = 14
 
+# So many that no two layers of heads run together: 4 heads on 30 prompts of a length, and 204 or 170 rows in a batch.
+MANY = 60
+
+
+# Kinds of which all layers run together on few prompts.
+FEW = [("head", PROMPTS, 1), ("block", PROMPTS, 1)]
+
 
 @pytest.fixture(scope="module")
 def model() -> HookedModel:
@@ -40,23 +47,25 @@ def backwards(model: Runtime, patch: Patch, parts: Sequence, work: Work):
     return reversed(list(here(model, patch, parts, work)))
 
 
-@pytest.mark.parametrize("kind", ["head", "block", "neuron"])
+@pytest.mark.parametrize(("kind", "count", "layers"), [("head", MANY, 3), ("neuron", MANY, 3), *FEW])
 @pytest.mark.parametrize("values", ABLATIONS)
 @pytest.mark.parametrize("positions", POSITIONS)
-def test_parts_give_the_bits_of_all_at_once(model, task, kind, values, positions):
+def test_parts_give_the_bits_of_all_at_once(model, kind, count, layers, values, positions):
+    task = tiny_circuits.solvable_task(model, count)
     units = model.layout(kind).units[::7] if kind == "neuron" else model.layout(kind).units
     patch = Patch(kind, tuple((unit,) for unit in units), values, positions)
-    prompts = task.prompts(range(1, PROMPTS))
+    prompts = task.prompts(range(1, count))
     whole = model.patched(prompts, patch, Work())
     parts = parts_of(model, prompts, patch, least=1)
-    assert len(parts) == 3 * (1 if values == "mean" else 2)
+    assert len(parts) == layers * (1 if values == "mean" else 2)
     for least in (1, parts[0].cost + 1, sum(part.cost for part in parts) / 2):
         assert np.array_equal(InParts(carry=backwards, least=least)(model, prompts, patch, Work()), whole)
 
 
 @settings(max_examples=20, deadline=None)
 @given(data=st.data())
-def test_every_row_is_in_one_part(model, task, data):
+def test_every_row_is_in_one_part(model, data):
+    task = data.draw(st.sampled_from([tiny_circuits.solvable_task(model, count) for count in (PROMPTS, MANY)]))
     units = model.layout("head").units
     sets = data.draw(st.lists(st.sets(st.sampled_from(units), max_size=4).map(tuple), max_size=8))
     index = data.draw(st.lists(st.integers(0, PROMPTS - 1), unique=True))
@@ -95,7 +104,7 @@ def test_a_function_of_the_whole_output_is_one_part(task):
     model = tiny_models.tiny_model("llama").measured_by("logit_difference")
     whole = replace(model, quantity=replace(model.quantity, name="a:b", function=lambda *_: None))
     patch = Patch("head", (((0, 0),), ((1, 0),)), "zero")
-    assert len(parts_of(model, task.prompts(), patch, 1)) == 4
+    assert [part.sets for part in parts_of(model, task.prompts(), patch, 1)] == [(0, 1)] * 2
     assert [part.sets for part in parts_of(whole, task.prompts(), patch, 1)] == [(0, 1)]
 
 

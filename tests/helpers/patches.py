@@ -82,11 +82,12 @@ def patched_rows(
     memory: int | None = None,
     advance: Advance = silent,
     notes: list[str] | None = None,
+    alike: int = 0,
 ) -> Tensor:
     """M of prompts of one length, given as token ids, with other values in each set of units, `[sets, batch]`."""
     work = Work(memory, advance, [] if notes is None else notes)
     rows = Rows(ids, answer, foil)
-    return torch.from_numpy(batch_metric(model, model.ports(kind), rows, values, sets, work, engine))
+    return torch.from_numpy(batch_metric(model, model.ports(kind), rows, values, sets, work, engine, alike))
 
 
 def read(model: HookedModel, ids: Tensor, kind: str = "head") -> list[Tensor]:

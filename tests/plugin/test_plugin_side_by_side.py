@@ -61,7 +61,7 @@ def test_another_process_measures_what_this_one_would(gate: Gate, tmp_path: Path
 def test_one_that_is_lost_costs_nothing(gate: Gate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Here its program is not even found."""
     monkeypatch.setattr(side_by_side, "_MAIN", "raise SystemExit(3)")
-    monkeypatch.setattr("circuitcheck.runtimes.pytorch.threads.thread_count", lambda: 2)
+    monkeypatch.setattr("circuitcheck.plugin.session.cores", lambda: 2)
     here = session_of(settings_of(gate), tmp_path / "here")
     here.select(here.cases, may_spread=True)
     try:
@@ -89,7 +89,7 @@ def test_how_many_processes_are_started(
     expected: int,
 ) -> None:
     """One for every three cases that are left, and never more than cores."""
-    monkeypatch.setattr("circuitcheck.runtimes.pytorch.threads.thread_count", lambda: threads)
+    monkeypatch.setattr("circuitcheck.plugin.session.cores", lambda: threads)
     here = session_of(Settings(), tmp_path / "here")
     assert len(here.cases) == 12
     here.select(here.cases[:cases], may_spread=True)

@@ -70,3 +70,12 @@ def test_a_batch_is_numpy_arrays_of_ids_and_columns_lead_back():
     for array in (long.clean, long.counterfactual, long.answer, long.foil):
         assert (type(array), array.dtype) == (np.ndarray, np.int64)
     assert (long.clean.tolist(), long.foil.tolist()) == ([[1, 2]], [5])
+
+
+@given(task=tasks())
+def test_first_tokens_that_all_pairs_of_a_batch_have_in_common(task):
+    for batch in task.prompts().batches():
+        pairs = [(task.pairs[place].clean, task.pairs[place].counterfactual) for place in batch.index]
+        alike, seq = batch.alike, batch.clean.shape[1]
+        assert all(clean[:alike] == other[:alike] for clean, other in pairs)
+        assert alike == seq or any(clean[alike] != other[alike] for clean, other in pairs)

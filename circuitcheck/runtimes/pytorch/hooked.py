@@ -221,7 +221,8 @@ class HookedModel(TorchModel):
         for batch, values in replacements(self, prompts, patch):
             columns = [prompts.columns[place] for place in batch.index]
             rows = rows_of(self, batch)
-            metric[:, columns] = batch_metric(self, ports, rows, values, patch.sets, work or Work(), engine)
+            alike = batch.alike if patch.values == "resample" else 0
+            metric[:, columns] = batch_metric(self, ports, rows, values, patch.sets, work or Work(), engine, alike)
         return metric
 
     def parts(self, prompts: Prompts, patch: Patch) -> list[Part]:

@@ -29,10 +29,13 @@ class Proven:
         hooks: kind of unit, length of prompts and metric for which its hooks were proven.
         replays: length of prompts, positions that are replayed, how many prompts the proof ran and the most rows in a
             pass, to what a replay may leave out, or why there is none.
+        causal: length of prompts and last positions to why those before them do not stand for themselves; None where
+            they do.
     """
 
     hooks: set[tuple[str, int, str]] = field(default_factory=set)
     replays: dict[tuple[int, int, int, int | None], Any] = field(default_factory=dict)
+    causal: dict[tuple[int, int], str | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

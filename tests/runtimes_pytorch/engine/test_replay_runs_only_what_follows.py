@@ -9,9 +9,10 @@ from contextlib import contextmanager
 import pytest
 import tiny_models
 import torch
-from patches import zeros
+from patches import alone, patched_rows, units_of, zeros
 from torch import Tensor, nn
 
+from circuitcheck.runtimes.pytorch.engine import sweep
 from circuitcheck.runtimes.pytorch.engine.clean_pass import record_clean_pass
 from circuitcheck.runtimes.pytorch.engine.packing import Block
 from circuitcheck.runtimes.pytorch.engine.replay import Replay
@@ -58,7 +59,7 @@ def replay_zero(replay: Replay, layer: int, sets: int) -> None:
     chosen = [{(layer, head)} for head in range(sets)]
     edits = Edits.of(model.ports("head"), chosen, zeros(model, BATCH, SEQ))
     with torch.no_grad():
-        run_wave(replay, [Run(Block(0, BATCH, tuple(range(sets))), layer, edits)])
+        run_wave(replay, [Run(Block(0, BATCH, tuple(range(sets))), [layer] * sets, edits)])
 
 
 @pytest.mark.parametrize("name", QUERIES)
@@ -114,6 +115,26 @@ def test_only_the_last_position_at_the_end_of_the_last_layer(name: str, layer: i
     within = {count for path, count in tokens.items() if path.startswith(f"{last.mlp}.")}
     # Beside an attention that is not run, the MLP has nothing to do at all.
     assert within == (set() if name == "gpt_neox" and layer == LAYERS - 1 else {2 * BATCH})
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_few_rows_join_those_that_started_earlier(together: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, calls = tiny("llama"), Counter[str]()
+    ids, targets = tiny_models.token_ids(BATCH, SEQ), tiny_models.token_ids(2, BATCH, seed=1)
+    sets = [*alone(units_of(model)), units_of(model)]
+    full = patched_rows(model, ids, *targets, zeros(model, BATCH, SEQ), sets, engine="full")
+    proven(model)
+    if not together:
+        monkeypatch.setattr(sweep, "few_rows", lambda *_: 0)
+    for site in model.structure.layers:
+        layer = model.module.get_submodule(site.path)
+        layer.register_forward_hook(lambda *_, path=site.path: calls.update([path]))
+    found = patched_rows(model, ids, *targets, zeros(model, BATCH, SEQ), sets)
+    # Logits of about 10 in float32, summed in another order by other batch shapes.
+    torch.testing.assert_close(found, full, rtol=1e-5, atol=2e-5)
+    # The clean pass, and rows that start; those under way; and what is behind the layers, which are passed over.
+    blocks = 1 if together else LAYERS
+    assert list(calls.values()) == [2 + min(layer, blocks) + blocks for layer in range(LAYERS)]
 
 
 def test_the_unembedding_never_runs() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,6 +88,26 @@ def blocks(prompts: int, sets: Sequence[int], rows: int) -> list[Block]:
         for first, last in spans(len(sets), rows)
         for start, stop in spans(prompts, max(1, rows // (last - first)))
     ]
+
+
+def gathered(starting: Mapping[int, Sequence[int]], prompts: int, rows: int) -> list[list[int]]:
+    """Sets that run together: those that start in one layer, and in later ones as long as all have few rows.
+
+    Args:
+        starting: layer to the numbers of the sets that start in it.
+        prompts: how many prompts each is run on.
+        rows: the most rows of sets that start in several layers.
+
+    Returns:
+        Their numbers, in the order of the layers in which they start.
+    """
+    groups: list[list[int]] = []
+    for _, sets in sorted(starting.items()):
+        if groups and (len(groups[-1]) + len(sets)) * prompts <= rows:
+            groups[-1] += sets
+        else:
+            groups.append(list(sets))
+    return groups
 
 
 def spans(count: int, most: int) -> Iterator[tuple[int, int]]:
@@ -287,30 +307,45 @@ def _fetched_parts(model: TorchModel) -> list[nn.Module]:
     return [model.module.get_submodule(path) for path in paths if path is not None]
 
 
-def plan_answers(model: TorchModel, seq: int, batch: int, memory: int | None) -> Plan | None:
-    """The same where only the answer position runs, beside the keys and values of the others.
+def plan_last(model: TorchModel, seq: int, count: int, batch: int, memory: int | None) -> Plan | None:
+    """The same where only the last positions run, beside the keys and values of the others.
 
     Args:
         model: the model.
         seq: tokens of a prompt.
+        count: of which so many run.
         batch: number of prompts.
         memory: the budget in bytes; by default a share of what is free.
 
     Returns:
         None where the keys and values of one prompt do not fit the budget as well.
     """
-    record, row = record_bytes(model, seq) + kept_bytes(model, seq), answer_row_bytes(model, seq)
+    record, row = record_bytes(model, seq) + kept_bytes(model, seq), last_row_bytes(model, seq, count)
     budget = budget_of(model, memory) - readout_bytes(model)
     if budget < record + row:
         return None
-    wanted = model.at_most(MOST_ANSWERS.get(model.device.type, MOST_ANSWERS["cuda"])) or 1
-    return _plan(model, batch, budget, record, row, wanted, 1)
+    most = MOST_ANSWERS.get(model.device.type, MOST_ANSWERS["cuda"])
+    wanted = model.at_most(min(most, rows_by_speed(model, count))) or 1
+    return _plan(model, batch, budget, record, row, wanted, count)
 
 
 def rows_by_speed(model: TorchModel, seq: int) -> int:
     """How many rows of `seq` tokens run together if memory is no matter."""
-    rows = max(1, MOST_TOKENS.get(model.device.type, MOST_TOKENS["cuda"]) // seq)
+    rows = max(1, full_batch(model.device) // seq)
     return model.at_most(rows) or rows
+
+
+def full_batch(device: torch.device) -> int:
+    """How many tokens run together if memory is no matter."""
+    return MOST_TOKENS.get(device.type, MOST_TOKENS["cuda"])
+
+
+def few_rows(model: TorchModel, seq: int) -> int:
+    """How many rows of `seq` tokens, or of the last of them, run together whatever layer they start in.
+
+    It is known before anything is run, so that parts of a sweep that run elsewhere run in the same batches.
+    """
+    return min(MOST_ANSWERS.get(model.device.type, MOST_ANSWERS["cuda"]), rows_by_speed(model, seq))
 
 
 def backward_prompts(model: TorchModel, seq: int, memory: int | None) -> int:
@@ -368,15 +403,15 @@ def kept_bytes(model: TorchModel, seq: int) -> int:
     return 2 * seq * sum(site.n_heads * site.d_head for site in sites) * _element_size(model.module)
 
 
-def answer_row_bytes(model: TorchModel, seq: int) -> int:
-    """Memory that a row of the answer position alone needs while it runs.
+def last_row_bytes(model: TorchModel, seq: int, count: int) -> int:
+    """Memory that a row of the last positions alone needs while it runs.
 
-    That of one token, its scores and, twice, the keys and values of all others in one layer: they are copied behind one
-    another, and shared ones once more for each query head.
+    That of their tokens, their scores and, twice, the keys and values of all others in one layer: they are copied
+    behind one another, and shared ones once more for each query head.
     """
     widest = max((site.n_heads * site.d_head, site.n_heads) for site in model.structure.layers)
     size = 4 if model.wide else _element_size(model.module)
-    return row_bytes(model, 1) + seq * (4 * widest[0] + 3 * widest[1]) * size
+    return row_bytes(model, count) + seq * (4 * widest[0] + 3 * count * widest[1]) * size
 
 
 def readout_bytes(model: TorchModel) -> int:

@@ -50,6 +50,14 @@ class Edits:
         """The same for one of the prompts."""
         return Edits(self.ports, self.masks, {at: value[prompt : prompt + 1] for at, value in self.values.items()})
 
+    def of_sets(self, sets: slice) -> Edits:
+        """The same for some of the sets."""
+        if sets == slice(0, len(next(iter(self.masks.values()), ()))):
+            return self
+        masks = {place: mask[sets] for place, mask in self.masks.items()}
+        masks = {place: mask for place, mask in masks.items() if mask.any()}
+        return Edits(self.ports, masks, {place: self.values[place] for place in masks})
+
     def apply(self, place: int, tensor: Tensor) -> Tensor:
         """Edits a group, `[sets or 1, prompts, seq, count, width]`; returns `[sets, ...]`.
 

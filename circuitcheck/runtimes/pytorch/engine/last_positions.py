@@ -1,8 +1,9 @@
-"""A clean pass of the answer position alone, beside the keys and values that the earlier positions left.
+"""A clean pass of the last positions alone, beside the keys and values that the earlier positions left.
 
-What is replaced at the answer position changes no earlier position of a causal model: their keys and values stay those
-of the clean run, and a row costs one token. Transformers has its models decode in this way, and its cache is what a
-row is given; that the model at hand does is proven, not believed.
+What is replaced at a position changes no earlier one of a causal model: their keys and values stay those of the clean
+run. So a row costs one token where only the answer position is replaced, and where values come from a counterfactual
+prompt, the tokens from the first on that differs. Transformers has its models decode in this way, and its cache is what
+a row is given; that the model at hand does is proven, not believed.
 """
 
 from __future__ import annotations
@@ -59,19 +60,20 @@ class EarlierRows(DynamicCache):  # type: ignore[misc]  # transformers types no 
 
     def _behind(self, earlier: Tensor, own: Tensor) -> Tensor:
         kept = earlier[self._prompts].expand(self._copies, -1, -1, -1, -1)
-        # One copy of what is shared, instead of one for the rows and another behind which the new position stands.
+        # One copy of what is shared, instead of one for the rows and another behind which the new positions stand.
         return torch.cat([kept, own.view(*kept.shape[:2], *own.shape[1:])], -2).flatten(0, 1)
 
 
-def record_answer_position(model: TorchModel, ids: Tensor) -> CleanPass:
-    """Runs the prompts, and records every layer at the last position.
+def record_last_positions(model: TorchModel, ids: Tensor, count: int) -> CleanPass:
+    """Runs the prompts, and records every layer at the last positions.
 
     What each layer was given and gave there is taken from a pass of the whole prompts, so that a proof of the replay
-    holds it against that; how a layer is called for one position, from a pass of that position.
+    holds it against that; how a layer is called for these positions, from a pass of them.
 
     Args:
         model: the model, in evaluation mode.
         ids: token ids, `[batch, seq]`, on the model's device.
+        count: how many positions, fewer than there are.
 
     Raises:
         CannotReplayError: the model keeps no keys and values, changes with them, or lets an earlier position see a
@@ -79,33 +81,52 @@ def record_answer_position(model: TorchModel, ids: Tensor) -> CleanPass:
     """
     if model.batch_size == 1:
         raise CannotReplayError("it is measured one whole prompt at a time")
-    _prove_causal(model, ids[:1])
+    require_causal(model, ids[:1], count)
     earlier = EarlierPositions()
     whole = record_clean_pass(model, ids, earlier)
     _require_all(earlier, whole)
-    earlier.crop(-1)
-    last = record_clean_pass(model, ids[:, -1:], earlier)
-    earlier.crop(-1)
+    earlier.crop(-count)
+    last = record_clean_pass(model, ids[:, -count:], earlier)
+    earlier.crop(-count)
     layers = [
         replace(
             there,
-            hidden=record.hidden[:, -1:].clone(),
-            z=record.z[:, -1:].clone(),
-            mlp=None if record.mlp is None else record.mlp[:, -1:].clone(),
+            hidden=record.hidden[:, -count:].clone(),
+            z=record.z[:, -count:].clone(),
+            mlp=None if record.mlp is None else record.mlp[:, -count:].clone(),
         )
         for there, record in zip(last.layers, whole.layers, strict=True)
     ]
-    return CleanPass(ids[:, -1:], tuple(layers), whole.final)
+    return CleanPass(ids[:, -count:], tuple(layers), whole.final)
 
 
-def _prove_causal(model: TorchModel, ids: Tensor) -> None:
-    """Another last token, and keeping keys and values, change nothing at earlier positions.
+def require_causal(model: TorchModel, ids: Tensor, count: int) -> None:
+    """Other last tokens, and keeping keys and values, change nothing at earlier positions; tried once for a length.
+
+    Args:
+        model: the model, in evaluation mode.
+        ids: token ids of one prompt, `[1, seq]`.
+        count: how many last tokens.
 
     Raises:
         CannotReplayError: something does, or the model's own code refuses.
     """
-    last = ids[:, -1:]
-    rows = torch.cat([ids, torch.cat([ids[:, :-1], torch.where(last > 0, last - 1, last + 1)], 1)])
+    known, what = model.proven_here.causal, (ids.shape[1], count)
+    if what not in known:
+        try:
+            _prove_causal(model, ids, count)
+        except CannotReplayError as error:
+            known[what] = str(error)
+        else:
+            known[what] = None
+    reason = known[what]
+    if reason is not None:
+        raise CannotReplayError(reason)
+
+
+def _prove_causal(model: TorchModel, ids: Tensor, count: int) -> None:
+    last = ids[:, -count:]
+    rows = torch.cat([ids, torch.cat([ids[:, :-count], torch.where(last > 0, last - 1, last + 1)], 1)])
     earlier = EarlierPositions()
     try:
         plain, kept = final_hidden(model, rows), final_hidden(model, rows, earlier)
@@ -119,7 +140,7 @@ def _prove_causal(model: TorchModel, ids: Tensor) -> None:
         for values in (layer.keys, layer.values):
             if not isinstance(values, Tensor) or len(values) != len(rows):
                 raise CannotReplayError(f"layer {number} keeps no keys and values of every row")
-            own, others = values[: len(ids), ..., :-1, :], values[len(ids) :, ..., :-1, :]
+            own, others = values[: len(ids), ..., :-count, :], values[len(ids) :, ..., :-count, :]
             if not _agree(others, own, number + 1):
                 raise CannotReplayError(f"earlier positions see the last one in layer {number}")
 

@@ -1,4 +1,4 @@
-"""Edits of the answer position alone run that position alone, beside the clean run's keys and values, where proven."""
+"""Edits of the last positions run those alone, beside the clean run's keys and values, where that is proven."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ import pytest
 import tiny_circuits
 import tiny_models
 import torch
-from patches import ablated_metric, alone, patched_rows, repaired_metric, units_of
+from patches import ablated_metric, alone, patched_rows, read, repaired_metric, units_of
 from torch import Tensor, nn
 
 from circuitcheck.core.errors import MemoryBudgetError
-from circuitcheck.core.prompts import Task
-from circuitcheck.runtimes.pytorch.engine.packing import answer_row_bytes, kept_bytes, record_bytes, row_bytes
+from circuitcheck.core.patch import Patch
+from circuitcheck.core.prompts import PromptPair, Task
+from circuitcheck.runtimes.pytorch.engine import sweep
+from circuitcheck.runtimes.pytorch.engine.packing import kept_bytes, last_row_bytes, record_bytes, row_bytes
 from circuitcheck.runtimes.pytorch.hooked import HookedModel
 
 BATCH, SEQ = 5, 9
@@ -167,10 +169,64 @@ def test_keys_and_values_are_part_of_the_budget() -> None:
 
     expected, _ = run(None)
     least = record_bytes(model, SEQ) + row_bytes(model, SEQ)
-    needed = record_bytes(model, SEQ) + kept_bytes(model, SEQ) + answer_row_bytes(model, SEQ)
+    needed = record_bytes(model, SEQ) + kept_bytes(model, SEQ) + last_row_bytes(model, SEQ, 1)
     for memory in (max(least, needed), 4 * least):
         found, seen = run(memory)
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=ROUNDING)
         assert 1 in seen
     with pytest.raises(MemoryBudgetError):
         run(least - 1)
+
+
+ALIKE = 3
+
+
+@pytest.fixture
+def worthwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However little it saves."""
+    monkeypatch.setattr(sweep, "WORTHWHILE", 0)
+
+
+def resampled(model: HookedModel, notes: list[str]) -> tuple[Tensor, Tensor]:
+    """M with values from prompts that differ from the fourth token on, in each unit, in all and in none."""
+    ids, targets = tiny_models.token_ids(BATCH, SEQ), tiny_models.token_ids(2, BATCH, seed=1)
+    others = torch.cat([ids[:, :ALIKE], tiny_models.token_ids(BATCH, SEQ, seed=2)[:, ALIKE:]], 1)
+    values, sets = read(model, others), [*alone(units_of(model)), units_of(model), ()]
+    found = patched_rows(model, ids, *targets, values, sets, notes=notes, alike=ALIKE)
+    return found, patched_rows(model, ids, *targets, values, sets, engine="full")
+
+
+@pytest.mark.usefixtures("worthwhile")
+@pytest.mark.parametrize("name", [*DECODING, *WHOLE])
+def test_values_of_other_prompts_run_from_the_first_token_that_differs(name: str) -> None:
+    """Where they do not stand for the model, as where every position sees all, whole prompts run; nobody need know."""
+    notes: list[str] = []
+    with tokens_in_last_layer(model := tiny_models.tiny_model(name)) as seen:
+        found, full = resampled(model, notes)
+    torch.testing.assert_close(found, full, rtol=1e-5, atol=ROUNDING)
+    assert not [note for note in notes if "whole prompts" in note]
+    assert SEQ - ALIKE in seen or name in WHOLE
+
+
+def test_whole_prompts_run_where_little_would_be_saved() -> None:
+    with tokens_in_last_layer(model := tiny_models.tiny_model()) as seen:
+        found, full = resampled(model, [])
+    torch.testing.assert_close(found, full, rtol=1e-5, atol=ROUNDING)
+    assert SEQ - ALIKE not in seen
+
+
+@pytest.mark.usefixtures("worthwhile")
+@pytest.mark.parametrize("values", ["resample", "zero", "mean"])
+def test_only_what_comes_from_the_counterfactual_is_alike(values: Any) -> None:
+    """And only as far as the tokens of all prompts of a batch are: the second pair differs earlier."""
+    model, ids = tiny_models.tiny_model(), tiny_models.token_ids(2, SEQ).tolist()
+    pairs = [
+        PromptPair(tuple(row), (*row[:at], row[at] ^ 1, *row[at + 1 :]), 3, 5, "one")
+        for row, at in zip(ids, (5, ALIKE), strict=True)
+    ]
+    prompts, patch = Task("alike", tuple(pairs)).prompts(), Patch("head", alone(units_of(model)), values)
+    with tokens_in_last_layer(model) as seen:
+        found = model.patched(prompts, patch)
+    full = model.patched(prompts, patch, engine="full")
+    np.testing.assert_allclose(found, full, atol=ROUNDING, rtol=0)
+    assert (SEQ - ALIKE in seen) == (values == "resample")
