@@ -12,6 +12,7 @@ import tiny_models
 from fake_runtime import FakeRuntime, fake_task
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from patches import alone
 from quick_recording import record
 
 from circuitcheck.baseline.encoding import encode
@@ -20,6 +21,7 @@ from circuitcheck.core.runtime import Divides, Part, Runtime, Work
 from circuitcheck.core.specification import ABLATIONS, POSITIONS, MeasurementSpec
 from circuitcheck.gate.measure import measure
 from circuitcheck.gate.parts import InParts, add_notes, here, joined, parts_of
+from circuitcheck.runtimes.pytorch.engine import sweep
 from circuitcheck.runtimes.pytorch.hooked import HookedModel
 
 PROMPTS = 14
@@ -60,6 +62,21 @@ def test_parts_give_the_bits_of_all_at_once(model, kind, count, layers, values, 
     assert len(parts) == layers * (1 if values == "mean" else 2)
     for least in (1, parts[0].cost + 1, sum(part.cost for part in parts) / 2):
         assert np.array_equal(InParts(carry=backwards, least=least)(model, prompts, patch, Work()), whole)
+
+
+def test_parts_run_the_positions_that_the_whole_runs(model, monkeypatch):
+    """Two first tokens are alike: all twelve heads would save 720 tokens, those of one layer 240."""
+    monkeypatch.setattr(sweep, "WORTHWHILE", 500 / 1024)
+    prompts = tiny_circuits.solvable_task(model, MANY).prompts()
+    patch, seen = Patch("head", alone(model.layout("head").units), "resample"), []
+    last = model.module.get_submodule(model.structure.layers[-1].path)
+    handle = last.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0].shape[1]))
+    whole = model.patched(prompts, patch)
+    everything = seen[:]
+    seen.clear()
+    assert np.array_equal(InParts(least=1)(model, prompts, patch, Work()), whole)
+    handle.remove()
+    assert {3, 4} <= set(everything) == set(seen)
 
 
 @settings(max_examples=20, deadline=None)

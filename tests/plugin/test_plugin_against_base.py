@@ -46,6 +46,7 @@ def test_workers_share_what_one_of_them_measured_of_the_reference(gate: Gate) ->
         "@pytest.fixture(scope='session', autouse=True)\n"
         "def counted():\n"
         "    from circuitcheck.gate import record as module\n"
+        "    from circuitcheck.runtimes.pytorch import hooked, roundings\n"
         "    real = module.record_reference\n"
         "    def record(model, task, *arguments, **options):\n"
         "        with Path('recorded.txt').open('a') as log:\n"
@@ -53,6 +54,7 @@ def test_workers_share_what_one_of_them_measured_of_the_reference(gate: Gate) ->
         "        return real(model, task, *arguments, **options)\n"
         "    with pytest.MonkeyPatch.context() as patch:\n"
         "        patch.setattr(module, 'record_reference', record)\n"
+        "        patch.setattr(hooked, 'WAYS', roundings.WAYS[:2])  # in workers, too\n"
         "        yield\n"
     )
     gate.run("--circuit-against-base", "--circuit-report-dir", "parallel", "-n2")

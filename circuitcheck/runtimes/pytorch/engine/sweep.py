@@ -115,8 +115,9 @@ def batch_metric(
     if engine == "replay" and model.quantity.function is not None:
         engine = "full"
         said.full_passes(f"{model.quantity.name} is a function of the model's whole output")
-    # At the answer position alone it was asked for; elsewhere it only takes less time.
-    saved = alike * len(rows) * len(sets)
+    # At the answer position alone it was asked for; elsewhere it only takes less time. By all units, however many of
+    # them this part of a sweep replaces: every part runs as the whole would.
+    saved = alike * len(rows) * sum(port.group.count for port in ports)
     alike = alike if saved >= WORTHWHILE * full_batch(rows.ids.device) else 0
     ways = _ways(model, rows, max(alike, rows.ids.shape[1] - _positions(values)), packing, said, work)
     if _is_forced(model, packing if engine == "full" else ways[0].packing, len(rows), len(sets), engine):
