@@ -7,8 +7,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-STEP = 0.2
-"""Seconds between two looks."""
+STEP = 1.0
+"""Seconds between two looks, which take time that the processes have not, where they use every core."""
 
 
 def watched(process: subprocess.Popen[bytes]) -> Callable[[], dict[str, float]]:
