@@ -35,11 +35,13 @@ SAMPLES = 100
 OURS, IMPORTING = "circuitcheck/", "<frozen importlib"
 
 
-def sampled(arguments: Iterable[str], raw: Path, **environment: str) -> str:
+def sampled(arguments: Iterable[str], raw: Path) -> str:
     """Runs Python under py-spy, which leaves one line for each stack that it saw, and how often; what it printed."""
     command = ["py-spy", "record", "-r", str(SAMPLES), "-f", "raw", "-o", str(raw), "--", sys.executable, *arguments]
+    if shutil.which("py-spy") is None:
+        raise SystemExit("There is no py-spy here: pip install py-spy")
     variables = {**os.environ, "PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    done = subprocess.run(command, cwd=HERE, env=variables | environment, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=HERE, env=variables, capture_output=True, text=True)
     if done.returncode or not raw.is_file():
         raise SystemExit(f"{' '.join(command)} failed:\n{(done.stdout + done.stderr)[-2000:]}")
     return done.stdout

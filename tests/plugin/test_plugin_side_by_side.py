@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +16,7 @@ from circuitcheck.plugin import side_by_side
 from circuitcheck.plugin.cases import Case
 from circuitcheck.plugin.session import GateSession
 from circuitcheck.plugin.settings import Settings
-from circuitcheck.plugin.side_by_side import SMALL, Others, _shows_nothing, are_small
+from circuitcheck.plugin.side_by_side import SMALL, Others, _shows_nothing, are_small, cores
 from circuitcheck.plugin.store import Store
 
 PATIENCE = 240
@@ -175,3 +177,13 @@ def test_the_gate_says_so_before_torch_is_loaded(gate: Gate, monkeypatch: pytest
     )
     result = gate.run_subprocess("--collect-only", "-q", "-s", "--circuit-report")
     result.stdout.fnmatch_lines(["*waits: PASSIVE False"])
+
+
+def test_cores_are_torchs_threads_and_without_it_what_it_will_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    assert cores() == torch.get_num_threads()
+    monkeypatch.delitem(sys.modules, "torch")
+    for given, expected in (("3", 3), ("0", 1), ("2,1", len(os.sched_getaffinity(0)))):
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+        assert cores() == expected

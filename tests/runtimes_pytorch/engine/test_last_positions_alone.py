@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from circuitcheck.core.errors import MemoryBudgetError
 from circuitcheck.core.patch import Patch
 from circuitcheck.core.prompts import PromptPair, Task
+from circuitcheck.core.runtime import Work
 from circuitcheck.runtimes.pytorch.engine import sweep
 from circuitcheck.runtimes.pytorch.engine.packing import kept_bytes, last_row_bytes, record_bytes, row_bytes
 from circuitcheck.runtimes.pytorch.hooked import HookedModel
@@ -230,3 +231,14 @@ def test_only_what_comes_from_the_counterfactual_is_alike(values: Any) -> None:
     full = model.patched(prompts, patch, engine="full")
     np.testing.assert_allclose(found, full, atol=ROUNDING, rtol=0)
     assert (SEQ - ALIKE in seen) == (values == "resample")
+
+
+@pytest.mark.usefixtures("worthwhile")
+def test_nothing_is_said_of_the_answer_position_where_all_were_asked_for() -> None:
+    """Here only the last token differs, and the model shows earlier positions the last one."""
+    model, ids = tiny_models.tiny_model("bert"), tiny_models.token_ids(1, SEQ).tolist()[0]
+    prompts = Task("last", (PromptPair(tuple(ids), (*ids[:-1], ids[-1] ^ 1), 3, 5, "one"),)).prompts()
+    for positions, said in (("all", 0), ("answer", 1)):
+        work = Work(notes=[])
+        model.patched(prompts, Patch("head", alone(units_of(model)), "resample", positions), work)
+        assert sum("at the answer position" in note for note in work.notes) == said

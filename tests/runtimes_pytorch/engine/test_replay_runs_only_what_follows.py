@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from circuitcheck.runtimes.pytorch.engine import sweep
 from circuitcheck.runtimes.pytorch.engine.clean_pass import record_clean_pass
-from circuitcheck.runtimes.pytorch.engine.packing import Block
 from circuitcheck.runtimes.pytorch.engine.replay import Replay
 from circuitcheck.runtimes.pytorch.engine.replay_proof import prove_replay
+from circuitcheck.runtimes.pytorch.engine.row_blocks import Block
 from circuitcheck.runtimes.pytorch.engine.wave import Run, run_wave
 from circuitcheck.runtimes.pytorch.hooked import HookedModel
 from circuitcheck.runtimes.pytorch.ports.edits import Edits

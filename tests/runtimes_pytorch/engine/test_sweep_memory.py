@@ -20,16 +20,8 @@ from circuitcheck.core.errors import MemoryBudgetError
 from circuitcheck.core.metric import LOG_PROBABILITY, LOGIT_DIFFERENCE, metric_from_settings
 from circuitcheck.runtimes.pytorch import forward
 from circuitcheck.runtimes.pytorch.engine import packing
-from circuitcheck.runtimes.pytorch.engine.packing import (
-    Block,
-    Queue,
-    blocks,
-    is_out_of_memory,
-    plan,
-    readout_bytes,
-    record_bytes,
-    row_bytes,
-)
+from circuitcheck.runtimes.pytorch.engine.packing import plan, readout_bytes, record_bytes, row_bytes
+from circuitcheck.runtimes.pytorch.engine.row_blocks import Block, Queue, blocks, is_out_of_memory
 from circuitcheck.runtimes.pytorch.hooked import HookedModel
 
 BATCH, SEQ = 6, 8

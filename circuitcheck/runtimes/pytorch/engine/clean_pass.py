@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from circuitcheck.core.errors import ModelError
-from circuitcheck.runtimes.pytorch.engine.packing import is_out_of_memory
+from circuitcheck.runtimes.pytorch.engine.row_blocks import is_out_of_memory
 from circuitcheck.runtimes.pytorch.forward import final_hidden, unembedding
 from circuitcheck.runtimes.pytorch.hooks import pre_hook
 from circuitcheck.runtimes.pytorch.shadow import shadowed

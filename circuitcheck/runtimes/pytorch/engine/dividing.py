@@ -9,7 +9,8 @@ from itertools import accumulate
 from circuitcheck.core.patch import Patch
 from circuitcheck.core.prompts import Prompts
 from circuitcheck.core.runtime import Part
-from circuitcheck.runtimes.pytorch.engine.packing import few_rows, gathered
+from circuitcheck.runtimes.pytorch.engine.packing import few_rows
+from circuitcheck.runtimes.pytorch.engine.row_blocks import gathered
 from circuitcheck.runtimes.pytorch.torch_model import TorchModel
 
 

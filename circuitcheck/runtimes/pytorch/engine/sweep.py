@@ -25,21 +25,17 @@ from circuitcheck.runtimes.pytorch.engine.clean_pass import (
     refusal,
 )
 from circuitcheck.runtimes.pytorch.engine.packing import (
-    Block,
     Plan,
-    Queue,
-    blocks,
     few_rows,
     full_batch,
-    gathered,
     keep_freed_pages,
     plan,
     plan_last,
-    spans,
 )
 from circuitcheck.runtimes.pytorch.engine.passes import Rows, read_group_means, read_units
 from circuitcheck.runtimes.pytorch.engine.replay import Replay
 from circuitcheck.runtimes.pytorch.engine.replay_proof import prove_replay
+from circuitcheck.runtimes.pytorch.engine.row_blocks import Block, Queue, blocks, gathered, spans
 from circuitcheck.runtimes.pytorch.engine.wave import ENDINGS, Run, run_wave
 from circuitcheck.runtimes.pytorch.forward import metric_of, metric_of_hidden
 from circuitcheck.runtimes.pytorch.ports.edits import Edits
@@ -119,7 +115,9 @@ def batch_metric(
     # them this part of a sweep replaces: every part runs as the whole would.
     saved = alike * len(rows) * sum(port.group.count for port in ports)
     alike = alike if saved >= WORTHWHILE * full_batch(rows.ids.device) else 0
-    ways = _ways(model, rows, max(alike, rows.ids.shape[1] - _positions(values)), packing, said, work)
+    at_answer = all(value.shape[1] == 1 for value in values)
+    refused = said.whole_prompts if at_answer else _nothing
+    ways = _ways(model, rows, rows.ids.shape[1] - 1 if at_answer else alike, packing, said, refused, work)
     if _is_forced(model, packing if engine == "full" else ways[0].packing, len(rows), len(sets), engine):
         said.smaller()
     sweep = Sweep(model, ports, rows, values, sets, work, packing, said)
@@ -163,7 +161,15 @@ class Way:
     refused: Callable[[str], None]
 
 
-def _ways(model: TorchModel, rows: Rows, alike: int, packing: Plan, said: Notes, work: Work) -> list[Way]:
+def _ways(
+    model: TorchModel,
+    rows: Rows,
+    alike: int,
+    packing: Plan,
+    said: Notes,
+    refused: Callable[[str], None],
+    work: Work,
+) -> list[Way]:
     """The ways to replay, the cheapest first, where nothing is replaced at the first `alike` positions."""
     ways = [Way(record_clean_pass, packing, said.no_replay)]
     seq = rows.ids.shape[1]
@@ -174,13 +180,8 @@ def _ways(model: TorchModel, rows: Rows, alike: int, packing: Plan, said: Notes,
         from circuitcheck.runtimes.pytorch.engine.last_positions import record_last_positions
 
         record = partial(record_last_positions, count=count)
-        ways.insert(0, Way(record, last, said.whole_prompts if count == 1 else _nothing))
+        ways.insert(0, Way(record, last, refused))
     return ways
-
-
-def _positions(values: Sequence[Tensor]) -> int:
-    """At how many last positions something is replaced."""
-    return max((value.shape[1] for value in values), default=1)
 
 
 def _nothing(_: str) -> None:

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from circuitcheck.runtimes.pytorch.engine.clean_pass import REFUSALS
-from circuitcheck.runtimes.pytorch.engine.packing import Block
 from circuitcheck.runtimes.pytorch.engine.replay import Replay
+from circuitcheck.runtimes.pytorch.engine.row_blocks import Block
 from circuitcheck.runtimes.pytorch.offload import resident
 from circuitcheck.runtimes.pytorch.ports.edits import Edits
 from circuitcheck.runtimes.pytorch.ports.ports import CannotEditError
