@@ -2,6 +2,7 @@
 
 A random model of Pythia-70M's shape, every head ablated on 24 prompts. The same parts are dealt to one worker and to
 two, in turn, which have loaded the model before the clock starts; that numbers are those of this process is checked.
+`cases` measures whole cases instead, the embedded model's at its usual precisions on one task, in the same way.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import argparse
 import json
 import os
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,6 +30,9 @@ from circuitcheck.core.patch import Patch
 from circuitcheck.core.prompts import PromptPair, Task
 from circuitcheck.core.runtime import Work
 from circuitcheck.gate.parts import InParts, parts_of
+from circuitcheck.plugin.cases import cases_of
+from circuitcheck.plugin.far_cases import start_measuring
+from circuitcheck.plugin.settings import Settings
 from circuitcheck.runtimes.pytorch.threads import computing_threads
 
 SHAPE = {
@@ -51,7 +56,7 @@ def random_task(prompts: int = PROMPTS, tokens: int = TOKENS) -> Task:
     return Task("random", tuple(pairs))
 
 
-def measured(rounds: int) -> dict[str, object]:
+def measured_parts(rounds: int) -> dict[str, object]:
     """Seconds of a sweep by number of workers, each the least of some rounds, and the machine's load meanwhile."""
     with TemporaryDirectory() as folder:
         torch.manual_seed(0)
@@ -86,13 +91,48 @@ def measured(rounds: int) -> dict[str, object]:
         }
 
 
+def measured_cases(rounds: int) -> dict[str, object]:
+    """Seconds of whole cases by number of workers, each the least of some rounds, and the machine's load meanwhile."""
+    settings = Settings(
+        candidates=("f16", "bf16", "int8-sim", "int8-rtn", "f32", "int4-rtn", "f16", "bf16"), tasks=("facts",)
+    )
+    settings = replace(settings, baselines=Path(__file__).parents[1] / "baselines")
+    cases, start = cases_of(settings), partial(start_measuring, settings, str(Path.cwd()))
+    seconds: dict[int, list[float]] = {}
+    pool = Pool(LOCAL, threads=1, workers=max(WORKERS))
+    pool.start()
+    pool.wait_for(max(WORKERS))
+    try:
+        every = pool.places
+        for _ in range(rounds + 1):  # in the first of which workers import
+            for count in WORKERS:
+                pool.places = every[:count]
+                begin = time.perf_counter()
+                found = dict(pool.measure(start, cases))
+                seconds.setdefault(count, []).append(time.perf_counter() - begin)
+                assert len(found) == len(cases) and all(one.entry["criteria"] for one in found.values())
+    finally:
+        pool.places = every
+        pool.close()
+    best = {count: min(times[1:]) for count, times in seconds.items()}
+    return {
+        "cases": len(cases),
+        "seconds": best,
+        "all": seconds,
+        "faster": best[1] / best[2],
+        "load": os.getloadavg()[0],
+        "workers": [place.shown() for place in every],
+    }
+
+
 def main() -> None:
     """Runs it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", nargs="?", choices=["parts", "cases"], default="parts", help="what is dealt")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path, help="where the figures go")
     options = parser.parse_args()
-    found = measured(options.rounds)
+    found = (measured_cases if options.what == "cases" else measured_parts)(options.rounds)
     print(json.dumps(found, indent=1))
     if options.json:
         options.json.write_text(json.dumps(found, indent=1))

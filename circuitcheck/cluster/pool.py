@@ -1,15 +1,15 @@
-"""Workers on a Ray cluster, to which parts of patches are dealt; what a lost one had not finished is dealt again."""
+"""Workers on a Ray cluster: parts of patches or whole cases are dealt to them, what a lost one was at again."""
 
 from __future__ import annotations
 
 import socket
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from circuitcheck.cluster.worker import Job, Ran, Recipe, Worker
+from circuitcheck.cluster.worker import Job, Measures, Ran, Recipe, Worker
 from circuitcheck.core.activations import Activations
 from circuitcheck.core.errors import CircuitcheckError, ConfigurationError
 from circuitcheck.core.patch import Patch
@@ -46,9 +46,10 @@ class Place:
         actor: its handle.
         node: where it is.
         process: its number there.
-        parts: that it finished.
+        cases: that it finished, by their names.
+        parts: of patches that it finished.
         rows: of these.
-        seconds: that these took.
+        seconds: that all this took.
         memory: the most bytes that it has had.
         ended: how it came to its end; empty while it is there.
     """
@@ -56,6 +57,7 @@ class Place:
     actor: Any
     node: str = ""
     process: str = ""
+    cases: list[str] = field(default_factory=list)
     parts: int = 0
     rows: int = 0
     seconds: float = 0.0
@@ -64,7 +66,7 @@ class Place:
 
     def shown(self) -> dict[str, Any]:
         """What the report says of it."""
-        names = ("node", "process", "parts", "rows", "seconds", "memory", "ended")
+        names = ("node", "process", "cases", "parts", "rows", "seconds", "memory", "ended")
         return {name: getattr(self, name) for name in names}
 
 
@@ -78,6 +80,7 @@ class Pool:
         workers: how many; by default as many as the cluster has processors for.
         places: every worker that there was.
         slowest: seconds that the slowest part so far took.
+        slowest_case: and the slowest case.
     """
 
     address: str
@@ -85,6 +88,7 @@ class Pool:
     workers: int | None = None
     places: list[Place] = field(default_factory=list)
     slowest: float = 0.0
+    slowest_case: float = 0.0
     _starting: dict[Any, Place] = field(default_factory=dict, repr=False)
     _is_ours: bool = False
 
@@ -128,6 +132,11 @@ class Pool:
         while len(self._free()) < workers and self._starting and time.monotonic() < end:
             self._greet(timeout=LOOK)
 
+    @property
+    def count(self) -> int:
+        """How many workers are there, or on the way."""
+        return len(self._free()) + len(self._starting)
+
     def close(self) -> None:
         """Ends the workers, and the cluster where it was started here."""
         ray = _ray()
@@ -168,18 +177,45 @@ class Pool:
             )
             for one in parts
         ]
-        dealing = _Dealing(self, jobs, values, deque(sorted(range(len(jobs)), key=lambda number: -parts[number].cost)))
+        order = sorted(range(len(jobs)), key=lambda number: -parts[number].cost)
+        dealing = _Dealing(self, lambda place, number: place.actor.run.remote(jobs[number], values), deque(order))
         for number, ran, place in dealing.results():
+            finished: Finished = ran.result
             place.parts += 1
-            place.rows += ran.finished.metric.size
-            place.seconds += ran.seconds
-            place.memory = max(place.memory, ran.memory)
+            place.rows += finished.metric.size
             self.slowest = max(self.slowest, ran.seconds)
-            work.advance(ran.finished.metric.size)
-            yield number, ran.finished
+            work.advance(finished.metric.size)
+            yield number, finished
         left = dealing.left()
         for place_left, finished in here(model, patch, [parts[number] for number in left], work):
             yield left[place_left], finished
+
+    def measure(self, start: Callable[[], Measures], cases: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+        """Measures whole cases on the workers, in the order in which they are given; see `Worker.measure`.
+
+        How long one takes is not known: none is given up, but when nothing else is left to do, one that takes long is
+        begun once more, and whoever has it first counts.
+
+        Args:
+            start: makes what measures them.
+            cases: each of a name, which `str` gives.
+
+        Yields:
+            Number and result of each, as they come; those that no worker was left for are missing.
+
+        Raises:
+            CircuitcheckError: as what measures them does.
+        """
+
+        def send(place: Place, number: int) -> Any:
+            return place.actor.measure.remote(start, cases[number])
+
+        dealing = _Dealing(self, send, deque(range(len(cases))), are_whole=True)
+        for number, ran, place in dealing.results():
+            place.cases.append(str(cases[number]))
+            self.slowest_case = max(self.slowest_case, ran.seconds)
+            yield number, ran.result
+        dealing.end_doubles()
 
     def _start_worker(self) -> None:
         ray = _ray()
@@ -218,19 +254,30 @@ class Pool:
 
 @dataclass
 class _Dealing:
-    """Parts of one patch, dealt out to the workers of a pool."""
+    """Parts of one patch, or whole cases, dealt out to the workers of a pool.
+
+    Attributes:
+        pool: of workers.
+        send: gives one of them what has a number, and returns what its answer is waited for by.
+        waiting: numbers of what is still to be dealt, the next one first.
+        are_whole: whether they are cases.
+    """
 
     pool: Pool
-    jobs: Sequence[Job]
-    values: Any
+    send: Callable[[Place, int], Any]
     waiting: deque[int]
+    are_whole: bool = False
     running: dict[Any, tuple[int, Place, float]] = field(default_factory=dict)
     done: set[int] = field(default_factory=set)
 
-    def results(self) -> Iterator[tuple[int, Ran, Place]]:
-        """Number, result and worker of each part, as they come; ends early where no worker is left."""
+    def __post_init__(self) -> None:
+        """Takes what there is to do."""
+        self.all = set(self.waiting)
+
+    def results(self) -> Iterator[tuple[int, Ran[Any], Place]]:
+        """Number, result and worker of each, as they come; ends early where no worker is left."""
         ray = _ray()
-        while len(self.done) < len(self.jobs):
+        while self.done != self.all:
             self.pool._greet(timeout=0)
             self._deal()
             if not self.running and not self.pool._starting:
@@ -243,18 +290,29 @@ class _Dealing:
                     ran = self._taken(answer, number, place)
                     if ran is not None and number not in self.done:
                         self.done.add(number)
+                        place.seconds += ran.seconds
+                        place.memory = max(place.memory, ran.memory)
                         yield number, ran, place
-            self._end_stalled()
+            if not self.are_whole:
+                self._end_stalled()
 
     def left(self) -> list[int]:
-        """Numbers of parts that nobody finished."""
-        return [number for number in range(len(self.jobs)) if number not in self.done]
+        """Numbers of what nobody finished."""
+        return sorted(self.all - self.done)
 
-    def _taken(self, answer: Any, number: int, place: Place) -> Ran | None:
+    def end_doubles(self) -> None:
+        """Ends workers that are at what others have finished."""
+        for _, place, _ in self.running.values():
+            _ray().kill(place.actor)
+            place.ended = "slow: another worker had finished its case"
+            self.pool._start_worker()
+        self.running.clear()
+
+    def _taken(self, answer: Any, number: int, place: Place) -> Ran[Any] | None:
         """A result; None where its worker was lost, whose part then waits again."""
         ray = _ray()
         try:
-            found: Ran = ray.get(answer)
+            found: Ran[Any] = ray.get(answer)
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, CircuitcheckError):
                 raise error.cause from None
@@ -277,11 +335,19 @@ class _Dealing:
                 continue
             while self.waiting and self.waiting[0] in self.done:
                 self.waiting.popleft()
-            if not self.waiting:
+            number = self.waiting.popleft() if self.waiting else self._overdue()
+            if number is None:
                 return
-            number = self.waiting.popleft()
-            answer = place.actor.run.remote(self.jobs[number], self.values)
-            self.running[answer] = number, place, time.monotonic()
+            self.running[self.send(place, number)] = number, place, time.monotonic()
+
+    def _overdue(self) -> int | None:
+        """A case that takes much longer than any did, and is not begun once more yet."""
+        if not (self.are_whole and self.pool.slowest_case):
+            return None
+        patience = max(PATIENT, SLOW * self.pool.slowest_case)
+        numbers = [number for number, _, _ in self.running.values()]
+        late = (number for number, _, since in self.running.values() if time.monotonic() - since > patience)
+        return next((number for number in late if numbers.count(number) == 1), None)
 
     def _end_stalled(self) -> None:
         """Ends workers that take much longer than any part ever did, and deals their parts anew."""

@@ -1,4 +1,4 @@
-"""The far side: a process that loads a model once, keeps it, and carries out parts of patches on it."""
+"""The far side: a process that loads a model once, keeps it, and carries out parts of patches or whole cases."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from circuitcheck.core.activations import Activations
 from circuitcheck.core.errors import CircuitcheckError, ModelError
@@ -16,6 +16,8 @@ from circuitcheck.core.prompts import Prompts
 from circuitcheck.core.runtime import Portable, Runtime, Work
 from circuitcheck.core.versions import installed
 from circuitcheck.gate.parts import Finished
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -58,17 +60,21 @@ class Job:
     threads: int
 
 
+Measures = Callable[[Any], Any]
+"""Measures one whole case, as it is sent, and gives what can be sent back."""
+
+
 @dataclass(frozen=True)
-class Ran:
-    """What came of a part, and what it took.
+class Ran(Generic[T]):
+    """What came of a part or of a case, and what it took.
 
     Attributes:
-        finished: m and notes.
+        result: of a part m and notes; of a case what `Measures` gave.
         seconds: that it took.
         memory: the most bytes that the worker's process has had.
     """
 
-    finished: Finished
+    result: T
     seconds: float
     memory: int
 
@@ -84,12 +90,29 @@ class Worker:
         self._node = node
         self._loaded: tuple[str, Runtime] | None = None
         self._rounded: tuple[str, Runtime] | None = None
+        self._measures: Measures | None = None
 
     def hello(self) -> dict[str, str]:
         """What is installed here, name to version, the process, and where it is."""
         return {**installed(), "process": str(os.getpid()), "node": self._node()}
 
-    def run(self, job: Job, values: Activations | None) -> Ran:
+    def measure(self, start: Callable[[], Measures], case: Any) -> Ran[Any]:
+        """Measures a whole case, with what measured those before it.
+
+        Args:
+            start: makes what measures cases; asked once, for it keeps the models.
+            case: what it takes.
+
+        Raises:
+            CircuitcheckError: as `start` and what it makes do.
+        """
+        began = time.perf_counter()
+        self._loaded = self._rounded = None
+        if self._measures is None:
+            self._measures = start()
+        return Ran(self._measures(case), time.perf_counter() - began, _peak())
+
+    def run(self, job: Job, values: Activations | None) -> Ran[Finished]:
         """Carries out a part.
 
         Args:
@@ -100,6 +123,7 @@ class Worker:
             CircuitcheckError: as loading the model and `Runtime.patched` do; or the model is another one here.
         """
         start = time.perf_counter()
+        self._measures = None
         base = self._model(job)
         assert isinstance(base, Portable)
         model = base.with_state(job.state)

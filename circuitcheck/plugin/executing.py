@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from circuitcheck.plugin.cases import Case
+from circuitcheck.plugin.far_cases import Found, start_measuring
 from circuitcheck.plugin.models import load_named
 from circuitcheck.plugin.settings import Settings
 from circuitcheck.plugin.store import Store
@@ -16,6 +19,9 @@ if TYPE_CHECKING:
     from circuitcheck.core.runtime import Execute
     from circuitcheck.gate.kept_rows import KeptRows
     from circuitcheck.gate.parts import Carry
+
+CASES_A_WORKER = 2
+"""Fewest cases for each worker for which they are dealt whole."""
 
 RESUMED = "resumed"
 """The store's name for what became of kept rows."""
@@ -62,16 +68,37 @@ class Execution:
     def _carry(self, candidate: str | None) -> Carry | None:
         if self._settings.ray is None:
             return None
-        from circuitcheck.cluster.pool import Pool
         from circuitcheck.cluster.worker import Recipe
-        from circuitcheck.runtimes.pytorch.threads import computing_threads, thread_count
+        from circuitcheck.runtimes.pytorch.threads import computing_threads
+
+        load = partial(load_named, _sent(self._settings), None if candidate is None else _whole(candidate))
+        return partial(self._pool().carry, Recipe(candidate or self._settings.model, load, computing_threads))
+
+    def measured_elsewhere(self, cases: Sequence[Case]) -> Iterator[tuple[Case, Found]]:
+        """Cases that workers measure whole, and what came of each, as they come.
+
+        There are none where the cases are too few: rows of their sweeps keep all workers busy to the end.
+
+        Raises:
+            CircuitcheckError: the cluster cannot be used, or a worker cannot measure.
+        """
+        pool = self._pool()
+        if len(cases) < CASES_A_WORKER * pool.count:
+            return iter(())
+        settings = replace(self._settings, ray=None, compare=None, shard=None)
+        found = pool.measure(partial(start_measuring, settings, str(Path.cwd())), cases)
+        return ((cases[number], one) for number, one in found)
+
+    def _pool(self) -> Pool:
+        from circuitcheck.cluster.pool import Pool
+        from circuitcheck.runtimes.pytorch.threads import thread_count
 
         if self._started is None:
+            assert self._settings.ray is not None
             pool = Pool(self._settings.ray, thread_count())
             pool.start()
             self._started = pool
-        load = partial(load_named, _sent(self._settings), None if candidate is None else _whole(candidate))
-        return partial(self._started.carry, Recipe(candidate or self._settings.model, load, computing_threads))
+        return self._started
 
     @property
     def workers(self) -> list[dict[str, Any]]:
@@ -100,8 +127,10 @@ class Execution:
 
 
 def _of_worker(worker: dict[str, Any]) -> str:
+    whole = len(worker["cases"])
+    cases = f"{whole} whole case{'s' * (whole > 1)}, " if whole else ""
     line = (
-        f"worker {worker['process']} on node {worker['node']}: {worker['parts']} parts of sweeps, "
+        f"worker {worker['process']} on node {worker['node']}: {cases}{worker['parts']} parts of sweeps, "
         f"{worker['rows']} rows, {worker['seconds']:.1f} s, {worker['memory'] / 2**20:.0f} MiB"
     )
     return f"{line}; lost ({worker['ended']})" if worker["ended"] else line

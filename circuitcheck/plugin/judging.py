@@ -59,8 +59,7 @@ class Judge:
         from circuitcheck.gate.decide import decide
 
         candidate = self.models.candidate(case.candidate)
-        weights = {"weights": candidate.facts.fingerprints["weights"]}
-        self.store.get_or_make(_weights_of(case), lambda: weights)
+        self.note_weights(case, candidate.facts.fingerprints["weights"])
         self.references.require_fresh(case, baseline, candidate)
         named = self.references.named_notes(case, baseline)
         reference = self.models.reference() if self.settings.against_base else None
@@ -81,6 +80,10 @@ class Judge:
         more = (*named, *_sameness(measurement, is_copy), *environment_notes(baseline, measurement.environment))
         notes = (*measurement.notes, *more)
         return replace(verdict, measurement=replace(measurement, candidate=case.candidate_name, notes=notes))
+
+    def note_weights(self, case: Case, weights: str) -> None:
+        """Keeps the fingerprint of the weights that a case's candidate has."""
+        self.store.get_or_make(_weights_of(case), lambda: {"weights": weights})
 
     def weights_of(self, case: Case) -> str:
         """Fingerprint of the weights that a case's candidate had; empty where it was not loaded."""

@@ -51,6 +51,11 @@ class TerminalProgress:
                 bar.close()
 
 
+def shows_nothing(_: str) -> AbstractContextManager[Advance]:
+    """For processes that nobody watches."""
+    return nullcontext(silent)
+
+
 def _told_now_and_then(reporter: Any, description: str) -> Advance:
     start = said = time.monotonic()
     done = 0

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from circuitcheck.core.errors import BaselineError, CircuitcheckError, StaleBase
 from circuitcheck.core.versions import installed
 from circuitcheck.plugin.cases import Case, cases_of
 from circuitcheck.plugin.executing import Execution
+from circuitcheck.plugin.far_cases import Found, can_be_dealt, require_same
 from circuitcheck.plugin.judging import Judge
 from circuitcheck.plugin.models import Models
 from circuitcheck.plugin.progress_bars import Progress
@@ -56,9 +58,12 @@ class GateSession:
         store: where the results of all processes of the run lie.
         progress: how long work shows how far it is.
         processes: how many processes measure side by side; where it is one, the session may start more.
+        models: that may be loaded already; its own by default.
     """
 
-    def __init__(self, settings: Settings, store: Store, progress: Progress, processes: int = 1) -> None:
+    def __init__(
+        self, settings: Settings, store: Store, progress: Progress, processes: int = 1, models: Models | None = None
+    ) -> None:
         self.settings = settings
         every = cases_of(settings)
         self.cases = settings.shard.of(every, by_circuit=settings.writes_baselines) if settings.shard else every
@@ -72,22 +77,29 @@ class GateSession:
         self._are_small = are_small(settings)
         self._others = Others(settings, store)
         self._to_spread: Sequence[Case] = ()
-        self._models = Models(settings)
+        self._dealt: Sequence[Case] = ()
+        self._elsewhere: frozenset[Case] = frozenset()
+        self._arriving: Iterator[tuple[Case, Found]] = iter(())
+        self._models = models or Models(settings)
         self._execution = Execution(settings, store)
         self._references = References(settings, self._models, store, progress, self._execution)
         self._judge = Judge(settings, every, self._models, self._references, store, progress, self._execution)
 
     def entry(self, case: Case) -> Entry:
         """The report's entry of one case, measured once in the whole run; errors of its own kind become failures."""
-        return self._store.get_or_measure(case, lambda: self._beside_others(case))
+        measure = self._from_workers if case in self._elsewhere else self._beside_others
+        return self._store.get_or_measure(case, lambda: measure(case))
 
     def select(self, chosen: Collection[Case], *, may_spread: bool) -> None:
         """Takes which cases tests ask for, and whether other processes may measure some of them.
 
-        Under xdist and on a cluster the workers are there already; large models use all threads; and a run that keeps
-        finished rows stays in one process, which a kill ends whole.
+        On a cluster its workers do, where they may. Under xdist the workers are there already; large models use all
+        threads; and a run that keeps finished rows stays in one process, which a kill ends whole.
         """
         settings = self.settings
+        if may_spread and can_be_dealt(settings):
+            self._dealt = [case for case in self.cases if case in chosen]
+            self._elsewhere = frozenset(self._dealt)
         has_workers = self._processes > 1 or settings.ray is not None
         is_alone = not has_workers and settings.resume is None and not settings.writes_baselines
         if may_spread and is_alone and self._are_small:
@@ -95,7 +107,7 @@ class GateSession:
 
     def measure_if_free(self, case: Case) -> None:
         """Measures a case unless another process of the run has, or is about to."""
-        self._store.measure_if_free(case, lambda: self._measured(case))
+        self._store.measure_if_free(case, lambda: self.measured(case))
 
     @property
     def execution_lines(self) -> list[str]:
@@ -160,6 +172,14 @@ class GateSession:
     def weights(self) -> dict[str, str]:
         """Candidate to the fingerprint of its weights, of those that were measured."""
         return {case.candidate_name: found for case in self.cases if (found := self._judge.weights_of(case))}
+
+    def weights_of(self, case: Case) -> str:
+        """Fingerprint of the weights that a case's candidate had; empty where it was not loaded."""
+        return self._judge.weights_of(case)
+
+    def baseline_fingerprint(self, case: Case) -> str:
+        """Of the file that a case is held against; it may be missing."""
+        return fingerprint_files([self._references.file(case)])
 
     def write_accepted(self, *, was_stopped: bool) -> bool:
         """Writes all baselines that were made, or none, and says so in `accepted`.
@@ -236,22 +256,62 @@ class GateSession:
         spread, self._to_spread = [other for other in self._to_spread if other != case], ()
         if spread:
             self._others.start(spread, min(cores(), len(spread) // CASES + 1) - 1)
-        return self._measured(case)
+        return self.measured(case)
 
-    def _measured(self, case: Case) -> Entry:
-        from circuitcheck.report.document import failed_entry, run_entry
-        from circuitcheck.runtimes.pytorch.loading.load import model_name
-        from circuitcheck.runtimes.pytorch.threads import computing_threads, share_of_threads
+    def _from_workers(self, case: Case) -> Entry:
+        """The case's entry from a worker elsewhere; what comes from them meanwhile is put into the store."""
+        try:
+            if self._dealt:
+                with self._threads():
+                    self._arriving = self._execution.measured_elsewhere(self._dealt)
+                self._dealt = ()
+            for other, found in self._arriving:
+                entry = self._checked(other, found)
+                if other == case:
+                    return entry
+                self._store.get_or_measure(other, lambda entry=entry: entry)  # type: ignore[misc]
+        except CircuitcheckError as error:
+            self._arriving = iter(())
+            return self._failed(case, error)
+        return self.measured(case)
+
+    def _checked(self, case: Case, found: Found) -> Entry:
+        """A worker's entry of a case, or one that says why it does not count."""
+        weights = None
+        try:
+            if not case.is_precision:
+                weights = self._models.candidate(case.candidate).facts.fingerprints["weights"]
+            require_same(case, found, weights, self.baseline_fingerprint(case))
+        except CircuitcheckError as error:
+            return self._failed(case, error)
+        self._judge.note_weights(case, found.weights)
+        return found.entry
+
+    def measured(self, case: Case) -> Entry:
+        """The report's entry of one case, measured now; errors of its own kind become failures."""
+        from circuitcheck.report.document import run_entry
 
         try:
-            with computing_threads(1) if self._are_small else share_of_threads(self._processes):
+            with self._threads():
                 baseline = self._references.of(case)
                 verdict = self._judge.verdict(case, baseline)
                 entry = run_entry(verdict) | self._judge.additions(case, baseline, verdict)
         except CircuitcheckError as error:
-            message = self._with_way_out(error, case)
-            entry = failed_entry(model_name(self.settings.model), case.candidate_name, case.task_name, message)
+            return self._failed(case, error)
         return entry | {"unit": case.unit}
+
+    def _threads(self) -> AbstractContextManager[None]:
+        from circuitcheck.runtimes.pytorch.threads import computing_threads, share_of_threads
+
+        return computing_threads(1) if self._are_small else share_of_threads(self._processes)
+
+    def _failed(self, case: Case, error: CircuitcheckError) -> Entry:
+        from circuitcheck.report.document import failed_entry
+        from circuitcheck.runtimes.pytorch.loading.load import model_name
+
+        message = self._with_way_out(error, case)
+        name = model_name(self.settings.model)
+        return failed_entry(name, case.candidate_name, case.task_name, message) | {"unit": case.unit}
 
     def _with_way_out(self, error: CircuitcheckError, case: Case) -> str:
         if not isinstance(error, BaselineError):

@@ -11,13 +11,12 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 from circuitcheck.core.candidates import EMBEDDED, GGUF, ONNX, PRECISIONS, split_variant
-from circuitcheck.core.progress import Advance, silent
 from circuitcheck.plugin.cases import Case
+from circuitcheck.plugin.progress_bars import shows_nothing
 from circuitcheck.plugin.settings import Settings
 from circuitcheck.plugin.store import Store
 
@@ -132,12 +131,8 @@ def main() -> None:
 
     parent = os.getppid()
     settings, directory, cases, processes = pickle.load(sys.stdin.buffer)
-    session = GateSession(settings, Store(Path(directory)), _shows_nothing, processes)
+    session = GateSession(settings, Store(Path(directory)), shows_nothing, processes)
     for case in reversed(cases):
         if os.getppid() != parent:
             return
         session.measure_if_free(case)
-
-
-def _shows_nothing(_: str) -> AbstractContextManager[Advance]:
-    return nullcontext(silent)

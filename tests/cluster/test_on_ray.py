@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import signal
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -35,6 +37,9 @@ pytest.importorskip("ray")
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own, of every kind
 
 STORE = 80_000_000
+
+CALLS = partial(operator.methodcaller, "__call__")
+"""What measures cases that are functions."""
 
 # So many that the heads of two layers are not few enough to be one part.
 PROMPTS = 120
@@ -134,13 +139,43 @@ def test_another_model_where_a_worker_looks_is_an_error(machines, model, task, r
         machines.execute(replace(recipe, name="model"))(other, task.prompts(), patch, Work())
 
 
+def test_whole_cases_come_from_whoever_is_free_and_are_named(machines):
+    pool = machines.pool
+    pool.wait_for(2)
+    cases = [partial(operator.pow, 2, number) for number in range(9)]
+    assert dict(pool.measure(CALLS, cases)) == {number: 2**number for number in range(9)}
+    assert sorted(name for place in pool.places for name in place.shown()["cases"]) == sorted(map(str, cases))
+
+
+def test_a_case_that_cannot_be_measured_is_an_error_in_its_own_words(machines):
+    with pytest.raises(ConfigurationError, match=r"no Ray cluster answers at 127\.0\.0\.1:1 "):
+        dict(machines.pool.measure(CALLS, [partial(require_reachable, "127.0.0.1:1")]))
+
+
+def test_a_case_that_takes_long_is_begun_again_by_who_has_nothing_else_to_do(machines, monkeypatch):
+    pool = machines.pool
+    pool.wait_for(2)
+    monkeypatch.setattr(module, "PATIENT", 1.0)
+    stopped, other = (place for place in pool.places if not place.ended)
+    arriving = pool.measure(CALLS, [partial(time.sleep, number / 100) for number in range(9)])
+    found = [next(arriving)]
+    os.kill(int(stopped.process), signal.SIGSTOP)
+    try:
+        found += arriving
+    finally:
+        os.kill(int(stopped.process), signal.SIGCONT)
+    assert sorted(found) == [(number, None) for number in range(9)]
+    assert (stopped.ended, other.ended) == ("slow: another worker had finished its case", "")
+
+
 def test_a_stalled_worker_is_given_up_and_its_part_done_elsewhere(machines, model, task, recipe, monkeypatch):
+    machines.pool.wait_for(2)
     patch = every_patch(model, task)[0]
     execute = machines.execute(recipe)
     whole = execute(model, task.prompts(), patch, Work())
     monkeypatch.setattr(module, "PATIENT", 2.0)
     monkeypatch.setattr(machines.pool, "slowest", 0.1)
-    stalled = machines.pool.places[0]
+    stalled = next(place for place in machines.pool.places if not place.ended)
     os.kill(int(stalled.process), signal.SIGSTOP)
     try:
         assert np.array_equal(execute(model, task.prompts(), patch, Work()), whole)

@@ -14,9 +14,10 @@ from gate_runner import Gate, report_section
 from circuitcheck.core.candidates import EMBEDDED
 from circuitcheck.plugin import side_by_side
 from circuitcheck.plugin.cases import Case
+from circuitcheck.plugin.progress_bars import shows_nothing
 from circuitcheck.plugin.session import GateSession
 from circuitcheck.plugin.settings import Settings
-from circuitcheck.plugin.side_by_side import SMALL, Others, _shows_nothing, are_small, cores
+from circuitcheck.plugin.side_by_side import SMALL, Others, are_small, cores
 from circuitcheck.plugin.store import Store
 
 PATIENCE = 240
@@ -31,7 +32,7 @@ def settings_of(gate: Gate, **more: object) -> Settings:
 
 def session_of(settings: Settings, store: Path) -> GateSession:
     store.mkdir()
-    return GateSession(settings, Store(store), _shows_nothing)
+    return GateSession(settings, Store(store), shows_nothing)
 
 
 def test_a_run_says_the_same_however_many_processes_measure(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,7 +78,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, int]]]:
     """How many cases each start was given, and how many processes; none is started, and nothing is measured."""
     found: list[tuple[int, int]] = []
     monkeypatch.setattr(Others, "start", lambda _, cases, count: found.append((len(cases), count)))
-    monkeypatch.setattr(GateSession, "_measured", lambda *_: {"verdict": "PASS"})
+    monkeypatch.setattr(GateSession, "measured", lambda *_: {"verdict": "PASS"})
     return found
 
 
@@ -113,7 +114,7 @@ def test_how_many_processes_are_started(
 def test_when_none_is(
     started: list[tuple[int, int]], tmp_path: Path, settings: Settings, processes: int, may_spread: bool
 ) -> None:
-    here = GateSession(settings, Store(tmp_path), _shows_nothing, processes)
+    here = GateSession(settings, Store(tmp_path), shows_nothing, processes)
     here.select(here.cases, may_spread=may_spread)
     here.entry(here.cases[0])
     assert started == []
