@@ -22,7 +22,13 @@ from circuitcheck.core.units import Unit
 from circuitcheck.stats.missed import CONFIDENCE, missed_units
 
 TOP_SHARE = 0.25
-SAMPLE_SHARE = 0.1
+"""Largest share of all units that is measured because it scores highest."""
+
+SCORE_SHARE = 0.05
+"""Share of the largest score from which on a unit is among those: half of what makes one important, since on trained
+models gradients were off by less (benchmarks/README.md)."""
+
+SAMPLE_SHARE = 0.04
 LEAST_SAMPLE = 20
 """Fewer units say next to nothing about the rest: where none of 20 is important, up to 17 % of the rest may be."""
 
@@ -115,7 +121,8 @@ def screened_metric(
         prompts: at least one.
         spec: kind of unit, ablation, ablated positions, and seed of the sample.
         work: budget, progress and notes; what was not measured is added to these.
-        top_share: share of all units that is measured because it scores highest, above 0 and at most 1.
+        top_share: largest share of all units that is measured because it scores at least `SCORE_SHARE` of the highest
+            score, above 0 and at most 1.
         sample_share: share of all units that is sampled from the others, above 0 and at most 1; at least
             `LEAST_SAMPLE` units, or all others where there are fewer.
 
@@ -158,8 +165,10 @@ def choose(
     units: Sequence[Unit], score: np.ndarray, top_share: float, sample_share: float, seed: int
 ) -> tuple[tuple[Unit, ...], tuple[Unit, ...]]:
     """The units with the highest scores, best first, and a random sample of the others; ties by their order."""
-    order = np.argsort(-np.nan_to_num(score, nan=np.inf), kind="stable")
-    count = max(1, round(top_share * len(units)))
+    known = np.nan_to_num(score, nan=np.inf)
+    order = np.argsort(-known, kind="stable")
+    scored = int((known >= SCORE_SHARE * np.max(known, where=np.isfinite(known), initial=0.0)).sum())
+    count = max(1, min(scored, round(top_share * len(units))))
     rest = order[count:]
     size = min(len(rest), max(LEAST_SAMPLE, round(sample_share * len(units))))
     chosen = np.sort(np.random.default_rng(seed).choice(rest, size, replace=False)) if size else rest

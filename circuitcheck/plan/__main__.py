@@ -12,12 +12,13 @@ from circuitcheck.core.errors import CircuitcheckError, ConfigurationError
 from circuitcheck.core.model_shape import ModelShape
 from circuitcheck.core.people import plain_lines
 from circuitcheck.core.specification import POSITIONS
+from circuitcheck.gate.screen import SAMPLE_SHARE, TOP_SHARE
 from circuitcheck.plan.cost import Cost, Job, costs, is_offloaded, memory, total
 from circuitcheck.plan.hardware import GPUS, Hardware
 
 HERE = "here"
-SCREENED = 0.35
-"""Share of the heads that a screened sweep ablates: a quarter by their gradients, and a tenth at random."""
+SCREENED = TOP_SHARE + SAMPLE_SHARE
+"""Largest share of the heads that a screened sweep ablates."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -173,6 +173,18 @@ def test_the_choice_is_the_top_and_a_sample_of_the_rest() -> None:
     assert choose(units, score, 0.05, 0.2, seed=1)[1] != sample
 
 
+def test_what_scores_next_to_nothing_is_left_to_the_sample() -> None:
+    units = [(0, unit) for unit in range(1000)]
+    score = np.full(1000, 0.049)
+    score[[3, 700, 41]] = 1.0, 0.8, 0.05
+    top, sample = choose(units, score, 0.25, 0.04, seed=0)
+    assert top == ((0, 3), (0, 700), (0, 41))
+    assert len(sample) == 40
+    score[5] = np.nan  # says nothing of what others score
+    assert choose(units, score, 0.25, 0.04, seed=0)[0] == ((0, 5), *top)
+    assert choose(units, np.zeros(1000), 0.25, 0.04, seed=0)[0] == tuple(units[:250]), "all are alike"
+
+
 def test_a_unit_whose_estimate_is_not_a_number_is_measured() -> None:
     units = [(0, unit) for unit in range(100)]
     score = np.ones(100)
