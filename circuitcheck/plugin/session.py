@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from circuitcheck.core.candidates import EMBEDDED
 from circuitcheck.core.errors import BaselineError, CircuitcheckError, StaleBaselineError
 from circuitcheck.core.versions import installed
+from circuitcheck.plugin.acceptances import Acceptances
 from circuitcheck.plugin.cases import Case, cases_of
 from circuitcheck.plugin.executing import Execution
 from circuitcheck.plugin.far_cases import Found, can_be_dealt, require_same
@@ -76,6 +77,7 @@ class GateSession:
         self._processes = processes
         self._are_small = are_small(settings)
         self._others = Others(settings, store)
+        self._acceptances = Acceptances(store)
         self._to_spread: Sequence[Case] = ()
         self._dealt: Sequence[Case] = ()
         self._elsewhere: frozenset[Case] = frozenset()
@@ -101,13 +103,20 @@ class GateSession:
             self._dealt = [case for case in self.cases if case in chosen]
             self._elsewhere = frozenset(self._dealt)
         has_workers = self._processes > 1 or settings.ray is not None
-        is_alone = not has_workers and settings.resume is None and not settings.writes_baselines
+        is_alone = not has_workers and settings.resume is None
         if may_spread and is_alone and self._are_small:
-            self._to_spread = [case for case in self.cases if case in chosen]
+            wanted = [case for case in self.cases if case in chosen]
+            if settings.writes_baselines:
+                firsts = {case.circuit: case for case in reversed(wanted)}
+                wanted = [case for case in wanted if firsts[case.circuit] is case and self._is_to_record(case)]
+            self._to_spread = wanted
 
-    def measure_if_free(self, case: Case) -> None:
-        """Measures a case unless another process of the run has, or is about to."""
-        self._store.measure_if_free(case, lambda: self.measured(case))
+    def do_if_free(self, case: Case) -> None:
+        """Measures a case, or makes its baseline, unless another process of the run has, or is about to."""
+        if self.settings.writes_baselines:
+            self._acceptances.make_if_free(self._first(case), lambda: self._made(case))
+        else:
+            self._store.measure_if_free(case, lambda: self.measured(case))
 
     @property
     def execution_lines(self) -> list[str]:
@@ -131,8 +140,10 @@ class GateSession:
         """
         if case.circuit not in self.accepted:
             self.accepted[case.circuit] = CircuitcheckError(f"{case.circuit} was not finished.")
+            spread, self._to_spread = [other for other in self._to_spread if other.circuit != case.circuit], ()
+            self._others.start(spread, min(cores() - 1, len(spread)))
             try:
-                self.accepted[case.circuit] = self._calibrate(case) if self.settings.calibrate else self._accept(case)
+                self.accepted[case.circuit] = self._acceptances.of(self._first(case), lambda: self._made(case))
             except CircuitcheckError as error:
                 self.accepted[case.circuit] = error
         return self.accepted[case.circuit]
@@ -207,6 +218,24 @@ class GateSession:
         if error is not None:
             self.accepted |= {name: error for name, item in made.items() if item.baseline is not None}
         return error is None
+
+    def _is_to_record(self, case: Case) -> bool:
+        """Whether making the case's baseline is work: one that is left alone is none."""
+        exists = self._references.file(case).exists()
+        return {"new": not exists, "changed": exists}.get(self.settings.accept or "", True)
+
+    def _first(self, case: Case) -> Case:
+        """The first case of the same circuit."""
+        return next(other for other in self.cases if other.circuit == case.circuit)
+
+    def _made(self, case: Case) -> Acceptance:
+        """What is to become of the baseline of the case's circuit.
+
+        Raises:
+            CircuitcheckError: it cannot be made.
+        """
+        with self._threads():
+            return self._calibrate(case) if self.settings.calibrate else self._accept(case)
 
     def _accept(self, case: Case) -> Acceptance:
         from circuitcheck.gate.accept import accept

@@ -1,7 +1,8 @@
 """Several processes for one run: small models use one thread each, and their cases are spread over the cores.
 
-While this process measures the cases from the first on, others begin with the last, and all of them leave what they
-find in the store of the run. One that is lost costs nothing but its case, which the process that needs it measures.
+While this process measures the cases, or makes their baselines, from the first on, others begin with the last, and all
+of them leave what they find in the store of the run. One that is lost costs nothing but its case, which the process
+that needs it measures.
 """
 
 from __future__ import annotations
@@ -135,4 +136,4 @@ def main() -> None:
     for case in reversed(cases):
         if os.getppid() != parent:
             return
-        session.measure_if_free(case)
+        session.do_if_free(case)

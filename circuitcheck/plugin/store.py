@@ -35,11 +35,14 @@ class Store:
 
     def measure_if_free(self, case: Case, measure: Callable[[], Entry]) -> None:
         """Measures a case unless another process of the run has, or is about to."""
+        self.make_if_free(self._file(case).stem, measure)
+
+    def make_if_free(self, name: str, make: Callable[[], Entry]) -> None:
+        """Makes what is to be kept under a name unless another process of the run has, or is about to."""
         from filelock import Timeout
 
-        file = self._file(case)
-        with suppress(Timeout), self.lock(file.stem, seconds=0):
-            _make(file, measure)
+        with suppress(Timeout), self.lock(name, seconds=0):
+            _make(self.directory / f"{name}.json", make)
 
     def made(self, name: str) -> Entry | None:
         """What is kept under a name; None where nothing is."""

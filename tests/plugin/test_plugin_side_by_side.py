@@ -11,10 +11,16 @@ from pathlib import Path
 import pytest
 from gate_runner import Gate, report_section
 
+from circuitcheck.baseline.baseline import Baseline
+from circuitcheck.baseline.encoding import encode
 from circuitcheck.core.candidates import EMBEDDED
+from circuitcheck.core.errors import CircuitcheckError
+from circuitcheck.gate.accept import Acceptance
 from circuitcheck.plugin import side_by_side
+from circuitcheck.plugin.acceptances import Acceptances
 from circuitcheck.plugin.cases import Case
 from circuitcheck.plugin.progress_bars import shows_nothing
+from circuitcheck.plugin.references import References
 from circuitcheck.plugin.session import GateSession
 from circuitcheck.plugin.settings import Settings
 from circuitcheck.plugin.side_by_side import SMALL, Others, are_small, cores
@@ -106,7 +112,6 @@ def test_how_many_processes_are_started(
     [
         (Settings(), 2, True),  # xdist's workers share the cases already
         (Settings(), 1, False),  # somebody steps through them
-        (Settings(calibrate=True), 1, True),
         (Settings(device="cuda"), 1, True),
         (Settings(model="owner/name"), 1, True),
     ],
@@ -118,6 +123,70 @@ def test_when_none_is(
     here.select(here.cases, may_spread=may_spread)
     here.entry(here.cases[0])
     assert started == []
+
+
+def test_baselines_are_the_same_however_many_processes_make_them(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate.configure(candidates=["f32", "f16"], tasks=["ioi.jsonl", "facts.jsonl"])
+    before = gate.stored()
+    results, found = [], []
+    for threads in ("1", "2"):
+        monkeypatch.setenv("OMP_NUM_THREADS", threads)
+        results.append(gate.run_subprocess("--circuit-calibrate"))
+        found.append(gate.stored())
+        for name, content in before.items():
+            (gate.baselines.parent / name).write_bytes(content)
+    assert [result.ret for result in results] == [pytest.ExitCode.OK] * 2
+    assert found[0] == found[1] != before
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (Settings(accept="all", reason="why"), [(2, 1)]),
+        (Settings(calibrate=True), [(2, 1)]),
+        (Settings(accept="changed", reason="why"), [(1, 1)]),
+        (Settings(accept="new", reason="why"), [(1, 1)]),
+        (Settings(accept="all", reason="why", tasks=("facts",)), [(0, 0)]),
+    ],
+)
+def test_one_more_for_every_baseline_that_is_to_be_made(
+    started: list[tuple[int, int]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: Settings,
+    expected: list[tuple[int, int]],
+) -> None:
+    """Here the first is made by this process; of the two others, one is there already."""
+    monkeypatch.setattr("circuitcheck.plugin.session.cores", lambda: 2)
+    monkeypatch.setattr(GateSession, "_made", lambda _, case: Acceptance(case.task_name, "made"))
+    monkeypatch.setattr(References, "file", lambda _, case: tmp_path / ("here" if case.task == "facts" else case.task))
+    (tmp_path / "here").touch()
+    here = session_of(settings, tmp_path / "store")
+    here.select(here.cases, may_spread=True)
+    for case in here.cases:
+        assert here.accept(case) == Acceptance(case.task_name, "made")
+    assert started == [*expected, *[(0, 0)] * (len(settings.tasks) - 1)]
+
+
+def test_what_another_process_made_is_what_it_would_be_here(gate: Gate, tmp_path: Path) -> None:
+    case, baseline = Case(3, "f16", "ioi"), Baseline.load(gate.baselines / "ioi.json")
+    made = Acceptance("ioi", "accepted", ("a line", "another"), baseline)
+    there, here = (Acceptances(Store(tmp_path)) for _ in range(2))
+    there.make_if_free(case, lambda: made)
+    found = here.of(case, lambda: pytest.fail("it is made"))
+    assert (found.task, found.outcome, found.details) == (made.task, made.outcome, made.details)
+    assert encode(found.baseline) == encode(baseline)
+    assert there.of(case, lambda: pytest.fail("it is made")) is made
+
+
+def test_what_cannot_be_made_elsewhere_is_said_by_who_asks(tmp_path: Path) -> None:
+    def refuses() -> Acceptance:
+        raise CircuitcheckError("no")
+
+    case, acceptances = Case(0, "f16", "ioi"), Acceptances(Store(tmp_path))
+    acceptances.make_if_free(case, refuses)
+    with pytest.raises(CircuitcheckError, match="no"):
+        acceptances.of(case, refuses)
 
 
 def test_a_case_that_another_process_holds_is_left_to_it(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from circuitcheck.core.runtime import Runtime, Variation
-from circuitcheck.runtimes.pytorch.threads import computing_threads
+from circuitcheck.runtimes.pytorch.threads import computing_threads, thread_count
 from circuitcheck.runtimes.pytorch.torch_model import TorchModel
 
 OTHER_ATTENTION = "sdpa"
@@ -21,7 +21,7 @@ SHUFFLES = (0, 1)
 
 def usual_variations(model: TorchModel) -> list[Variation]:
     """One of each kind that needs nothing but the model: what is tried whenever a reference is recorded."""
-    return [_threads(1), _batches(1), *_attentions(model)]
+    return [_threads(1 if thread_count() > 1 else 2), _batches(1), *_attentions(model)]
 
 
 def all_variations(model: TorchModel, prompts: int, reload: Callable[[], Runtime] | None = None) -> list[Variation]:
