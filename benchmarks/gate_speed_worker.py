@@ -28,8 +28,9 @@ def passes(shape: str) -> None:
     """Prints the CPU time of recording and of gating in clean passes, the last of several times each.
 
     `recording` is without the `noise` of its repetitions, and both without what rounding does to the model, which
-    recording measures as well. All 64 prompts are solved, and drift is read of 32 of them. The candidate is a copy of
-    the reference, all of whose hooks are proven anew.
+    recording measures as well. `without later` leaves out what came later than the figures to reach: placing damage by
+    layer and module, and next tokens for KL divergence and changed answers. All 64 prompts are solved, and drift is
+    read of 32 of them. Candidates are copies of the reference, all of whose hooks are proven anew.
     """
     import torch
     from shapes import SHAPES, build, tokens
@@ -66,14 +67,30 @@ def passes(shape: str) -> None:
 
     bare = _cpu(lambda: recorded(roundings=(), sources=()))
     with_noise = _cpu(lambda: recorded(roundings=()))
-    candidate = hook_module(build(SHAPES[shape]), name=f"{shape}-copy")
 
-    def gated() -> None:
-        judge(measure(candidate, made["baseline"]), limits_for("f32", "random"))
+    def copy() -> Any:
+        return hook_module(build(SHAPES[shape]), name=f"{shape}-copy")
 
-    gating = _cpu(gated)
-    found = {"recording": bare / clean, "noise": (with_noise - bare) / clean, "gating": gating / clean}
-    print(json.dumps(found))
+    baseline, candidate = made["baseline"], copy()
+    gating = _cpu(lambda: judge(measure(candidate, baseline), limits_for("f32", "random")))
+    counts = {"recording": bare, "noise": with_noise - bare, "gating": gating}
+    if hasattr(baseline, "beside"):
+        counts |= _without_later(copy(), copy(), baseline, bare)
+    print(json.dumps({name: seconds / clean for name, seconds in counts.items()}))
+
+
+def _without_later(reference: Any, candidate: Any, baseline: Any, recording: float) -> dict[str, float]:
+    """Recording and gating without what came later than the figures to reach, in CPU seconds."""
+    from dataclasses import replace
+
+    from circuitcheck.core.runtime import Work
+    from circuitcheck.gate.measure import measure
+    from circuitcheck.gate.record import _beside
+
+    modules = _cpu(lambda: _beside(reference, baseline.part, baseline.spec, Work()))
+    tokens = _cpu(lambda: reference.next_token(baseline.solved_prompts))
+    gating = _cpu(lambda: measure(candidate, replace(baseline, beside=None, next_token=None)))
+    return {"recording without later": recording - modules - tokens, "gating without later": gating}
 
 
 def _cpu(work: Callable[[], object]) -> float:

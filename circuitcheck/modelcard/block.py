@@ -12,6 +12,7 @@ from circuitcheck.report.fields import Entry
 from circuitcheck.report.markdown import made_with, verdict
 from circuitcheck.report.numbers import number, number_interval
 from circuitcheck.report.population_rows import chosen
+from circuitcheck.report.routing_rows import rerouted
 from circuitcheck.report.words import HEAD, kinds_of, label, loosened, task_of
 
 START = "<!-- circuitcheck:start -->"
@@ -64,9 +65,9 @@ def _method(runs: Sequence[Entry]) -> str:
 
 
 def _more(run: Entry) -> list[str]:
-    """Which of many units were measured, which features survive, and where damage is."""
+    """Which of many units were measured, which features survive, what routers choose, and where damage is."""
     where = placed(run)
-    return [text for text in (chosen(run), surviving(run), where and f"Damage: {where}.") if text]
+    return [text for text in (chosen(run), surviving(run), rerouted(run), where and f"Damage: {where}.") if text]
 
 
 def _with_limit(criterion: Mapping[str, Any] | None) -> str:

@@ -42,6 +42,14 @@ def routing_table(runs: Sequence[Entry]) -> Table:
     return Table("The router's choice", CAPTION, headings, rows)
 
 
+def rerouted(run: Mapping[str, Any]) -> str:
+    """How often other experts are chosen, in a sentence; nothing of a model without routers."""
+    found = run.get("routing")
+    if not found:
+        return ""
+    return f"Its routers choose other experts for {number_interval(found['changed'])} of {found['tokens']:,} tokens."
+
+
 def routing_rows(run: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """What stands under `HEADINGS` of each layer."""
     found = run.get("routing")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,15 @@ def test_features_and_what_their_dictionaries_explain_are_said(release: Path):
     assert "plain rounding to as many bits leaves 0.700" in text
     assert "feature 2 97%" in text
     assert "Units (features) are ablated" in text
+
+
+def test_how_often_routers_choose_other_experts_is_said(release: Path):
+    made = report(verdicts={})
+    routing = {"tokens": 1425, "changed": {"value": 0.06, "interval": [0.02, 0.1]}, "layers": []}
+    made["runs"] = [{**run, "routing": routing} for run in made["runs"]]
+    (release / "report.json").write_text(json.dumps(made))
+    update_card(release)
+    assert "Its routers choose other experts for 0.060 [0.020, 0.100] of 1,425 tokens." in unescape(read(release))
 
 
 def test_a_missing_card_is_made_and_the_hub_can_read_it(release: Path):
