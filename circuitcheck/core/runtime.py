@@ -187,6 +187,11 @@ class Runtime(Protocol):
             tokens: whose probabilities are asked for, `[prompts, kept]`; by default those that it finds likeliest.
         """
 
+    def metric_and_next_token(
+        self, prompts: Prompts, tokens: NDArray[np.int32]
+    ) -> tuple[NDArray[np.float32], NextToken | None]:
+        """What `metric` and `next_token` say of clean prompts, from the same passes where that can be."""
+
     def activations(self, prompts: Prompts, kind: str) -> Activations:
         """Values of all units on the clean prompts, all positions."""
 

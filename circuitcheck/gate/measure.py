@@ -99,12 +99,14 @@ def observe(
     patched = work.patching(candidate)
     with candidate.unchanged():
         # First, because a proof by numbers that are not finite blames the hooks.
-        metric = candidate.metric(solved)
+        said = baseline.next_token
+        if said is None:
+            metric, next_token = candidate.metric(solved), None
+        else:
+            metric, next_token = candidate.metric_and_next_token(solved, said.tokens)
         preferred = preference(candidate, solved, metric)
         _require_finite(candidate, baseline, "logit differences", preferred)
         _require_finite(candidate, baseline, "values of the metric", metric)
-        said = baseline.next_token
-        next_token = None if said is None else candidate.next_token(solved, said.tokens)
         candidate.prove(everything, spec.unit)
         population = compare_population(baseline, candidate, work.memory)
         features = compare_features(baseline, candidate)

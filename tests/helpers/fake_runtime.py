@@ -125,6 +125,12 @@ class FakeRuntime:
             chosen, np.take_along_axis(log_probabilities, chosen.astype(np.int64), 1), (said > 0).astype(np.int32)
         )
 
+    def metric_and_next_token(
+        self, prompts: Prompts, tokens: NDArray[np.int32]
+    ) -> tuple[NDArray[np.float32], NextToken]:
+        """Both."""
+        return self.metric(prompts), self.next_token(prompts, tokens)
+
     def activations(self, prompts: Prompts, kind: str) -> Activations:
         return self._joined(((batch, self._values(kind, batch.clean)) for batch in prompts.batches()), kind)
 

@@ -159,6 +159,12 @@ class LlamaModel:
             found[columns] = np.take_along_axis(logits, chosen[columns].astype(np.int64), -1)
         return NextToken(chosen, found, likeliest)
 
+    def metric_and_next_token(
+        self, prompts: Prompts, tokens: NDArray[np.int32]
+    ) -> tuple[NDArray[np.float32], NextToken | None]:
+        """M of every clean prompt, `[prompts]`, and what comes next after it; see `Runtime.metric_and_next_token`."""
+        return self.metric(prompts), self.next_token(prompts, tokens)
+
     def activations(self, prompts: Prompts, kind: str) -> Activations:
         """Values of all units on the clean prompts, all positions."""
         passes = self._run(kind)

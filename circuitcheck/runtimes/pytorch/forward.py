@@ -113,7 +113,22 @@ def last_logits(model: TorchModel, ids: Tensor) -> Tensor:
 
     A classifier's logits `[batch, classes]`, and the last hidden state of a model without logits.
     """
-    output = run_model(model, ids)
+    return _last_of(run_model(model, ids))
+
+
+def hidden_and_logits(model: TorchModel, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """What `final_hidden` and `last_logits` give, from one pass.
+
+    Raises:
+        ConfigurationError: the model has no unembedding.
+    """
+    with record_input(unembedding(model)) as inputs:
+        output = run_model(model, ids)
+    return inputs[-1][:, -1], _last_of(output)
+
+
+def _last_of(output: Any) -> Tensor:
+    """Logits at the last position in what a model's forward returns."""
     logits: Tensor = output if isinstance(output, Tensor) else getattr(output, "logits", output[0])
     return logits[:, -1] if logits.dim() == 3 else logits
 

@@ -31,6 +31,7 @@ from circuitcheck.runtimes.pytorch.engine.passes import (
     clean_metric,
     clean_routes,
     collect,
+    metric_and_next_token,
     next_token,
     rows_of,
     unit_gradient,
@@ -188,6 +189,13 @@ class HookedModel(TorchModel):
     def next_token(self, prompts: Prompts, tokens: NDArray[np.int32] | None = None) -> NextToken | None:
         """What comes next after every clean prompt; see `Runtime.next_token`."""
         return next_token(self, prompts, tokens)
+
+    def metric_and_next_token(
+        self, prompts: Prompts, tokens: NDArray[np.int32]
+    ) -> tuple[NDArray[np.float32], NextToken | None]:
+        """M of every clean prompt, `[prompts]`, and what comes next after it, from the same passes."""
+        require_room(self, prompts.task.longest)
+        return metric_and_next_token(self, prompts, tokens)
 
     def activations(self, prompts: Prompts, kind: str) -> Activations:
         """Values of all units on the clean prompts, all positions."""

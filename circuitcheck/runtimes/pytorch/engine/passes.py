@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ from circuitcheck.core.routes import Routes
 from circuitcheck.runtimes.pytorch.engine.checkpoints import checkpointed
 from circuitcheck.runtimes.pytorch.engine.clean_pass import refused_as_model_errors
 from circuitcheck.runtimes.pytorch.engine.packing import backward_prompts, is_checkpointed
-from circuitcheck.runtimes.pytorch.forward import last_logits, metric_of, run_model
+from circuitcheck.runtimes.pytorch.forward import hidden_and_logits, last_logits, metric_of, metric_of_hidden, run_model
 from circuitcheck.runtimes.pytorch.ports.experts import chosen_experts, down_matrices, experts_of
 from circuitcheck.runtimes.pytorch.ports.ports import Port, UnitEdit, editing_units, layout_of, reading
 from circuitcheck.runtimes.pytorch.torch_model import TorchModel
@@ -73,19 +73,48 @@ def next_token(model: TorchModel, prompts: Prompts, tokens: NDArray[np.int32] | 
     """
     if model.structure.output_layer is None:
         return None
-    found: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+    batches = prompts.batches(model.at_most(None))
     with torch.no_grad():
+        return _next_token(
+            ((batch, last_logits(model, rows_of(model, batch).ids)) for batch in batches), prompts, tokens
+        )
+
+
+def metric_and_next_token(
+    model: TorchModel, prompts: Prompts, tokens: NDArray[np.int32]
+) -> tuple[NDArray[np.float32], NextToken | None]:
+    """What `clean_metric` and `next_token` say of clean prompts, to the last bit, from one pass of each."""
+    if model.quantity.function is not None or model.structure.output_layer is None:
+        return clean_metric(model, prompts), next_token(model, prompts, tokens)
+    metric = np.empty(len(prompts), np.float32)
+
+    def logits() -> Iterator[tuple[Batch, Tensor]]:
         for batch in prompts.batches(model.at_most(None)):
-            logits = last_logits(model, rows_of(model, batch).ids).float().log_softmax(-1).cpu()
-            columns = [prompts.columns[place] for place in batch.index]
-            chosen = (
-                logits.topk(min(KEPT, logits.shape[-1])).indices
-                if tokens is None
-                else torch.from_numpy(tokens[columns].astype(np.int64))
-            )
-            found |= dict(
-                zip(columns, zip(chosen, logits.gather(-1, chosen), logits.argmax(-1), strict=True), strict=True)
-            )
+            rows = rows_of(model, batch)
+            with refused_as_model_errors(model, rows.ids.shape):
+                hidden, said = hidden_and_logits(model, rows.ids)
+            found = metric_of_hidden(model, hidden, rows.answer, rows.foil)
+            metric[[prompts.columns[place] for place in batch.index]] = found.cpu().numpy()
+            yield batch, said
+
+    with torch.no_grad():
+        return metric, _next_token(logits(), prompts, tokens)
+
+
+def _next_token(
+    batches: Iterable[tuple[Batch, Tensor]], prompts: Prompts, tokens: NDArray[np.int32] | None
+) -> NextToken:
+    """What logits at the last position, of each batch `[batch, vocabulary]`, say."""
+    found: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+    for batch, given in batches:
+        logits = given.float().log_softmax(-1).cpu()
+        columns = [prompts.columns[place] for place in batch.index]
+        chosen = (
+            logits.topk(min(KEPT, logits.shape[-1])).indices
+            if tokens is None
+            else torch.from_numpy(tokens[columns].astype(np.int64))
+        )
+        found |= dict(zip(columns, zip(chosen, logits.gather(-1, chosen), logits.argmax(-1), strict=True), strict=True))
     chosen, values, likeliest = (torch.stack(part) for part in zip(*(found[key] for key in sorted(found)), strict=True))
     return NextToken(
         chosen.numpy().astype(np.int32), values.numpy().astype(np.float32), likeliest.numpy().astype(np.int32)
