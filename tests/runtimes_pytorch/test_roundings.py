@@ -42,6 +42,19 @@ def test_a_copy_is_rounded_and_the_reference_left_alone(model, way):
     assert fingerprint_module(model.module) == before
 
 
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: f"{way.precision}, {way.name}")
+def test_proofs_stand_for_copies_that_run_the_same_code_and_for_no_others(model, way):
+    copy = rounded(model, way, [IDS])
+    runs_the_same = all(
+        type(part) is type(own)
+        and part.forward.__func__ is own.forward.__func__
+        and not (part._forward_pre_hooks or part._forward_hooks)
+        and all(a.dtype == b.dtype for a, b in zip(part.parameters(False), own.parameters(False), strict=True))
+        for part, own in zip(copy.module.modules(), model.module.modules(), strict=True)
+    )
+    assert (copy.proven_here is model.proven_here) == way.is_of_weights == runs_the_same
+
+
 def test_weights_take_as_many_values_as_they_may(model):
     for way in WAYS:
         if "-bit" in way.precision:

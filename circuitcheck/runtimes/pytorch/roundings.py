@@ -40,12 +40,15 @@ class Way:
         name: how it rounds, within that precision.
         apply: to a freshly copied module; one that is calibrated is given token ids, too, `[batch, seq]` each.
         is_calibrated: whether its scales are of the range that was seen on some prompts.
+        is_of_weights: whether it gives weights other values and changes nothing else, so that what was proven of the
+            reference's code stands for the copy's.
     """
 
     precision: str
     name: str
     apply: Callable[..., object]
     is_calibrated: bool = False
+    is_of_weights: bool = False
 
 
 @float32_by_default()
@@ -62,6 +65,8 @@ def rounded(model: Model, way: Way, ids: Sequence[Tensor] = ()) -> Model:
     """
     module = deepcopy(model.module)
     way.apply(module, model.structure, *((ids,) if way.is_calibrated else ()))
+    if way.is_of_weights:
+        model.proven[module] = model.proven_here
     return replace(model, module=module, precision=way.precision, census=None, notes=())
 
 
@@ -76,6 +81,7 @@ def _weights(bits: int) -> list[Way]:
             f"{bits}-bit",
             f"weights {'per channel' if group is None else f'in groups of {group}'}, {_manner(seed)}",
             partial(_integers, bits=bits, group=group, seed=seed),
+            is_of_weights=True,
         )
         for group in (None, GROUP)
         for seed in (None, *SEEDS)
@@ -199,8 +205,8 @@ WAYS: tuple[Way, ...] = (
         for what, with_outputs in (("what maps read", False), ("what maps read and make", True))
     ),
     Way("int8-sim", "activations per prompt", simulate_int8),
-    Way("float8", "weights per channel", _float8),
-    Way("float8", "weights per tensor", partial(_float8, per_tensor=True)),
+    Way("float8", "weights per channel", _float8, is_of_weights=True),
+    Way("float8", "weights per tensor", partial(_float8, per_tensor=True), is_of_weights=True),
     Way("float8", "weights per channel, activations per token", partial(_float8, activations=True)),
     *_weights(4),
     *_weights(3),
