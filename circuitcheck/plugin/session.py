@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from circuitcheck.core.candidates import EMBEDDED
 from circuitcheck.core.errors import BaselineError, CircuitcheckError, StaleBaselineError
+from circuitcheck.core.progress import Advance, silent
 from circuitcheck.core.versions import installed
 from circuitcheck.plugin.acceptances import Acceptances
 from circuitcheck.plugin.cases import Case, cases_of
@@ -114,7 +115,7 @@ class GateSession:
     def do_if_free(self, case: Case) -> None:
         """Measures a case, or makes its baseline, unless another process of the run has, or is about to."""
         if self.settings.writes_baselines:
-            self._acceptances.make_if_free(self._first(case), lambda: self._made(case))
+            self._acceptances.make_if_free(self._first(case), lambda: self._made(case, silent))
         else:
             self._store.measure_if_free(case, lambda: self.measured(case))
 
@@ -142,8 +143,11 @@ class GateSession:
             self.accepted[case.circuit] = CircuitcheckError(f"{case.circuit} was not finished.")
             spread, self._to_spread = [other for other in self._to_spread if other.circuit != case.circuit], ()
             self._others.start(spread, min(cores() - 1, len(spread)))
+            doing = "calibrating" if self.settings.calibrate else "recording"
             try:
-                self.accepted[case.circuit] = self._acceptances.of(self._first(case), lambda: self._made(case))
+                with self._progress(f"{doing} {case.circuit}") as advance:  # also while another process does it
+                    made = self._acceptances.of(self._first(case), lambda: self._made(case, advance))
+                self.accepted[case.circuit] = made
             except CircuitcheckError as error:
                 self.accepted[case.circuit] = error
         return self.accepted[case.circuit]
@@ -228,35 +232,34 @@ class GateSession:
         """The first case of the same circuit."""
         return next(other for other in self.cases if other.circuit == case.circuit)
 
-    def _made(self, case: Case) -> Acceptance:
+    def _made(self, case: Case, advance: Advance) -> Acceptance:
         """What is to become of the baseline of the case's circuit.
 
         Raises:
             CircuitcheckError: it cannot be made.
         """
         with self._threads():
-            return self._calibrate(case) if self.settings.calibrate else self._accept(case)
+            return self._calibrate(case) if self.settings.calibrate else self._accept(case, advance)
 
-    def _accept(self, case: Case) -> Acceptance:
+    def _accept(self, case: Case, advance: Advance) -> Acceptance:
         from circuitcheck.gate.accept import accept
 
         settings = self.settings
         request: Any = settings.accept  # one of the option's choices
         references, reference = self._references, self._models.reference()
         task = references.task(case, reference)
-        with self._progress(f"recording {case.circuit}") as advance:
-            return accept(
-                reference,
-                task,
-                references.spec_of(case),
-                references.folder,
-                request,
-                settings.reason,
-                limits=settings.limits,
-                advance=advance,
-                memory=settings.memory,
-                execute=self._execution.of(None),
-            )
+        return accept(
+            reference,
+            task,
+            references.spec_of(case),
+            references.folder,
+            request,
+            settings.reason,
+            limits=settings.limits,
+            advance=advance,
+            memory=settings.memory,
+            execute=self._execution.of(None),
+        )
 
     def _calibrate(self, case: Case) -> Acceptance:
         from circuitcheck.gate.accept import accept_calibration
@@ -264,15 +267,14 @@ class GateSession:
         references, reference = self._references, self._models.reference()
         baseline = references.stored(case)
         self._references.require_fresh(case, baseline, reference, is_reference=True)
-        with self._progress(f"calibrating {case.circuit}"):
-            return accept_calibration(
-                reference,
-                baseline,
-                references.folder,
-                self._models.reload_reference,
-                memory=self.settings.memory,
-                execute=self._execution.of(None),
-            )
+        return accept_calibration(
+            reference,
+            baseline,
+            references.folder,
+            self._models.reload_reference,
+            memory=self.settings.memory,
+            execute=self._execution.of(None),
+        )
 
     def close(self) -> None:
         """Ends other processes and workers elsewhere, and frees the models."""
@@ -294,11 +296,12 @@ class GateSession:
                 with self._threads():
                     self._arriving = self._execution.measured_elsewhere(self._dealt)
                 self._dealt = ()
-            for other, found in self._arriving:
-                entry = self._checked(other, found)
-                if other == case:
-                    return entry
-                self._store.get_or_measure(other, lambda entry=entry: entry)  # type: ignore[misc]
+            with self._progress(str(case)):
+                for other, found in self._arriving:
+                    entry = self._checked(other, found)
+                    if other == case:
+                        return entry
+                    self._store.get_or_measure(other, lambda entry=entry: entry)  # type: ignore[misc]
         except CircuitcheckError as error:
             self._arriving = iter(())
             return self._failed(case, error)

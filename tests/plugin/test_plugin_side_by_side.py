@@ -158,7 +158,7 @@ def test_one_more_for_every_baseline_that_is_to_be_made(
 ) -> None:
     """Here the first is made by this process; of the two others, one is there already."""
     monkeypatch.setattr("circuitcheck.plugin.session.cores", lambda: 2)
-    monkeypatch.setattr(GateSession, "_made", lambda _, case: Acceptance(case.task_name, "made"))
+    monkeypatch.setattr(GateSession, "_made", lambda _, case, __: Acceptance(case.task_name, "made"))
     monkeypatch.setattr(References, "file", lambda _, case: tmp_path / ("here" if case.task == "facts" else case.task))
     (tmp_path / "here").touch()
     here = session_of(settings, tmp_path / "store")
