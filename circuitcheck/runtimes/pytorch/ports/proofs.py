@@ -30,6 +30,10 @@ from circuitcheck.runtimes.pytorch.torch_model import TorchModel
 PROBE_PROMPTS = 2
 """Prompts that proofs run on; the proofs are about the model's code, not about its answers."""
 
+PROBE_ROWS = 16
+"""Most rows in a pass of a proof that ablates several layers at once, each in rows of its own; all weights are read for
+every pass, which takes most of the time of models whose weights lie in files."""
+
 READOUT_RANKS = (1.0, 0.75, 0.5)
 """Tokens whose logits are held against the one with the smallest: their places in order, as shares."""
 
@@ -159,7 +163,10 @@ def _finite(model: TorchModel, ids: Tensor) -> Iterator[str]:
 
 
 def _write_back(model: TorchModel, ports: Sequence[Port], ids: Tensor, clean: _Clean) -> Iterator[str]:
-    """Check 1: writing back what was read leaves the logits bit-identical."""
+    """Check 1: writing back what was read leaves the logits bit-identical; everywhere at once, else one by one."""
+    everywhere = _written(model, ports, dict(clean.z), ids)
+    if isinstance(everywhere, Tensor) and torch.equal(clean.logits, everywhere):
+        return
     for places in _together(ports):
         port = ports[places[0]]
         written = _written(model, ports, {place: clean.z[place] for place in places}, ids)
@@ -174,15 +181,47 @@ def _write_back(model: TorchModel, ports: Sequence[Port], ids: Tensor, clean: _C
 
 def _ablation_matters(model: TorchModel, ports: Sequence[Port], ids: Tensor, clean: _Clean, kind: str) -> Iterator[str]:
     """Check 2: ablating a layer's units changes the logits."""
-    for places in _together(ports):
-        port = ports[places[0]]
-        if port.latents is not None and not clean.z[places[0]].any():
-            continue  # these few prompts turn none of them on
-        ablated = _written(model, ports, {place: torch.zeros_like(clean.z[place]) for place in places}, ids)
-        if isinstance(ablated, Tensor) and torch.equal(clean.logits, ablated):
-            yield _failure(
-                port, "ablation matters", f"zeroing all of the layer's {kind}s leaves the logits as they were"
-            )
+    # These few prompts may turn none of a dictionary's latents on.
+    found = [
+        places for places in _together(ports) if ports[places[0]].latents is None or bool(clean.z[places[0]].any())
+    ]
+    size = max(1, (model.at_most(PROBE_ROWS) or PROBE_ROWS) // len(ids))
+    untouched: dict[int, Tensor] = {}
+    for start in range(0, len(found), size):
+        some = found[start : start + size]
+        rows = ids.repeat(len(some), 1)
+        if len(some) not in untouched:  # other numbers of rows round in other ways
+            untouched[len(some)] = last_logits(model, rows)
+        ablated = _each_ablated(model, ports, some, rows, clean)
+        for number, places in enumerate(some):
+            own = slice(number * len(ids), (number + 1) * len(ids))
+            if torch.equal(untouched[len(some)][own], ablated[own]):
+                yield _failure(
+                    ports[places[0]],
+                    "ablation matters",
+                    f"zeroing all of the layer's {kind}s leaves the logits as they were",
+                )
+
+
+def _each_ablated(
+    model: TorchModel, ports: Sequence[Port], some: Sequence[Sequence[int]], rows: Tensor, clean: _Clean
+) -> Tensor:
+    """Logits of as many copies of the prompts as there are groups of ports, in each of which the units of one are 0.
+
+    NaN where zeros cannot be put there, of which writing back says why.
+    """
+    masks, zeros = dict[int, Tensor](), dict[int, Tensor]()
+    for number, places in enumerate(some):
+        for place in places:
+            masks[place] = torch.zeros(len(some), ports[place].group.count, dtype=torch.bool, device=rows.device)
+            masks[place][number] = True
+            z = clean.z[place]
+            zeros[place] = torch.zeros_like(z).view(len(rows) // len(some), rows.shape[1], *z.shape[-2:])
+    try:
+        with Edits(ports, masks, zeros).in_place(model.module, sets=len(some)):
+            return last_logits(model, rows)
+    except CannotEditError:
+        return torch.full((len(rows), 1), torch.nan)
 
 
 def _together(ports: Sequence[Port]) -> list[list[int]]:
