@@ -9,6 +9,8 @@ import re
 import model_directories
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 from circuitcheck.core.errors import ModelError
 from circuitcheck.core.specification import MeasurementSpec
@@ -77,6 +79,17 @@ def test_a_text_without_end_is_not_read(directory):
     with (directory / "config.json").open("r+b") as stream:
         stream.truncate(10**11)
     assert "config.json cannot be read: it has 100000000000 bytes" in refusal(directory)
+
+
+@pytest.mark.parametrize("number", [2**24 + 1, 2**31, 2**32 - 1])
+def test_a_token_of_a_number_without_end_is_refused_before_all_below_it_are_counted(directory, number):
+    """tokenizers walked for minutes, and kept 8 GB of numbers that no token has."""
+    tokenizer = Tokenizer(WordLevel({"a": 0, "b": 1}, unk_token="a"))
+    content = json.loads(tokenizer.to_str())
+    content["model"]["vocab"]["b"] = number
+    (directory / "tokenizer.json").write_text(json.dumps(content))
+    (directory / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    assert f"numbers a token {number:,}, and 16,777,216 is the most that is read" in refusal(directory)
 
 
 @pytest.mark.parametrize(

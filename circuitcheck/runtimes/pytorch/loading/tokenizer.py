@@ -12,6 +12,10 @@ from circuitcheck.runtimes.pytorch.loading.gguf import GGUFContent, require_same
 from circuitcheck.runtimes.pytorch.loading.source import Source
 from circuitcheck.runtimes.pytorch.quiet import quiet
 
+MOST_TOKENS = 2**24
+"""Largest id of a token: writing a vocabulary down, tokenizers walks through all numbers below its largest one, and
+keeps those that no token has. Vocabularies of a million are the largest that are known."""
+
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tokenizer_config.json")
 
 
@@ -46,6 +50,13 @@ def _load(directory: Path, **options: Any) -> Any:
 
     try:
         with quiet():
-            return AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False, **options)
+            found = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False, **options)
+            largest = max(found.get_vocab().values(), default=0)
     except Exception as error:  # tokenizers raises bare exceptions
         raise ModelError(f"the tokenizer in {directory} cannot be loaded: {first_lines(error)}") from error
+    if largest > MOST_TOKENS:
+        raise ModelError(
+            f"the tokenizer in {directory} numbers a token {largest:,}, and {MOST_TOKENS:,} is the most that is read; "
+            "mend its files, or take them from where the model comes from."
+        )
+    return found
