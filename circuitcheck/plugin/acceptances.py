@@ -34,7 +34,7 @@ class Acceptances:
         Raises:
             CircuitcheckError: as `make` does; nothing is kept then.
         """
-        kept = self.store.get_or_make(_name(case), lambda: self._kept(case, make()))
+        kept = self.store.get_or_make(_name(case), lambda: self._noted(case, make()))
         return self.made_here.get(case) or _acceptance(kept)
 
     def make_if_free(self, case: Case, make: Callable[[], Acceptance]) -> None:
@@ -42,8 +42,12 @@ class Acceptances:
         with suppress(CircuitcheckError):
             self.store.make_if_free(_name(case), lambda: self._kept(case, make()))
 
-    def _kept(self, case: Case, acceptance: Acceptance) -> dict[str, Any]:
+    def _noted(self, case: Case, acceptance: Acceptance) -> dict[str, Any]:
+        """That this process has it; nobody else asks for what it made."""
         self.made_here[case] = acceptance
+        return {}
+
+    def _kept(self, case: Case, acceptance: Acceptance) -> dict[str, Any]:
         file = ""
         if acceptance.baseline is not None:
             folder = self.store.directory / _name(case)

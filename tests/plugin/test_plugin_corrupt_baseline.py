@@ -68,7 +68,7 @@ def test_one_flipped_bit(gate: Gate, ending: str, place: float) -> None:
 def test_a_number_edited_by_hand(gate: Gate) -> None:
     def edit(content: bytes) -> bytes:
         document = json.loads(content)
-        next(iter(document["noise"].values()))["2 threads"]["drift"] = 0.5
+        next(iter(document["noise"].values()))["one prompt a batch"]["drift"] = 0.5
         return (json.dumps(document, sort_keys=True, indent=1, ensure_ascii=False) + "\n").encode()
 
     change(gate, "json", edit)

@@ -176,7 +176,9 @@ def test_what_another_process_made_is_what_it_would_be_here(gate: Gate, tmp_path
     found = here.of(case, lambda: pytest.fail("it is made"))
     assert (found.task, found.outcome, found.details) == (made.task, made.outcome, made.details)
     assert encode(found.baseline) == encode(baseline)
-    assert there.of(case, lambda: pytest.fail("it is made")) is made
+    other = Case(4, "f16", "facts")
+    assert here.of(other, lambda: made) is here.of(other, lambda: pytest.fail("it is made")) is made
+    there.make_if_free(other, lambda: pytest.fail("it is made"))
 
 
 def test_what_cannot_be_made_elsewhere_is_said_by_who_asks(tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ SHUFFLES = (0, 1)
 
 def usual_variations(model: TorchModel) -> list[Variation]:
     """One of each kind that needs nothing but the model: what is tried whenever a reference is recorded."""
-    return [_threads(1 if thread_count() > 1 else 2), _batches(1), *_attentions(model)]
+    # Of one thread no second one is made: a process that has more of them can no longer be forked.
+    return [*([_threads(1)] if thread_count() > 1 else []), _batches(1), *_attentions(model)]
 
 
 def all_variations(model: TorchModel, prompts: int, reload: Callable[[], Runtime] | None = None) -> list[Variation]:
