@@ -24,8 +24,9 @@ BACKWARD = 3
 """Forward and backward pass, in forward passes: the input's gradient costs as much as the output, and a layer that is
 checkpointed runs twice."""
 
-HEAD_PROOFS, BLOCK_PROOFS, PROOFS_ONCE = 2, 4, 10
-"""Full passes of the proofs of one layer's heads, of its two whole modules, and of none in particular."""
+PROOFS_ONCE, PROOF_GROUPS = 12, 8
+"""Full passes of the proofs of heads and of whole modules on a few prompts; and how many layers' heads, or how many
+modules, are ablated in one more pass, each on rows of its own, beside an untouched one of as many rows."""
 
 ELEMENTS = 2.5
 """Operations on each number of the stream, of what a layer's maps put out, and of its scores, in activations."""
@@ -82,10 +83,12 @@ def costs(shape: ModelShape, job: Job, hardware: Hardware) -> list[Cost]:
     """The parts of recording one baseline of heads."""
     part = min(job.part, job.prompts)
     layers = len(shape.layers)
-    proofs = PROOFS_ONCE + (HEAD_PROOFS + BLOCK_PROOFS) * layers
+    ablating = sum(math.ceil(groups / PROOF_GROUPS) + 1 for groups in (layers, 2 * layers))
+    proven = _passes("proofs", shape, hardware, PROOFS_ONCE, PROOF_PROMPTS, job.tokens)
+    ablated = _passes("proofs", shape, hardware, ablating, PROOF_PROMPTS * min(PROOF_GROUPS, layers), job.tokens)
     screening = BACKWARD * SCREEN_PASSES if job.swept < 1 else 0
     found = [
-        _passes("proofs", shape, hardware, proofs, PROOF_PROMPTS, job.tokens),
+        total((proven, ablated), "proofs"),
         # m of clean and counterfactual prompts, what comes next, and what stands in for each kind of ablation.
         _passes("clean passes", shape, hardware, 3 + job.kinds, job.prompts, job.tokens),
         sweep("sweeps", shape, job, hardware, job.prompts, job.kinds),
@@ -206,8 +209,8 @@ def _layer(layer: LayerShape, width: int, tokens: int, *, is_last: bool) -> tupl
     return width * (2.0 * layer.used + scores), layer.used
 
 
-def total(parts: Iterable[Cost]) -> Cost:
-    """All parts together."""
+def total(parts: Iterable[Cost], name: str = "all") -> Cost:
+    """Several parts together."""
     known = list(parts)
-    sums = (sum(getattr(cost, name) for cost in known) for name in ("passes", "flops", "read", "seconds"))
-    return Cost("all", *sums)
+    sums = (sum(getattr(cost, what) for cost in known) for what in ("passes", "flops", "read", "seconds"))
+    return Cost(name, *sums)
