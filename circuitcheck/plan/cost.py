@@ -24,9 +24,10 @@ BACKWARD = 3
 """Forward and backward pass, in forward passes: the input's gradient costs as much as the output, and a layer that is
 checkpointed runs twice."""
 
-PROOFS_ONCE, PROOF_GROUPS = 12, 8
+PROOFS_ONCE, PROOF_GROUPS = 12, 7
 """Full passes of the proofs of heads and of whole modules on a few prompts; and how many layers' heads, or how many
-modules, are ablated in one more pass, each on rows of its own, beside an untouched one of as many rows."""
+modules, are ablated in one more pass, each on a copy of the prompts, beside a copy that is left alone; one pass more is
+untouched."""
 
 ELEMENTS = 2.5
 """Operations on each number of the stream, of what a layer's maps put out, and of its scores, in activations."""
@@ -85,7 +86,7 @@ def costs(shape: ModelShape, job: Job, hardware: Hardware) -> list[Cost]:
     layers = len(shape.layers)
     ablating = sum(math.ceil(groups / PROOF_GROUPS) + 1 for groups in (layers, 2 * layers))
     proven = _passes("proofs", shape, hardware, PROOFS_ONCE, PROOF_PROMPTS, job.tokens)
-    ablated = _passes("proofs", shape, hardware, ablating, PROOF_PROMPTS * min(PROOF_GROUPS, layers), job.tokens)
+    ablated = _passes("proofs", shape, hardware, ablating, PROOF_PROMPTS * (min(PROOF_GROUPS, layers) + 1), job.tokens)
     screening = BACKWARD * SCREEN_PASSES if job.swept < 1 else 0
     found = [
         total((proven, ablated), "proofs"),

@@ -301,7 +301,7 @@ class GateSession:
                     entry = self._checked(other, found)
                     if other == case:
                         return entry
-                    self._store.get_or_measure(other, lambda entry=entry: entry)  # type: ignore[misc]
+                    self._store.keep(other, entry)
         except CircuitcheckError as error:
             self._arriving = iter(())
             return self._failed(case, error)

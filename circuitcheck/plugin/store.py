@@ -33,6 +33,10 @@ class Store:
         entry: Entry = json.loads(file.read_text(encoding="utf-8"))
         return entry
 
+    def keep(self, case: Case, entry: Entry) -> None:
+        """Keeps a case's entry, unless there is one."""
+        self.get_or_measure(case, lambda: entry)
+
     def measure_if_free(self, case: Case, measure: Callable[[], Entry]) -> None:
         """Measures a case unless another process of the run has, or is about to."""
         self.make_if_free(self._file(case).stem, measure)

@@ -199,7 +199,43 @@ def test_a_projection_that_treats_a_written_z_otherwise_is_refused_where_it_is(l
     assert failures(model) == [(f"layer {layer}", where, check) for check in ("write back", IS_COMPUTED)]
 
 
+class TakesTheStreamAway(micro_model.MicroAttention):
+    """Behind it the stream is what its own heads write, and nothing of what came before."""
+
+    def forward(self, residual):
+        return super().forward(residual) - residual
+
+
+def test_a_write_whose_harm_a_later_write_would_undo_is_refused():
+    """As nothing but the second layer's heads reaches the logits, and these are written back, too."""
+    module = micro_model.MicroModel(micro_model.FIRST_LAYER, micro_model.SECOND_LAYER)
+    module.layers[0].attention = FillsTheBuffer(*micro_model.FIRST_LAYER)
+    module.layers[1].attention = TakesTheStreamAway(*micro_model.SECOND_LAYER)
+    model = micro_model.hook_micro(module, 2)
+    found = failures(model)
+    assert ("layer 0", "layers.0.attention.project", "write back") in found
+    assert ("layer 1", "layers.1.attention.project", "write back") not in found
+
+
 # --- 2. ablating a layer's heads changes the logits ------------------------------------------------------------------
+
+
+class NoticesOtherRows(micro_model.MicroModel):
+    """As a kernel does whose scale is of the whole batch."""
+
+    def forward(self, ids):
+        logits = super().forward(ids)
+        return logits * (1 + logits.abs().mean())
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_heads_that_do_not_matter_are_refused_where_rows_notice_each_other(layer):
+    """Proven together, the other layer's zeros would change the logits of this one's rows."""
+    module = NoticesOtherRows(micro_model.FIRST_LAYER, micro_model.SECOND_LAYER)
+    module.layers[layer].attention = DoesNotMatter(*(micro_model.FIRST_LAYER, micro_model.SECOND_LAYER)[layer])
+    found = failures(micro_model.hook_micro(module, 2))
+    assert (f"layer {layer}", f"layers.{layer}.attention.project", "ablation matters") in found
+    assert (f"layer {1 - layer}", f"layers.{1 - layer}.attention.project", "ablation matters") not in found
 
 
 class DoesNotMatter(micro_model.MicroAttention):

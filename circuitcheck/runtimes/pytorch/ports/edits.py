@@ -85,10 +85,11 @@ class Edits:
         """
         with ExitStack() as stack:
             for place in self.masks if places is None else places:
-                stack.enter_context(editing_units(module, self.ports[place], self._edit(place, sets, seq)))
+                stack.enter_context(editing_units(module, self.ports[place], self.edit(place, sets, seq)))
             yield
 
-    def _edit(self, place: int, sets: int | None, seq: int | None) -> UnitEdit:
+    def edit(self, place: int, sets: int | None = None, seq: int | None = None) -> UnitEdit:
+        """What puts a group's values into the units that pass its port; arguments as of `in_place`."""
         group, prompts = self.ports[place].group, len(self.values[place])
 
         def edit(units: Tensor) -> Tensor:

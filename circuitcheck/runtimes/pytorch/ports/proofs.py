@@ -24,7 +24,15 @@ from circuitcheck.runtimes.pytorch.hooks import post_hook, pre_hook
 from circuitcheck.runtimes.pytorch.offload import stored
 from circuitcheck.runtimes.pytorch.ports.edits import Edits
 from circuitcheck.runtimes.pytorch.ports.experts import DOWN, down_matrices, routed_of
-from circuitcheck.runtimes.pytorch.ports.ports import CannotEditError, Edit, Port, editing, reading
+from circuitcheck.runtimes.pytorch.ports.ports import (
+    CannotEditError,
+    Edit,
+    Port,
+    UnitEdit,
+    editing,
+    editing_units,
+    reading,
+)
 from circuitcheck.runtimes.pytorch.torch_model import TorchModel
 
 PROBE_PROMPTS = 2
@@ -163,9 +171,11 @@ def _finite(model: TorchModel, ids: Tensor) -> Iterator[str]:
 
 
 def _write_back(model: TorchModel, ports: Sequence[Port], ids: Tensor, clean: _Clean) -> Iterator[str]:
-    """Check 1: writing back what was read leaves the logits bit-identical; everywhere at once, else one by one."""
-    everywhere = _written(model, ports, dict(clean.z), ids)
-    if isinstance(everywhere, Tensor) and torch.equal(clean.logits, everywhere):
+    """Check 1: writing back what was read leaves the logits bit-identical.
+
+    Everywhere at once; where that changes anything, and for latents, which do not say all that passes them, one by one.
+    """
+    if not any(port.latents for port in ports) and _all_written_back(model, ports, ids, clean):
         return
     for places in _together(ports):
         port = ports[places[0]]
@@ -179,23 +189,59 @@ def _write_back(model: TorchModel, ports: Sequence[Port], ids: Tensor, clean: _C
             )
 
 
+def _all_written_back(model: TorchModel, ports: Sequence[Port], ids: Tensor, clean: _Clean) -> bool:
+    """Whether writing everything back leaves the logits, and what arrives at any port before it is replaced.
+
+    Without the latter a write could do harm that a later one undoes.
+    """
+    masks = {place: torch.ones(1, ports[place].group.count, dtype=torch.bool, device=ids.device) for place in clean.z}
+    values = {place: z.view(*ids.shape, *z.shape[-2:]) for place, z in clean.z.items()}
+    edits, kept = Edits(ports, masks, values), list[bool]()
+
+    def noting(place: int) -> UnitEdit:
+        write = edits.edit(place, sets=1)
+
+        def edit(units: Tensor) -> Tensor | None:
+            kept.append(torch.equal(units, clean.z[place]))
+            return write(units)
+
+        return edit
+
+    try:
+        with ExitStack() as stack:
+            for place in clean.z:
+                stack.enter_context(editing_units(model.module, ports[place], noting(place)))
+            return torch.equal(clean.logits, last_logits(model, ids)) and all(kept)
+    except CannotEditError:
+        return False
+
+
 def _ablation_matters(model: TorchModel, ports: Sequence[Port], ids: Tensor, clean: _Clean, kind: str) -> Iterator[str]:
-    """Check 2: ablating a layer's units changes the logits."""
+    """Check 2: ablating a layer's units changes the logits.
+
+    Several layers in one pass, each on a copy of the prompts, beside a copy that is left alone: where that one changes,
+    rows notice each other, and each layer is ablated by itself. The pass is held against an untouched one of as many
+    rows, because other numbers of rows round in other ways.
+    """
     # These few prompts may turn none of a dictionary's latents on.
     found = [
         places for places in _together(ports) if ports[places[0]].latents is None or bool(clean.z[places[0]].any())
     ]
-    size = max(1, (model.at_most(PROBE_ROWS) or PROBE_ROWS) // len(ids))
-    untouched: dict[int, Tensor] = {}
+    size, untouched = max(1, (model.at_most(PROBE_ROWS) or PROBE_ROWS) // len(ids) - 1), dict[int, Tensor]()
     for start in range(0, len(found), size):
         some = found[start : start + size]
-        rows = ids.repeat(len(some), 1)
-        if len(some) not in untouched:  # other numbers of rows round in other ways
-            untouched[len(some)] = last_logits(model, rows)
-        ablated = _each_ablated(model, ports, some, rows, clean)
-        for number, places in enumerate(some):
-            own = slice(number * len(ids), (number + 1) * len(ids))
-            if torch.equal(untouched[len(some)][own], ablated[own]):
+        zeros = {place: torch.zeros_like(clean.z[place]) for places in some for place in places}
+        copies, same = len(some) + 1, [False]
+        if len(some) > 1:
+            if copies not in untouched:
+                untouched[copies] = last_logits(model, ids.repeat(copies, 1))
+            ablated = _written(model, ports, zeros, ids, _each_on_a_copy(ports, some, ids.device))
+            same = _equal_copies(untouched[copies], ablated, copies)
+        if not same[-1]:  # what cannot be put there has failed to be written back
+            alone = (_written(model, ports, {place: zeros[place] for place in places}, ids) for places in some)
+            same = [isinstance(logits, Tensor) and torch.equal(clean.logits, logits) for logits in alone]
+        for places, is_idle in zip(some, same, strict=False):  # without the copy that is left alone
+            if is_idle:
                 yield _failure(
                     ports[places[0]],
                     "ablation matters",
@@ -203,25 +249,22 @@ def _ablation_matters(model: TorchModel, ports: Sequence[Port], ids: Tensor, cle
                 )
 
 
-def _each_ablated(
-    model: TorchModel, ports: Sequence[Port], some: Sequence[Sequence[int]], rows: Tensor, clean: _Clean
-) -> Tensor:
-    """Logits of as many copies of the prompts as there are groups of ports, in each of which the units of one are 0.
-
-    NaN where zeros cannot be put there, of which writing back says why.
-    """
-    masks, zeros = dict[int, Tensor](), dict[int, Tensor]()
+def _each_on_a_copy(ports: Sequence[Port], some: Sequence[Sequence[int]], device: torch.device) -> dict[int, Tensor]:
+    """Masks of all units of each of some groups of ports, on a copy of the prompts of its own; one more has none."""
+    masks = {}
     for number, places in enumerate(some):
         for place in places:
-            masks[place] = torch.zeros(len(some), ports[place].group.count, dtype=torch.bool, device=rows.device)
+            masks[place] = torch.zeros(len(some) + 1, ports[place].group.count, dtype=torch.bool, device=device)
             masks[place][number] = True
-            z = clean.z[place]
-            zeros[place] = torch.zeros_like(z).view(len(rows) // len(some), rows.shape[1], *z.shape[-2:])
-    try:
-        with Edits(ports, masks, zeros).in_place(model.module, sets=len(some)):
-            return last_logits(model, rows)
-    except CannotEditError:
-        return torch.full((len(rows), 1), torch.nan)
+    return masks
+
+
+def _equal_copies(before: Tensor, after: Tensor | str, copies: int) -> list[bool]:
+    """Of each copy of the prompts, whether its logits are the same; none is where there are none."""
+    if isinstance(after, str):
+        return [False] * copies
+    pairs = zip(before.tensor_split(copies), after.tensor_split(copies), strict=True)
+    return [torch.equal(one, other) for one, other in pairs]
 
 
 def _together(ports: Sequence[Port]) -> list[list[int]]:
@@ -232,15 +275,32 @@ def _together(ports: Sequence[Port]) -> list[list[int]]:
     return list(found.values())
 
 
-def _written(model: TorchModel, ports: Sequence[Port], values: dict[int, Tensor], ids: Tensor) -> Tensor | str:
-    """The logits with values in all units of some groups, or why these cannot be put there."""
-    everything = {
-        place: torch.ones(1, ports[place].group.count, dtype=torch.bool, device=ids.device) for place in values
-    }
+def _written(
+    model: TorchModel,
+    ports: Sequence[Port],
+    values: dict[int, Tensor],
+    ids: Tensor,
+    masks: Mapping[int, Tensor] | None = None,
+) -> Tensor | str:
+    """The logits with values in units of some groups, or why these cannot be put there.
+
+    Args:
+        model: the model.
+        ports: of all groups.
+        values: place of a group to `[batch, seq, count, width]`.
+        ids: the prompts, `[batch, seq]`.
+        masks: place of a group to the units that are replaced in each copy of the prompts, bool `[copies, count]`; by
+            default all of them, of the prompts themselves.
+    """
+    if masks is None:
+        masks = {
+            place: torch.ones(1, ports[place].group.count, dtype=torch.bool, device=ids.device) for place in values
+        }
+    copies = len(next(iter(masks.values()), "-"))
     rows = {place: value.view(*ids.shape, *value.shape[-2:]) for place, value in values.items()}
     try:
-        with Edits(ports, everything, rows).in_place(model.module, sets=1):
-            return last_logits(model, ids)
+        with Edits(ports, masks, rows).in_place(model.module, sets=copies):
+            return last_logits(model, ids.repeat(copies, 1))
     except CannotEditError as error:
         return str(error)
 
