@@ -33,7 +33,7 @@ TARGETS = {"gate": 0.5, "busy": 0.25, "record": 0.6}
 NEW = "{new}"
 """Stands for a folder that is made for each run."""
 GATE = ("-m", "pytest", "--circuit-report", "-q", "-p", "no:cacheprovider")
-ACCEPT = ("--circuit-accept=new", "--circuit-reason", "speed", "--circuit-baselines", NEW, *GATE[3:])
+ACCEPT = ("--circuit-accept=new", "--circuit-reason", "speed", f"--circuit-baselines={NEW}", *GATE[3:])
 COMMANDS = {"gate": GATE, "busy": GATE, "record": (str(WORKER), "record"), "accept": (*GATE[:2], *ACCEPT)}
 
 
@@ -66,7 +66,7 @@ def run(command: tuple[str, ...], where: Path) -> dict[str, float]:
     # As a user's: whoever runs this may have switched off what Python keeps compiled.
     environment = {**os.environ, "PYTHONPATH": str(where), "PYTHONDONTWRITEBYTECODE": ""}
     with tempfile.TemporaryDirectory() as folder:
-        arguments = [folder if argument == NEW else argument for argument in command]
+        arguments = [argument.replace(NEW, folder) for argument in command]
         start, before = time.perf_counter(), os.times()
         process = subprocess.Popen(
             [sys.executable, *arguments], cwd=where, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -142,7 +142,7 @@ class GateSession:
         if case.circuit not in self.accepted:
             self.accepted[case.circuit] = CircuitcheckError(f"{case.circuit} was not finished.")
             spread, self._to_spread = [other for other in self._to_spread if other.circuit != case.circuit], ()
-            self._others.start(spread, min(cores() - 1, len(spread)))
+            self._others.start(spread, min(cores() - 1, len(spread)), lambda: self._load(case))
             doing = "calibrating" if self.settings.calibrate else "recording"
             try:
                 with self._progress(f"{doing} {case.circuit}") as advance:  # also while another process does it
@@ -286,8 +286,21 @@ class GateSession:
         """The case's entry; with the first that is measured, other processes begin with the last ones."""
         spread, self._to_spread = [other for other in self._to_spread if other != case], ()
         if spread:
-            self._others.start(spread, min(cores(), len(spread) // CASES + 1) - 1)
+            count = min(cores(), len(spread) // CASES + 1) - 1
+            self._others.start(spread, count, lambda: self._load(case))
         return self.measured(case)
+
+    def _load(self, case: Case) -> None:
+        """Imports what measuring takes, and loads what a case needs; what cannot be loaded is told where it is used."""
+        from importlib import import_module
+
+        import_module(f"circuitcheck.gate.{'accept' if self.settings.writes_baselines else 'decide'}")
+        with suppress(CircuitcheckError), self._threads():
+            if self.settings.writes_baselines:
+                self._models.reference()
+            else:
+                self._models.candidate(case.candidate)
+                self._references.stored(case)
 
     def _from_workers(self, case: Case) -> Entry:
         """The case's entry from a worker elsewhere; what comes from them meanwhile is put into the store."""

@@ -3,6 +3,9 @@
 While this process measures the cases, or makes their baselines, from the first on, others begin with the last, and all
 of them leave what they find in the store of the run. One that is lost costs nothing but its case, which the process
 that needs it measures.
+
+Where that is safe, the others are copies of this process, made when it has imported and loaded what all of them need:
+imports are then paid for once, and lie in memory once.
 """
 
 from __future__ import annotations
@@ -11,9 +14,11 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from circuitcheck.core.candidates import EMBEDDED, GGUF, ONNX, PRECISIONS, split_variant
 from circuitcheck.plugin.cases import Case
@@ -26,7 +31,7 @@ SMALL = 32 * 2**20
 libraries: the embedded model's whole gate was 1.25 times as fast with two threads."""
 
 CASES = 3
-"""Fewest cases for which another process is started: before it measures, it imports for as long as one takes."""
+"""Fewest cases for which another process is started: one that is no copy imports for as long as these take."""
 
 WEIGHTS = (".safetensors", ".bin", GGUF, ONNX)
 
@@ -36,6 +41,12 @@ ARRAY_THREADS = "OPENBLAS_NUM_THREADS"
 """Of numpy's products, which are small here; its threads wait awake, and would do so on the others' cores."""
 
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", ARRAY_THREADS), "1")
+
+THREADS = Path("/proc/self/task")
+"""One entry a thread, where the system is Linux."""
+
+SHARED = ("onnxruntime", "llama_cpp", "ray")
+"""Libraries whose sessions, contexts and connections a copy of a process must not use."""
 
 _MAIN = "import sys; sys.path[:] = sys.argv[1:]; from circuitcheck.plugin.side_by_side import main; main()"
 
@@ -80,6 +91,11 @@ def _bytes(name: str) -> int:
         return 0
 
 
+def can_be_copied() -> bool:
+    """Whether a copy of this process can go on by itself, as it can where no other thread holds a lock for ever."""
+    return THREADS.is_dir() and len([*THREADS.iterdir()]) == 1 and not sys.modules.keys() & {*SHARED}
+
+
 class Others:
     """The other processes of a run, ended with it.
 
@@ -91,17 +107,39 @@ class Others:
     def __init__(self, settings: Settings, store: Store) -> None:
         self._settings = settings
         self._store = store
-        self._running: list[subprocess.Popen[bytes]] = []
+        self._ends: list[Callable[[], object]] = []
 
-    def start(self, cases: Sequence[Case], count: int) -> None:
-        """Starts `count` processes that measure cases, the last ones first."""
+    def start(self, cases: Sequence[Case], count: int, load: Callable[[], object]) -> None:
+        """Starts `count` processes that measure cases, the last ones first.
+
+        Args:
+            cases: what they may measure.
+            count: how many of them.
+            load: imports and loads what copies of this process are to have.
+        """
         if not count:
             return
-        # Nothing that only the report is held against, which may be large.
-        given = pickle.dumps((replace(self._settings, compare=None), str(self._store.directory), cases, count + 1))
-        command, environment = [sys.executable, "-c", _MAIN, *sys.path], os.environ | ONE_THREAD
         if "numpy" not in sys.modules:
             os.environ.setdefault(ARRAY_THREADS, "1")
+        is_copied = can_be_copied()
+        if is_copied:
+            load()
+            is_copied = can_be_copied()  # loading may have started threads
+        (self._copy if is_copied else self._launch)(cases, count)
+
+    def _copy(self, cases: Sequence[Case], count: int) -> None:
+        from multiprocessing import get_context
+
+        given = (self._settings, self._store.directory, cases, count + 1, os.getpid())
+        for _ in range(count):
+            process = get_context("fork").Process(target=_measure_unseen, args=given, daemon=True)
+            process.start()
+            self._ends += [process.kill, process.join]
+
+    def _launch(self, cases: Sequence[Case], count: int) -> None:
+        # Nothing that only the report is held against, which may be large.
+        given = pickle.dumps((replace(self._settings, compare=None), self._store.directory, cases, count + 1))
+        command, environment = [sys.executable, "-c", _MAIN, *sys.path], os.environ | ONE_THREAD
         for _ in range(count):
             process = subprocess.Popen(
                 command,
@@ -110,7 +148,7 @@ class Others:
                 stderr=subprocess.DEVNULL,
                 env=environment,
             )
-            self._running.append(process)
+            self._ends += [process.kill, process.wait]
             assert process.stdin is not None
             try:
                 with process.stdin as stream:
@@ -120,20 +158,34 @@ class Others:
 
     def close(self) -> None:
         """Ends them, whatever they are at."""
-        for process in self._running:
-            process.kill()
-            process.wait()
-        self._running.clear()
+        for end in self._ends:
+            end()
+        self._ends.clear()
 
 
 def main() -> None:
     """Measures what it is given on standard input, until nothing is left or the process that gave it has ended."""
-    from circuitcheck.plugin.session import GateSession
-
     parent = os.getppid()
     settings, directory, cases, processes = pickle.load(sys.stdin.buffer)
-    session = GateSession(settings, Store(Path(directory)), shows_nothing, processes)
+    measure(settings, directory, cases, processes, parent)
+
+
+def measure(settings: Settings, directory: Path, cases: Sequence[Case], processes: int, parent: int) -> None:
+    """Measures cases that nobody measures yet, the last ones first, for as long as the parent lives."""
+    from circuitcheck.plugin.session import GateSession
+
+    session = GateSession(settings, Store(directory), shows_nothing, processes)
     for case in reversed(cases):
         if os.getppid() != parent:
             return
         session.do_if_free(case)
+
+
+def _measure_unseen(*given: Any) -> None:
+    """The same in a copy of a process, whose output is that process's."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(nowhere, stream)
+    # What breaks here is told by the process that measures the case in its place.
+    with suppress(Exception):
+        measure(*given)

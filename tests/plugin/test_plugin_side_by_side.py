@@ -52,12 +52,19 @@ def test_a_run_says_the_same_however_many_processes_measure(gate: Gate, monkeypa
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
-def test_another_process_measures_what_this_one_would(gate: Gate, tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_copy", [True, False])
+def test_another_process_measures_what_this_one_would(
+    gate: Gate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_copy: bool
+) -> None:
+    """One that starts anew, and a copy of this one."""
+    monkeypatch.setattr(side_by_side, "can_be_copied", lambda: is_copy)
     settings, folder = settings_of(gate), tmp_path / "others"
     here = session_of(settings, tmp_path / "here")
     folder.mkdir()
     store, others = Store(folder), Others(settings, Store(folder))
-    others.start(here.cases, 1)
+    loaded: list[bool] = []
+    others.start(here.cases, 1, lambda: loaded.append(True))
+    assert loaded == [True] * is_copy
     try:
         until = time.monotonic() + PATIENCE
         while len(store.entries(here.cases)) < len(here.cases) and time.monotonic() < until:
@@ -67,9 +74,14 @@ def test_another_process_measures_what_this_one_would(gate: Gate, tmp_path: Path
     assert store.entries(here.cases) == [here.entry(case) for case in here.cases]
 
 
-def test_one_that_is_lost_costs_nothing(gate: Gate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Here its program is not even found."""
+@pytest.mark.parametrize("is_copy", [True, False])
+def test_one_that_is_lost_costs_nothing(
+    gate: Gate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_copy: bool
+) -> None:
+    """Here its program is not even found, or it ends at once."""
+    monkeypatch.setattr(side_by_side, "can_be_copied", lambda: is_copy)
     monkeypatch.setattr(side_by_side, "_MAIN", "raise SystemExit(3)")
+    monkeypatch.setattr(side_by_side, "measure", lambda *_: os._exit(3))
     monkeypatch.setattr("circuitcheck.plugin.session.cores", lambda: 2)
     here = session_of(settings_of(gate), tmp_path / "here")
     here.select(here.cases, may_spread=True)
@@ -79,11 +91,32 @@ def test_one_that_is_lost_costs_nothing(gate: Gate, tmp_path: Path, monkeypatch:
         here.close()
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere no process is copied")
+@pytest.mark.parametrize(
+    ("before", "expected"),
+    [
+        ("", True),
+        ("import torch, transformers", True),
+        ("import threading; threading.Thread(target=threading.Event().wait, daemon=True).start()", False),
+        ("sys.modules['onnxruntime'] = sys", False),
+    ],
+)
+def test_when_a_process_can_be_copied(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, before: str, expected: bool
+) -> None:
+    """Not beside a thread that might hold a lock, nor with libraries that must not be copied."""
+    monkeypatch.setenv(side_by_side.ARRAY_THREADS, "1")  # as the gate sets it before numpy is loaded
+    result = pytester.runpython_c(
+        f"import sys\n{before}\nfrom circuitcheck.plugin.side_by_side import can_be_copied\nprint(can_be_copied())\n"
+    )
+    result.stdout.fnmatch_lines([str(expected)])
+
+
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, int]]]:
     """How many cases each start was given, and how many processes; none is started, and nothing is measured."""
     found: list[tuple[int, int]] = []
-    monkeypatch.setattr(Others, "start", lambda _, cases, count: found.append((len(cases), count)))
+    monkeypatch.setattr(Others, "start", lambda _, cases, count, __: found.append((len(cases), count)))
     monkeypatch.setattr(GateSession, "measured", lambda *_: {"verdict": "PASS"})
     return found
 
