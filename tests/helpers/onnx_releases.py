@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import torch
 from torch import nn
+from transformers import DynamicCache
 
 from circuitcheck.runtimes.pytorch.quiet import quiet
 
@@ -49,6 +50,53 @@ def export(module: nn.Module, file: Path, outputs: Sequence[str] = ("logits",)) 
             input_names=list(inputs),
             output_names=list(outputs),
             dynamic_axes={name: {0: "batch", 1: "sequence"} for name in (*inputs, *outputs)},
+            dynamo=False,
+            opset_version=OPSET,
+        )
+    return file
+
+
+class _WithPast(nn.Module):
+    """A decoder that takes keys and values of earlier positions, and gives those of all."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, position_ids: torch.Tensor, *past: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        cache = DynamicCache(zip(past[::2], past[1::2], strict=True))
+        found = self.module(
+            input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, past_key_values=cache
+        )
+        states = (state for layer in cache.layers for state in (layer.keys, layer.values))
+        return found.logits, *states
+
+
+def export_with_past(module: nn.Module, file: Path) -> Path:
+    """Writes a decoder with a past of keys and values, by the names that Hugging Face's exporters give them."""
+    config = module.config
+    heads, width = getattr(config, "num_key_value_heads", config.num_attention_heads), module.config.head_dim
+    ids, before = torch.arange(14).reshape(2, 7) % 10 + 4, 3
+    past = [torch.randn(2, heads, before, width) for _ in range(2 * config.num_hidden_layers)]
+    places = [f"{layer}.{part}" for layer in range(config.num_hidden_layers) for part in ("key", "value")]
+    inputs = ["input_ids", "attention_mask", "position_ids", *(f"past_key_values.{place}" for place in places)]
+    outputs = ["logits", *(f"present.{place}" for place in places)]
+    axes = {name: {0: "batch", 1: "sequence"} for name in ("input_ids", "position_ids", "logits")}
+    axes["attention_mask"] = {0: "batch", 1: "total"}
+    axes |= {name: {0: "batch", 2: "past"} for name in inputs[3:]} | {
+        name: {0: "batch", 2: "total"} for name in outputs[1:]
+    }
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with _silent(), torch.no_grad():
+        torch.onnx.export(
+            _WithPast(module).eval(),
+            (ids, torch.ones(2, 7 + before, dtype=torch.int64), torch.arange(before, before + 7).expand(2, 7), *past),
+            str(file),
+            input_names=inputs,
+            output_names=outputs,
+            dynamic_axes=axes,
             dynamo=False,
             opset_version=OPSET,
         )

@@ -275,14 +275,8 @@ class LlamaModel:
         self, batch: Batch, patch: Patch, values: Sequence[FloatArray], memory: int | None
     ) -> Iterator[tuple[NDArray[np.intp], int]]:
         """Prompts that run together, and the first position at which a set may change anything."""
-        seq = batch.clean.shape[1]
-        starts = np.full(len(batch.index), seq - values[0].shape[1])
-        if patch.values == "resample":
-            # Before the first token that differs, the counterfactual has the values that the prompt has.
-            differs = batch.clean != batch.counterfactual
-            first = np.where(differs.any(1), differs.argmax(1), seq - 1)
-            starts = np.maximum(starts, first)
-        size = self._run(patch.kind).rows_at_once(seq, memory)
+        starts = patch.starts(batch, values[0].shape[1])
+        size = self._run(patch.kind).rows_at_once(batch.clean.shape[1], memory)
         for start in np.unique(starts):
             rows = np.flatnonzero(starts == start)
             for at in range(0, len(rows), size):

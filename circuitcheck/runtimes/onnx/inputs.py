@@ -1,8 +1,11 @@
-"""What a graph is fed beside the token ids: masks, positions, and an empty past."""
+"""What a graph is fed beside the token ids: masks, positions, and a past, empty or of earlier positions."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -25,6 +28,9 @@ ELEMENTS = {
 PAST = "past"
 """How inputs are called that hold keys and values of earlier positions."""
 
+Past = Mapping[str, NDArray[Any]]
+"""Name of such an input to its value; empty where there are no earlier positions."""
+
 
 @dataclass(frozen=True)
 class Inputs:
@@ -46,38 +52,53 @@ class Inputs:
         size = self.shapes[self.ids][0]
         return size if isinstance(size, int) else None
 
-    def feed(self, ids: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-        """All of them, for token ids `[batch, seq]` without a past."""
-        made = {name: self._value(name, ids) for name in self.kinds}
-        return {name: value for name, value in made.items() if value is not None}
+    @property
+    def past(self) -> tuple[str, ...]:
+        """Those that hold keys and values of earlier positions, `[batch, heads, positions, width]`."""
+        return tuple(name for name, shape in self.shapes.items() if name.startswith(PAST) and len(shape) == 4)
 
-    def _value(self, name: str, ids: NDArray[np.int64]) -> NDArray[Any] | None:
+    @property
+    def past_bytes(self) -> int:
+        """What one position of one row takes in all of these."""
+        sizes = {name: (size for size in self.shapes[name][1:] if isinstance(size, int)) for name in self.past}
+        return sum(np.dtype(self.kinds[name]).itemsize * prod(known) for name, known in sizes.items())
+
+    def feed(self, ids: NDArray[np.int64], past: Past | None = None) -> dict[str, NDArray[Any]]:
+        """All of them, for token ids `[batch, seq]` behind a past, or without one."""
+        before = next(iter(past.values())).shape[2] if past else 0
+        return {name: (past or {}).get(name, self._value(name, ids, before)) for name in self.kinds}
+
+    def _value(self, name: str, ids: NDArray[np.int64], before: int) -> NDArray[Any]:
         kind, shape, (batch, seq) = self.kinds[name], self.shapes[name], ids.shape
         if name == self.ids:
             return ids.astype(kind)
-        if name.startswith(PAST) and len(shape) == 4:
+        if name in self.past:
             return np.zeros((batch, *(size if isinstance(size, int) else 0 for size in shape[1:])), kind)
-        made = KNOWN[name](batch, seq)
-        return np.asarray(made, kind)
+        return np.asarray(KNOWN[name](batch, seq, before), kind)
 
 
 KNOWN: dict[str, Any] = {
-    "attention_mask": lambda batch, seq: np.ones((batch, seq)),
-    "position_ids": lambda batch, seq: np.tile(np.arange(seq), (batch, 1)),
-    "cache_position": lambda _, seq: np.arange(seq),
-    "token_type_ids": lambda batch, seq: np.zeros((batch, seq)),
-    "segment_ids": lambda batch, seq: np.zeros((batch, seq)),
-    "use_cache_branch": lambda _, __: np.zeros(1),
-    "num_logits_to_keep": lambda _, __: np.ones(()),
-    "logits_to_keep": lambda _, __: np.ones(()),
-    "seqlens_k": lambda batch, seq: np.full(batch, seq - 1),
-    "total_sequence_length": lambda _, seq: np.full((), seq),
+    "attention_mask": lambda batch, seq, before: np.ones((batch, before + seq)),
+    "position_ids": lambda batch, seq, before: np.tile(np.arange(before, before + seq), (batch, 1)),
+    "cache_position": lambda _, seq, before: np.arange(before, before + seq),
+    "token_type_ids": lambda batch, seq, _: np.zeros((batch, seq)),
+    "segment_ids": lambda batch, seq, _: np.zeros((batch, seq)),
+    "use_cache_branch": lambda _, __, before: np.full(1, before > 0),
+    "num_logits_to_keep": lambda *_: np.ones(()),
+    "logits_to_keep": lambda *_: np.ones(()),
+    "seqlens_k": lambda batch, seq, before: np.full(batch, before + seq - 1),
+    "total_sequence_length": lambda _, seq, before: np.full((), before + seq),
 }
-"""Inputs that exporters and builders give a model, by name."""
+"""Inputs that exporters and builders give a model, by name, for rows of tokens and the positions before them."""
 
 
-def inputs_of(session: Any, name: str) -> Inputs:
+def inputs_of(session: Any, name: str, states: Sequence[tuple[int, int]] = ()) -> Inputs:
     """The inputs of a session.
+
+    Args:
+        session: of the graph.
+        name: how messages call it.
+        states: heads and width of each layer's keys and values, for inputs that leave them open.
 
     Raises:
         ModelError: names those that are not known, or that take only one length.
@@ -105,5 +126,14 @@ def inputs_of(session: Any, name: str) -> Inputs:
     return Inputs(
         ids,
         {key: ELEMENTS[given.type] for key, given in found.items()},
-        {key: tuple(given.shape) for key, given in found.items()},
+        {key: _closed(key, given.shape, states) for key, given in found.items()},
     )
+
+
+def _closed(name: str, shape: Sequence[Any], states: Sequence[tuple[int, int]]) -> tuple[Any, ...]:
+    layer = re.search(r"\d+", name)
+    if not (name.startswith(PAST) and len(shape) == 4 and layer and int(layer[0]) < len(states)):
+        return tuple(shape)
+    heads, width = states[int(layer[0])]
+    known = (shape[0], heads, shape[2], width)
+    return tuple(size if isinstance(size, int) else other for size, other in zip(shape, known, strict=True))

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 from numpy.typing import NDArray
 
 from circuitcheck.core.errors import ConfigurationError
 from circuitcheck.core.metric import LOG_PROBABILITY, Metric
-from circuitcheck.runtimes.onnx.runner import Edit, FloatArray, Runner
+from circuitcheck.runtimes.onnx.runner import FloatArray, Rows, Runner
 from circuitcheck.runtimes.onnx.weights import bias_of, dense
 
 CHUNK = 2**22
@@ -17,42 +15,34 @@ CHUNK = 2**22
 
 
 def metric_of(
-    runner: Runner,
-    quantity: Metric,
-    ids: NDArray[np.int64],
-    answer: NDArray[np.int64],
-    foil: NDArray[np.int64],
-    kind: str = "head",
-    edits: Mapping[int, Edit] | None = None,
+    runner: Runner, quantity: Metric, run: Rows, answer: NDArray[np.int64], foil: NDArray[np.int64]
 ) -> FloatArray:
     """The metric m of some prompts, from one pass, float32 `[batch]`.
 
     Args:
         runner: the model.
         quantity: what is measured.
-        ids: token ids, `[batch, seq]`.
+        run: the prompts, and what is replaced in them.
         answer: token ids, `[batch]`.
         foil: token ids, `[batch]`.
-        kind: of the units that are replaced.
-        edits: what is replaced.
 
     Raises:
         ConfigurationError: a function that gives no float for every prompt, or a model without logits.
     """
     if quantity.function is not None:
-        return _by_function(runner, quantity, ids, answer, foil, kind, edits)
+        return _by_function(runner, quantity, run, answer, foil)
     if runner.network.logits is None:
         raise ConfigurationError(
             f"{runner.name} has no logits [batch, seq, vocabulary], from which {quantity.name} is read; give a metric "
             "of your own, package.module:function."
         )
-    rows = np.arange(len(ids))
+    rows = np.arange(len(run.ids))
     if quantity == LOG_PROBABILITY:
-        logits = _wide_logits(runner, ids, kind, edits)
+        logits = _wide_logits(runner, run)
         return log_softmax(logits)[rows, answer]
     if runner.network.reads_hidden:
-        return _difference(runner, runner.last_hidden(ids, kind, edits), answer, foil)
-    logits = runner.last_logits(ids, kind, edits)
+        return _difference(runner, runner.last_hidden(run), answer, foil)
+    logits = runner.last_logits(run)
     return logits[rows, answer] - logits[rows, foil]
 
 
@@ -76,13 +66,13 @@ def _difference(runner: Runner, hidden: FloatArray, answer: NDArray[np.int64], f
     return found
 
 
-def _wide_logits(runner: Runner, ids: NDArray[np.int64], kind: str, edits: Mapping[int, Edit] | None) -> FloatArray:
+def _wide_logits(runner: Runner, run: Rows) -> FloatArray:
     """Logits in float32 also where the model rounds its own."""
     if not runner.network.reads_hidden:
-        return runner.last_logits(ids, kind, edits)
+        return runner.last_logits(run)
     network = runner.network
     assert network.readout is not None
-    hidden, width = runner.last_hidden(ids, kind, edits), network.vocabulary or 0
+    hidden, width = runner.last_hidden(run), network.vocabulary or 0
     size = max(1, CHUNK // hidden.shape[1])
     parts = [
         hidden @ dense(network.graph, network.readout.product, list(range(start, min(start + size, width))))
@@ -93,13 +83,7 @@ def _wide_logits(runner: Runner, ids: NDArray[np.int64], kind: str, edits: Mappi
 
 
 def _by_function(
-    runner: Runner,
-    quantity: Metric,
-    ids: NDArray[np.int64],
-    answer: NDArray[np.int64],
-    foil: NDArray[np.int64],
-    kind: str,
-    edits: Mapping[int, Edit] | None,
+    runner: Runner, quantity: Metric, run: Rows, answer: NDArray[np.int64], foil: NDArray[np.int64]
 ) -> FloatArray:
     """A function of the whole output, which is written for the tensors of the reference."""
     import torch
@@ -107,9 +91,9 @@ def _by_function(
 
     assert quantity.function is not None
     names = runner.network.outputs
-    found = runner.run(ids, names, kind, edits)
+    found = runner.run(run, names)
     output = ModelOutput(**{name: torch.from_numpy(value) for name, value in zip(names, found, strict=True)})
-    value = quantity.function(output, *(torch.from_numpy(part) for part in (ids, answer, foil)))
+    value = quantity.function(output, *(torch.from_numpy(part) for part in (run.ids, answer, foil)))
     if not isinstance(value, torch.Tensor) or value.shape != answer.shape or not value.is_floating_point():
         given = f"{value.dtype} {list(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
         raise ConfigurationError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -20,7 +21,7 @@ from circuitcheck.runtimes.onnx.graph import Graph
 from circuitcheck.runtimes.onnx.inputs import PROBE_TOKENS, Inputs, inputs_of
 from circuitcheck.runtimes.onnx.ort_session import Weights, make_session
 from circuitcheck.runtimes.onnx.readout import Readout, find_readout
-from circuitcheck.runtimes.onnx.sites import CORES, Site, find_sites
+from circuitcheck.runtimes.onnx.sites import CORES, Site, find_sites, past_sizes
 from circuitcheck.runtimes.onnx.weights import products, reads_static_bytes, stored
 
 PROBE_ROWS = 2
@@ -28,6 +29,9 @@ PROBE_ROWS = 2
 
 STATES = ("present", "past")
 """How outputs are called that hold keys and values."""
+
+STATE = re.compile(r"(present|past)(_key_values?)?")
+"""What precedes the place, in the name of an input or output that holds keys and values."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,14 @@ class Network:
         kind = next(floats, self.logits_kind or "float32")
         return tuple(replace(port, kind=kind) for port in found)
 
+    @cached_property
+    def states(self) -> dict[str, str]:
+        """Output to the input that takes its keys and values as a past; none where one of them is missing."""
+        place = {STATE.sub("", name, count=1): name for name in self.inputs.past}
+        outputs = (output.name for output in self.graph.model.graph.output if output.name.startswith(STATES))
+        found = {name: place[rest] for name in outputs if (rest := STATE.sub("", name, count=1)) in place}
+        return found if len(found) == len(place) else {}
+
     @property
     def reads_hidden(self) -> bool:
         """Whether logits are rounded so coarsely that the rows of a float unembedding are applied to what it reads."""
@@ -92,7 +104,7 @@ def understand(model: Any, weights: Weights, name: str) -> Network:
     sites = find_sites(graph)
     outputs = tuple(output.name for output in model.graph.output if not output.name.startswith(STATES))
     shown = [name for site in sites for name in (site.core.output[0], site.kept.tensor)]
-    inputs, seen = _first_pass(graph, shown, name)
+    inputs, seen = _first_pass(graph, sites, shown, name)
     rows = inputs.batch or PROBE_ROWS
     ports = tuple(_port(site, seen, rows) for site in sites)
     logits = _logits(outputs, seen)
@@ -112,14 +124,16 @@ def understand(model: Any, weights: Weights, name: str) -> Network:
     )
 
 
-def _first_pass(graph: Graph, names: Sequence[str], name: str) -> tuple[Inputs, dict[str, NDArray[Any]]]:
+def _first_pass(
+    graph: Graph, sites: Sequence[Site], names: Sequence[str], name: str
+) -> tuple[Inputs, dict[str, NDArray[Any]]]:
     """The inputs, and some tensors of a pass of two rows, node by node."""
     model = onnx.ModelProto()
     model.CopyFrom(graph.model)
     known = {output.name for output in model.graph.output}
     model.graph.output.extend(onnx.ValueInfoProto(name=key) for key in dict.fromkeys(names) if key not in known)
     session = make_session(model, graph.weights, optimized=False)
-    inputs = inputs_of(session, name)
+    inputs = inputs_of(session, name, past_sizes(graph, sites))
     rows = inputs.batch or PROBE_ROWS
     ids = np.arange(rows * PROBE_TOKENS).reshape(rows, PROBE_TOKENS) % 2
     asked = [output.name for output in session.get_outputs() if not output.name.startswith(STATES)]

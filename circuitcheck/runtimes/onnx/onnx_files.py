@@ -12,11 +12,13 @@ import onnx
 from numpy.typing import NDArray
 
 from circuitcheck.core.candidates import ONNX
-from circuitcheck.core.errors import ModelError
+from circuitcheck.core.errors import ModelError, SiteError
 from circuitcheck.core.phrases import first_lines, listed, shortened
 from circuitcheck.runtimes.child import call_in_child
+from circuitcheck.runtimes.onnx.graph import Graph
 from circuitcheck.runtimes.onnx.inputs import PROBE_TOKENS, inputs_of
 from circuitcheck.runtimes.onnx.ort_session import Weights, make_session
+from circuitcheck.runtimes.onnx.sites import find_sites, past_sizes
 
 PLACES = ("", "onnx")
 """Where in a release's directory its file may lie."""
@@ -90,7 +92,7 @@ def read_model(file: Path) -> tuple[Any, Weights, list[Path]]:
     call_in_child(
         "circuitcheck.runtimes.onnx.onnx_files:try_once", {"file": str(file)}, what, memory=TIMES * size + ROOM
     )
-    model = onnx.inliner.inline_local_functions(model) if model.functions else model
+    model = _inlined(model)
     taken = _taken_out(model)
     # What a message has let go of is freed with the whole of it.
     return onnx.ModelProto.FromString(model.SerializeToString()), Weights(file.parent, taken), outside
@@ -98,10 +100,19 @@ def read_model(file: Path) -> tuple[Any, Weights, list[Path]]:
 
 def try_once(file: str) -> None:
     """Runs a model once on a few tokens, as a child process does."""
-    path = Path(file)
-    session = make_session(onnx.load(file, load_external_data=False), Weights(path.parent))
-    inputs = inputs_of(session, path.stem)
+    path, model = Path(file), onnx.load(file, load_external_data=False)
+    weights = Weights(path.parent)
+    session, graph = make_session(model, weights), Graph(_inlined(model), weights)
+    try:
+        states = past_sizes(graph, find_sites(graph))
+    except SiteError:  # which is said where heads are looked for
+        states = ()
+    inputs = inputs_of(session, path.stem, states)
     session.run(None, inputs.feed(np.zeros((1, PROBE_TOKENS), np.int64)))
+
+
+def _inlined(model: Any) -> Any:
+    return onnx.inliner.inline_local_functions(model) if model.functions else model
 
 
 def _taken_out(model: Any) -> dict[str, NDArray[Any]]:

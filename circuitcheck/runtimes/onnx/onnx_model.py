@@ -20,12 +20,13 @@ from circuitcheck.core.reading import Reading
 from circuitcheck.core.runtime import Facts, Replaceable, Rounding, Runtime, Variation, Work
 from circuitcheck.core.units import Layout
 from circuitcheck.runtimes.onnx.cut_proofs import prove
+from circuitcheck.runtimes.onnx.earlier_positions import most_behind
 from circuitcheck.runtimes.onnx.head_reading import reading_of
 from circuitcheck.runtimes.onnx.keeping import WithMaps, keeping, replaceable
 from circuitcheck.runtimes.onnx.metrics import log_softmax, metric_of
 from circuitcheck.runtimes.onnx.patching import patched_metric, replacements
 from circuitcheck.runtimes.onnx.row_company import with_batching
-from circuitcheck.runtimes.onnx.runner import Runner
+from circuitcheck.runtimes.onnx.runner import Rows, Runner
 
 LOOKED_AT = np.zeros((1, 4), np.int64)
 """Token ids of the prompt whose logits are the same before and after a measurement."""
@@ -40,6 +41,7 @@ class OnnxModel:
         facts: what it is.
         tokenizer: its Hugging Face tokenizer, or None for tasks in token ids.
         quantity: what is measured of a prompt.
+        behind: how many last positions may be run behind keys and values of those that no patch changes.
         proven: (kind of unit, length of prompts, metric) for which its cut was proven; copies share it.
     """
 
@@ -47,6 +49,7 @@ class OnnxModel:
     facts: Facts
     tokenizer: Any = None
     quantity: Metric = LOGIT_DIFFERENCE
+    behind: int = 0
     proven: set[tuple[str, int, str]] = field(default_factory=set, compare=False, repr=False)
 
     def measured_by(self, metric: str | Metric) -> OnnxModel:
@@ -58,9 +61,10 @@ class OnnxModel:
         return self if metric in (self.quantity, self.quantity.name) else replace(self, quantity=as_metric(metric))
 
     def probed(self, prompts: Prompts) -> OnnxModel:
-        """The same model, with the batch size that its kernels need."""
-        batch = prompts.batches()[0]
-        return replace(self, facts=with_batching(self.runner, self.facts, batch.clean))
+        """The same model, with the batch size that its kernels need, and with a past where it changes nothing."""
+        ids = prompts.batches()[0].clean
+        facts = with_batching(self.runner, self.facts, ids)
+        return replace(self, facts=facts, behind=most_behind(self.runner, facts, ids))
 
     def layout(self, kind: str) -> Layout:
         """Its units of a kind.
@@ -119,7 +123,7 @@ class OnnxModel:
         for batch in prompts.batches(self._rows(prompts)):
             ids = batch.counterfactual if counterfactual else batch.clean
             columns = [prompts.columns[place] for place in batch.index]
-            found[columns] = metric_of(self.runner, self.quantity, ids, batch.answer, batch.foil)
+            found[columns] = metric_of(self.runner, self.quantity, Rows(ids), batch.answer, batch.foil)
         return found
 
     def next_token(self, prompts: Prompts, tokens: NDArray[np.int32] | None = None) -> NextToken | None:
@@ -132,7 +136,7 @@ class OnnxModel:
         likeliest = np.empty(len(prompts), np.int32)
         for batch in prompts.batches(self._rows(prompts)):
             columns = [prompts.columns[place] for place in batch.index]
-            logits = log_softmax(self.runner.last_logits(batch.clean))
+            logits = log_softmax(self.runner.last_logits(Rows(batch.clean)))
             chosen[columns] = np.argsort(-logits, 1, "stable")[:, :kept] if tokens is None else tokens[columns]
             said[columns] = np.take_along_axis(logits, chosen[columns].astype(np.int64), 1)
             likeliest[columns] = logits.argmax(1)
@@ -167,7 +171,10 @@ class OnnxModel:
         Raises:
             MemoryBudgetError: one prompt under one set of units alone does not fit the budget.
         """
-        return patched_metric(self.runner, self.quantity, prompts, patch, work or Work(), self.facts.batch_size)
+        # A function of the whole output is written for all positions.
+        behind = self.behind if self.quantity.function is None else 0
+        rows = self.facts.batch_size
+        return patched_metric(self.runner, self.quantity, prompts, patch, work or Work(), rows, behind)
 
     def gradient(
         self,
@@ -217,7 +224,7 @@ class OnnxModel:
         kept = {path: matched[path] for path in modules}
         mended = keeping(network, kept, reference.float_maps(), self.facts.name) if kept else network
         # What was proven of the candidate's own products is not proven of these.
-        yield replace(self, runner=Runner(mended, self.facts.name), proven=set())
+        yield replace(self, runner=Runner(mended, self.facts.name), behind=0, proven=set())
 
     def _rows(self, prompts: Prompts) -> int:
         longest = max((len(prompts.task.pairs[place].clean) for place in prompts.index), default=1)

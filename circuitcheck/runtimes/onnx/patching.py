@@ -14,7 +14,7 @@ from circuitcheck.core.prompts import Batch, Prompts
 from circuitcheck.core.runtime import Work
 from circuitcheck.core.units import Unit
 from circuitcheck.runtimes.onnx.metrics import metric_of
-from circuitcheck.runtimes.onnx.runner import Edit, FloatArray, Runner
+from circuitcheck.runtimes.onnx.runner import Edit, FloatArray, Rows, Runner
 
 
 def replacements(
@@ -61,11 +61,26 @@ def _means(runner: Runner, prompts: Prompts, kind: str, most: int | None) -> lis
 
 
 def patched_metric(
-    runner: Runner, quantity: Metric, prompts: Prompts, patch: Patch, work: Work, most: int | None
+    runner: Runner,
+    quantity: Metric,
+    prompts: Prompts,
+    patch: Patch,
+    work: Work,
+    most: int | None,
+    behind: int = 0,
 ) -> NDArray[np.float32]:
     """M of every prompt under every set of the patch, `[sets, prompts]`.
 
     Rows are (set, prompt) pairs; those of one pass are as many as fit.
+
+    Args:
+        runner: the model.
+        quantity: what is measured.
+        prompts: the prompts.
+        patch: what is replaced.
+        work: the budget, and who is told of progress.
+        most: rows in one pass.
+        behind: how many last positions may be run behind keys and values of those that no set changes.
 
     Raises:
         MemoryBudgetError: one row alone does not fit the budget.
@@ -74,18 +89,24 @@ def patched_metric(
     at_once = runner.rows(longest, work.memory, most)
     found = np.empty((len(patch.sets), len(prompts)), np.float32)
     for batch, values in replacements(runner, prompts, patch, at_once):
-        columns = [prompts.columns[place] for place in batch.index]
-        pairs = [(number, row) for number in range(len(patch.sets)) for row in range(len(batch.index))]
-        for start in range(0, len(pairs), at_once):
-            block = pairs[start : start + at_once]
-            rows = [row for _, row in block]
-            edits = _edits(runner, patch, block, values, batch.clean.shape[1])
-            result = metric_of(
-                runner, quantity, batch.clean[rows], batch.answer[rows], batch.foil[rows], patch.kind, edits
-            )
-            for (number, row), value in zip(block, result, strict=True):
-                found[number, columns[row]] = value
-            work.advance(len(block))
+        columns = np.array([prompts.columns[place] for place in batch.index])
+        seq = batch.clean.shape[1]
+        starts = patch.starts(batch, values[0].shape[1])
+        starts = np.where(seq - starts <= behind, starts, 0)
+        for start in np.unique(starts):
+            chosen = np.flatnonzero(starts == start)
+            part = [batch.clean[chosen], batch.answer[chosen], batch.foil[chosen]]
+            numbers = np.indices((len(patch.sets), len(chosen))).reshape(2, -1)
+            given = [value[chosen, start - seq :] for value in values]
+            past = runner.states(part[0][:, :start], patch.kind) if start else {}
+            size = runner.rows(seq - int(start), work.memory, most, int(start))
+            for at in range(0, numbers.shape[1], size):
+                sets, rows = numbers[:, at : at + size]
+                ids, answer, foil = (column[rows] for column in part)
+                edits = _edits(runner, patch, list(zip(sets, rows, strict=True)), given, seq - start)
+                run = Rows(ids[:, start:], patch.kind, edits, {name: state[rows] for name, state in past.items()})
+                found[sets, columns[chosen[rows]]] = metric_of(runner, quantity, run, answer, foil)
+                work.advance(len(rows))
     return found
 
 

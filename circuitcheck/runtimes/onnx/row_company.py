@@ -41,16 +41,30 @@ def with_batching(runner: Runner, facts: Facts, ids: NDArray[np.int64]) -> Facts
         "batch size": runner.probe(first)[0],
         "a larger batch": runner.probe(np.concatenate([first, one, other, one]))[0],
     }
-    largest = np.abs(beside.astype(np.float64)).max() or 1.0
-    off = {name: float(np.abs(beside.astype(np.float64) - values).max() / largest) for name, values in seen.items()}
+    off = {name: off_and_allowed(beside, values, beside.dtype)[0] for name, values in seen.items()}
     name = max(off, key=lambda key: off[key])
-    stored = np.finfo(beside.dtype).eps if np.issubdtype(beside.dtype, np.floating) else 0.0
-    allowed = SUMMED_STEPS * np.finfo(np.float32).eps + STORED_STEPS * stored
+    allowed = off_and_allowed(beside, beside, beside.dtype)[1]
     if not off[name] <= allowed:
         return _alone(
             facts, f"a prompt's logits depend on {name} by {off[name]:.2g} of the largest (rounding: {allowed:.2g})"
         )
     return facts if off[name] == 0 else replace(facts, notes=(*facts.notes, WITHIN_ROUNDING))
+
+
+def off_and_allowed(
+    expected: NDArray[np.floating], found: NDArray[np.floating], kind: np.dtype[np.floating]
+) -> tuple[float, float]:
+    """The largest difference of some logits, in shares of the largest of them, and what rounding explains.
+
+    Args:
+        expected: logits.
+        found: the same, computed in another way.
+        kind: the type that the model keeps them in.
+    """
+    largest = np.abs(expected.astype(np.float64)).max() or 1.0
+    stored = np.finfo(kind).eps if np.issubdtype(kind, np.floating) else 0.0
+    off = float(np.abs(expected.astype(np.float64) - found).max() / largest)
+    return off, SUMMED_STEPS * float(np.finfo(np.float32).eps) + STORED_STEPS * float(stored)
 
 
 def _alone(facts: Facts, reason: str) -> Facts:

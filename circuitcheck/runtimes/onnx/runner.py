@@ -13,6 +13,7 @@ from circuitcheck.core.errors import MemoryBudgetError, ModelError, SiteError
 from circuitcheck.core.phrases import first_lines
 from circuitcheck.core.units import Layout
 from circuitcheck.runtimes.onnx.cut import Port, cut
+from circuitcheck.runtimes.onnx.inputs import Past
 from circuitcheck.runtimes.onnx.network import Network
 from circuitcheck.runtimes.onnx.ort_session import make_session
 
@@ -23,7 +24,27 @@ Edit = tuple[NDArray[np.bool_], FloatArray]
 MOST_TOKENS = 1024
 """Tokens of one batch beyond which nothing gets faster on a CPU: the activations leave its cache."""
 
+PAST_BYTES = 2**25
+"""Keys and values of earlier positions in one batch, beyond which nothing gets faster for the same reason."""
+
 UNITS = ("head", "block")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What one pass runs.
+
+    Attributes:
+        ids: token ids, `[batch, seq]`.
+        kind: of the units that may be replaced.
+        edits: place of a group to what is replaced in it; all others stay as they are.
+        past: keys and values of the positions before these.
+    """
+
+    ids: NDArray[np.int64]
+    kind: str = "head"
+    edits: Mapping[int, Edit] = field(default_factory=dict)
+    past: Past = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -54,54 +75,57 @@ class Runner:
         """Its units of a kind."""
         return Layout(kind, tuple(port.group for port in self.ports(kind)))
 
-    def rows(self, seq: int, memory: int | None, most: int | None) -> int:
+    def rows(self, seq: int, memory: int | None, most: int | None, before: int = 0) -> int:
         """How many rows of `seq` tokens run together.
 
         Args:
             seq: tokens of a prompt.
             memory: budget in bytes; none by default, because rows are few.
             most: the most rows in one pass; None for no limit.
+            before: positions before these, whose keys and values are given.
 
         Raises:
             MemoryBudgetError: one row does not fit the budget.
         """
         rows = max(1, MOST_TOKENS // seq)
+        if before:
+            rows = min(rows, max(1, PAST_BYTES // (before * self.network.inputs.past_bytes)))
         if memory is not None:
-            needed = self.row_bytes(seq)
+            needed = self.row_bytes(seq, before)
             if needed > memory:
                 raise MemoryBudgetError(
-                    f"{self.name}: one prompt of {seq} tokens needs about {needed:,} bytes beside the model, and the "
-                    f"memory budget is {memory:,} bytes. Raise the budget, or use shorter prompts."
+                    f"{self.name}: one prompt of {seq + before} tokens needs about {needed:,} bytes beside the model, "
+                    f"and the memory budget is {memory:,} bytes. Raise the budget, or use shorter prompts."
                 )
             rows = min(rows, memory // needed)
         return min(rows, most or rows)
 
-    def row_bytes(self, seq: int) -> int:
-        """Memory that one row is estimated to need: its widest products, its attention weights, values and logits."""
+    def row_bytes(self, seq: int, before: int = 0) -> int:
+        """Memory that one row is estimated to need: its widest products, its attention weights, values and logits.
+
+        Keys and values are there twice, as they are given and with those of the row behind them.
+        """
         widest, vocabulary = self.network.widths
         heads = max(port.group.count for port in self.network.heads)
         values = sum(port.group.count * port.group.width for port in self.network.heads)
-        return 4 * seq * (4 * widest + 3 * heads * seq + 2 * values + 2 * vocabulary)
+        states = (2 * before + seq) * self.network.inputs.past_bytes
+        return 4 * seq * (4 * widest + 3 * heads * (seq + before) + 2 * values + 2 * vocabulary) + states
 
-    def run(
-        self, ids: NDArray[np.int64], names: Sequence[str], kind: str = "head", edits: Mapping[int, Edit] | None = None
-    ) -> list[NDArray[Any]]:
+    def run(self, rows: Rows, names: Sequence[str]) -> list[NDArray[Any]]:
         """One pass of the cut graph.
 
         Args:
-            ids: token ids, `[batch, seq]`.
+            rows: what runs.
             names: the outputs that are asked for.
-            kind: of the units that may be replaced.
-            edits: place of a group to what is replaced in it; all others stay as they are.
 
         Raises:
             ModelError: the library cannot run it.
         """
-        feed = self.network.inputs.feed(ids)
-        for place, port in enumerate(self.ports(kind)):
-            mask, value = (edits or {}).get(place, NOTHING)
+        feed = self.network.inputs.feed(rows.ids, rows.past)
+        for place, port in enumerate(self.ports(rows.kind)):
+            mask, value = rows.edits.get(place, NOTHING)
             feed |= {port.part("mask"): mask, port.part("value"): value}
-        return run_session(self.session(kind), names, feed, self.name, ids.shape)
+        return run_session(self.session(rows.kind), names, feed, self.name, rows.ids.shape)
 
     def session(self, kind: str) -> Any:
         """The session of the graph that is cut for units of a kind."""
@@ -119,31 +143,32 @@ class Runner:
     def read(self, ids: NDArray[np.int64], kind: str) -> list[FloatArray]:
         """For each group `[batch, seq, count, width]`, from one pass."""
         ports = self.ports(kind)
-        found = self.run(ids, [port.read for port in ports], kind)
+        found = self.run(Rows(ids, kind), [port.read for port in ports])
         return [
             values.reshape(*ids.shape, port.group.count, port.group.width).astype(np.float32)
             for port, values in zip(ports, found, strict=True)
         ]
 
-    def last_logits(
-        self, ids: NDArray[np.int64], kind: str = "head", edits: Mapping[int, Edit] | None = None
-    ) -> FloatArray:
+    def states(self, ids: NDArray[np.int64], kind: str) -> Past:
+        """Keys and values of some positions, `[batch, seq]`, for those that follow them."""
+        names = self.network.states
+        return dict(zip(names.values(), self.run(Rows(ids, kind), list(names)), strict=True))
+
+    def last_logits(self, rows: Rows) -> FloatArray:
         """The model's own logits at the last position, `[batch, vocabulary]`."""
         # Picking the position inside the graph would take the unembedding's own integer kernel away.
-        return self.run(ids, [self.network.logits or ""], kind, edits)[0][:, -1].astype(np.float32)
+        return self.run(rows, [self.network.logits or ""])[0][:, -1].astype(np.float32)
 
-    def last_hidden(
-        self, ids: NDArray[np.int64], kind: str = "head", edits: Mapping[int, Edit] | None = None
-    ) -> FloatArray:
+    def last_hidden(self, rows: Rows) -> FloatArray:
         """What the unembedding reads at the last position, `[batch, d_model]`."""
         assert self.network.readout is not None
-        return self.run(ids, [self.network.readout.hidden.tensor], kind, edits)[0][:, -1].astype(np.float32)
+        return self.run(rows, [self.network.readout.hidden.tensor])[0][:, -1].astype(np.float32)
 
     def probe(
         self, ids: NDArray[np.int64], kind: str = "head", edits: Mapping[int, Edit] | None = None
     ) -> NDArray[Any]:
         """What the model puts out, in its own type, one row of numbers a prompt."""
-        found = self.run(ids, self.network.outputs, kind, edits)
+        found = self.run(Rows(ids, kind, edits or {}), self.network.outputs)
         return np.concatenate([part.reshape(len(ids), -1) for part in found], 1)
 
 

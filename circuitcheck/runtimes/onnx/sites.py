@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from circuitcheck.core.errors import SiteError
 from circuitcheck.core.phrases import listed
 from circuitcheck.runtimes.onnx.graph import CASTS, QUANTIZERS, Graph, attribute, has_subgraph
-from circuitcheck.runtimes.onnx.weights import Kept, Product, product_of, read_by
+from circuitcheck.runtimes.onnx.weights import Kept, Product, product_of, read_by, stored
 
 CORES = ("GroupQueryAttention", "MultiHeadAttention", "Attention", "QAttention")
 """Operators that are a whole attention core. What else there is ends in a Softmax, or is not known."""
@@ -99,6 +99,21 @@ def find_sites(graph: Graph) -> tuple[Site, ...]:
         where = f"; what stands inside {', '.join(inside)} is not looked into: export without it" if inside else ""
         raise SiteError(f"the graph has no attention that can be found{where}.")
     return tuple(sites)
+
+
+def past_sizes(graph: Graph, sites: Sequence[Site]) -> tuple[tuple[int, int], ...]:
+    """Heads and width of each layer's keys and values, which builders may leave open in the inputs that take them.
+
+    Empty where an attention is written out, and so has no node that says how many heads it has.
+    """
+    found = []
+    for site in sites:
+        if not site.heads:
+            return ()
+        weight = stored(graph, site.projection)
+        width = weight.parameters // (weight.width * site.heads)
+        found.append((int(attribute(site.core, "kv_num_heads", site.heads)), width))
+    return tuple(found)
 
 
 def _products_behind(graph: Graph, core: Any) -> Iterator[Product]:
