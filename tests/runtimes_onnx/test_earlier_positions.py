@@ -77,10 +77,13 @@ def test_rows_go_on_and_say_the_same(world, counted, form, values, positions):
     whole = sum(counted)
     np.testing.assert_allclose(found, expected, atol=CLOSE, rtol=0)
     assert np.abs(expected - model.metric(prompts)).max() > 100 * CLOSE
-    starts = [patch.starts(batch, 1 if positions == "answer" else batch.clean.shape[1]) for batch in prompts.batches()]
-    saved = sum(int(start.sum()) for start in starts) * (len(patch.sets) - 1)
-    assert saved > 0
-    assert ours == whole - saved
+    kept = 1 if positions == "answer" else task.longest
+    batches = prompts.batches()
+    before = sum(int(patch.starts(batch, min(kept, batch.clean.shape[1])).sum()) for batch in batches)
+    tokens, sets = sum(batch.clean.size for batch in batches), len(patch.sets)
+    # Beside the sets, the start of each prompt runs once, its end once behind that, and all of it once.
+    assert before > 0
+    assert ours == whole - sets * tokens + before + (sets + 1) * (tokens - before) + tokens
 
 
 def test_a_budget_counts_what_goes_before(world):

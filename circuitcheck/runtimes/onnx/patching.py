@@ -71,7 +71,8 @@ def patched_metric(
 ) -> NDArray[np.float32]:
     """M of every prompt under every set of the patch, `[sets, prompts]`.
 
-    Rows are (set, prompt) pairs; those of one pass are as many as fit.
+    Rows are (set, prompt) pairs; those of one pass are as many as fit. What a set does behind a past is told from a
+    clean run behind it, and counted from m of the whole prompt.
 
     Args:
         runner: the model.
@@ -99,13 +100,18 @@ def patched_metric(
             numbers = np.indices((len(patch.sets), len(chosen))).reshape(2, -1)
             given = [value[chosen, start - seq :] for value in values]
             past = runner.states(part[0][:, :start], patch.kind) if start else {}
+            offset = np.zeros(len(chosen), np.float32)
+            if start:
+                runs = Rows(part[0], patch.kind), Rows(part[0][:, start:], patch.kind, past=past)
+                whole, last = (metric_of(runner, quantity, run, *part[1:]) for run in runs)
+                offset = whole - last
             size = runner.rows(seq - int(start), work.memory, most, int(start))
             for at in range(0, numbers.shape[1], size):
                 sets, rows = numbers[:, at : at + size]
                 ids, answer, foil = (column[rows] for column in part)
                 edits = _edits(runner, patch, list(zip(sets, rows, strict=True)), given, seq - start)
                 run = Rows(ids[:, start:], patch.kind, edits, {name: state[rows] for name, state in past.items()})
-                found[sets, columns[chosen[rows]]] = metric_of(runner, quantity, run, answer, foil)
+                found[sets, columns[chosen[rows]]] = metric_of(runner, quantity, run, answer, foil) + offset[rows]
                 work.advance(len(rows))
     return found
 
