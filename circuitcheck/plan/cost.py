@@ -57,7 +57,7 @@ class Job:
     kinds: int = 3
     part: int = 32
     noise: int = 3
-    roundings: int = 38
+    roundings: int = 39
     swept: float = 1.0
 
 

@@ -173,6 +173,17 @@ def _blocks(bits: int, form: str = "QOperator", **options: Any) -> Maker:
     return make
 
 
+def _bnb(kind: int) -> Maker:
+    def make(source: Path, file: Path, _: Sequence[Sequence[int]]) -> None:
+        from onnxruntime.quantization.matmul_bnb4_quantizer import MatMulBnb4Quantizer
+
+        quantizer = MatMulBnb4Quantizer(onnx.load(source), kind, 64)
+        quantizer.process()
+        quantizer.model.save_model_to_file(str(file), False)
+
+    return make
+
+
 FORMS: dict[str, Maker] = {
     "float16": _half,
     "dynamic": _dynamic,
@@ -183,6 +194,8 @@ FORMS: dict[str, Maker] = {
     "int4-blocks": _blocks(4, is_symmetric=False),
     "int4-qdq": _blocks(4, "QDQ", is_symmetric=True),
     "int2-blocks": _blocks(2, is_symmetric=True),
+    "fp4": _bnb(0),
+    "nf4": _bnb(1),
 }
 """Name of a form to what makes it of a float32 file."""
 

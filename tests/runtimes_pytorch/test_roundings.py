@@ -6,6 +6,7 @@ import pytest
 import tiny_models
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from circuitcheck.core.errors import ModelError
 from circuitcheck.runtimes.pytorch.hooked import HookedModel
@@ -115,5 +116,42 @@ def test_fixed_scales_are_of_the_range_that_was_seen(model):
 
 def test_without_prompts_there_are_no_fixed_scales(model):
     names = [one.name for one in model.roundings()]
-    assert len(names) == len(WAYS) - 2
+    assert len(names) == len(WAYS) - 3
     assert not any("range" in name for name in names)
+
+
+def test_what_attention_multiplies_is_rounded_to_256_levels_of_its_range(model, monkeypatch):
+    """Both factors and the results of its two products, in the calibration's order: scores, then what heads put out."""
+    (way,) = (way for way in WAYS if "attention's products" in way.name)
+    copy = rounded(model, way, [IDS])
+    seen: list[torch.Tensor] = []
+    product = torch.matmul
+
+    class Watching(TorchFunctionMode):
+        def __torch_function__(self, function, types, arguments=(), keywords=None):
+            made = function(*arguments, **(keywords or {}))
+            if function is product and not any(isinstance(one, nn.Parameter) for one in arguments):
+                seen.extend(one.detach().clone() for one in arguments[:2])
+            return made
+
+    with torch.no_grad(), Watching():
+        copy.module(IDS)
+    assert len(seen) == 4 * len(model.structure.layers)
+    for values in seen:
+        steps = values.unique()
+        assert len(steps) <= 256
+        assert values.abs().max() > 0
+        # Levels of one scale, whatever their number.
+        gaps = steps.diff()
+        assert torch.allclose(gaps / gaps.min(), (gaps / gaps.min()).round(), atol=1e-2)
+
+
+def test_an_attention_whose_products_cannot_be_seen_is_said(model):
+    (way,) = (way for way in WAYS if "attention's products" in way.name)
+    model.module.set_attn_implementation("sdpa")
+    try:
+        with pytest.raises(ModelError, match="makes no product"):
+            rounded(model, way, [IDS])
+    finally:
+        model.module.set_attn_implementation("eager")
+    assert "forward" not in vars(model.module.get_submodule(model.structure.layers[0].attention))

@@ -15,6 +15,29 @@ from circuitcheck.runtimes.onnx.graph import CASTS, QUANTIZERS, TO_INTEGERS, Gra
 
 FloatArray = NDArray[np.float32]
 
+FOUR_BIT_FLOATS = {
+    0: np.array(
+        [sign * size for sign in (1, -1) for size in (0, 1 / 192, 2 / 3, 1, 1 / 3, 1 / 2, 1 / 6, 1 / 4)], np.float32
+    ),
+    1: np.array(
+        [
+            *(-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635),
+            *(-0.18477343022823334, -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725),
+            *(
+                0.24611230194568634,
+                0.33791524171829224,
+                0.44070982933044434,
+                0.5626170039176941,
+                0.7229568362236023,
+                1.0,
+            ),
+        ],
+        np.float32,
+    ),
+}
+"""What the sixteen codes of MatMulBnb4 stand for, by its attribute `quant_type`: floats of four bits, and the
+NormalFloat of Dettmers et al. (arXiv:2305.14314), quantiles of a normal distribution."""
+
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 BITS = {
     "int8": 8,
@@ -195,6 +218,9 @@ def stored(graph: Graph, product: Product) -> Stored:
     if node.op_type == "MatMulNBits":
         bits, rows, width = (int(attribute(node, name, 0)) for name in ("bits", "K", "N"))
         return Stored(f"int{bits or 4}", float(bits or 4), True, rows * width, width)
+    if node.op_type == "MatMulBnb4":
+        rows, width = (int(attribute(node, name, 0)) for name in ("K", "N"))
+        return Stored("float4", 4.0, True, rows * width, width)
     kind = element_kind(graph, source)
     turned = node.op_type in ("Gemm", "QGemm", "FusedMatMul") and attribute(node, "transB", 0)
     width = (graph.shape(product.weight) or (0,))[-2 if turned else -1]
@@ -289,6 +315,18 @@ def _packed(graph: Graph, product: Product, columns: list[int] | None) -> NDArra
     return scaled.reshape(len(scales), -1)[:, :rows].T
 
 
+def _four_bit_floats(graph: Graph, product: Product, columns: list[int] | None) -> NDArray[Any]:
+    """Blocks along all columns in turn, with a scale each; two numbers in a byte, the first in its high bits."""
+    node = product.node
+    rows, width, size, kind = (int(attribute(node, name, 0)) for name in ("K", "N", "block_size", "quant_type"))
+    if kind not in FOUR_BIT_FLOATS or size < 1:
+        raise ModelError(f"{product.name} keeps its weight in floats of four bits that are not known")
+    packed, scales = (graph.value(name).reshape(-1) for name in (product.weight, node.input[2]))
+    numbers = FOUR_BIT_FLOATS[kind][np.stack([packed >> 4, packed & 15], -1).reshape(-1)[: rows * width]]
+    scaled: NDArray[Any] = (numbers * scales.astype(np.float32).repeat(size)[: rows * width]).reshape(width, rows)
+    return (scaled if columns is None else scaled[columns]).T
+
+
 def unpacked(numbers: NDArray[Any], bits: int) -> NDArray[Any]:
     """`[rows, bytes]` of uint8 to `[rows, numbers]`."""
     shifts = np.arange(0, 8, bits, dtype=np.uint8)
@@ -306,6 +344,7 @@ PLACES = {
     "QLinearMatMul": (0, 3),
     "QGemm": (0, 3),
     "MatMulNBits": (0, 1),
+    "MatMulBnb4": (0, 1),
 }
 """Where each operator has its activation and its weight."""
 
@@ -321,4 +360,5 @@ READERS: dict[str, Callable[[Graph, Product, list[int] | None], NDArray[Any]]] =
     "QLinearMatMul": _linear,
     "QGemm": _linear,
     "MatMulNBits": _packed,
+    "MatMulBnb4": _four_bit_floats,
 }

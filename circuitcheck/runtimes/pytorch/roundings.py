@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +15,10 @@ from torch import Tensor, nn
 from circuitcheck.core.census import STATIC
 from circuitcheck.core.errors import ModelError
 from circuitcheck.runtimes.pytorch.default_type import float32_by_default
-from circuitcheck.runtimes.pytorch.hooks import post_hook, pre_hook
 from circuitcheck.runtimes.pytorch.ports.structure import Structure
 from circuitcheck.runtimes.pytorch.quantizers.int8_sim import fake_quantize, simulate_int8
 from circuitcheck.runtimes.pytorch.quantizers.rtn import GROUP, linear_weights, quantize_rtn
+from circuitcheck.runtimes.pytorch.static_rounding import round_by_range, round_inputs
 from circuitcheck.runtimes.pytorch.torch_model import TorchModel
 
 Model = TypeVar("Model", bound=TorchModel)
@@ -27,8 +26,6 @@ SEEDS = (0, 1)
 """Of stochastic roundings; rounding to the nearest is one draw of many, too, but has no more than one."""
 
 FLOAT8 = torch.float8_e4m3fn
-
-LEVELS_OF_A_BYTE = 255
 
 
 @dataclass(frozen=True)
@@ -92,46 +89,7 @@ def _with_activations(module: nn.Module, structure: Structure, round_input: Call
     """Weights to 8 bits per channel, and what every linear map reads as well."""
     inputs = {id(part.module): part.module for part in linear_weights(module, structure)}
     quantize_rtn(module, structure, 8)
-    _round_inputs(inputs.values(), round_input)
-
-
-def _round_inputs(modules: Any, round_input: Callable[[Tensor], Tensor]) -> None:
-    for part in modules:
-        part.register_forward_pre_hook(lambda _, arguments: (round_input(arguments[0]), *arguments[1:]))
-
-
-def _with_static_activations(
-    module: nn.Module, structure: Structure, ids: Sequence[Tensor], *, with_outputs: bool
-) -> None:
-    """Weights to 8 bits per channel, and what every linear map reads, or makes as well, by the range that was seen."""
-    parts = list({id(part.module): part.module for part in linear_weights(module, structure)}.values())
-    seen: dict[tuple[int, str], tuple[float, float]] = {}
-
-    def see(place: int, side: str, x: Tensor) -> None:
-        low, high = seen.get((place, side), (0.0, 0.0))  # the range holds 0, so that nothing stays nothing
-        seen[place, side] = (min(low, x.min().item()), max(high, x.max().item()))
-
-    with torch.no_grad(), ExitStack() as stack:
-        for place, part in enumerate(parts):
-            stack.enter_context(pre_hook(part, lambda _, given, at=place: see(at, "input", given[0])))
-            stack.enter_context(post_hook(part, lambda _, __, made, at=place: see(at, "output", made)))
-        for batch in ids:
-            module(batch)
-    quantize_rtn(module, structure, 8)
-    for place in sorted({at for at, _ in seen}):  # a part that was not called reads nothing
-        part = parts[place]
-        _round_inputs([part], partial(_in_range, bounds=seen[place, "input"]))
-        if with_outputs:
-            bounds = seen[place, "output"]
-            part.register_forward_hook(lambda _, __, made, bounds=bounds: _in_range(made, bounds))
-
-
-def _in_range(x: Tensor, bounds: tuple[float, float]) -> Tensor:
-    """To the nearest of 256 levels between two bounds, of which one is 0."""
-    low, high = bounds
-    scale = (high - low) / LEVELS_OF_A_BYTE or 1.0
-    zero = round(-low / scale)
-    return ((x / scale).round() + zero).clamp(0, LEVELS_OF_A_BYTE).sub(zero) * scale
+    round_inputs(inputs.values(), round_input)
 
 
 def _per_token(x: Tensor) -> Tensor:
@@ -146,7 +104,7 @@ def _float8(module: nn.Module, structure: Structure, *, per_tensor: bool = False
         weight = part.weight
         weight.data = _to_float8(weight.data, None if per_tensor else (-2 if part.transposed else -1))
     if activations:
-        _round_inputs({id(part.module): part.module for part in found}.values(), partial(_to_float8, axis=-1))
+        round_inputs({id(part.module): part.module for part in found}.values(), partial(_to_float8, axis=-1))
 
 
 def _to_float8(x: Tensor, axis: int | None) -> Tensor:
@@ -199,10 +157,14 @@ WAYS: tuple[Way, ...] = (
         Way(
             STATIC,
             f"weights per channel, activations per tensor by their range, {what}",
-            partial(_with_static_activations, with_outputs=with_outputs),
+            partial(round_by_range, with_outputs=with_outputs, with_attention=with_attention),
             is_calibrated=True,
         )
-        for what, with_outputs in (("what maps read", False), ("what maps read and make", True))
+        for what, with_outputs, with_attention in (
+            ("what maps read", False, False),
+            ("what maps read and make", True, False),
+            ("what maps and attention's products read and make", True, True),
+        )
     ),
     Way("int8-sim", "activations per prompt", simulate_int8),
     Way("float8", "weights per channel", _float8, is_of_weights=True),
