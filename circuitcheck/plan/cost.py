@@ -57,7 +57,7 @@ class Job:
     kinds: int = 3
     part: int = 32
     noise: int = 3
-    roundings: int = 39
+    roundings: int = 40
     swept: float = 1.0
 
 

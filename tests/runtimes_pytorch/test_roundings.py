@@ -116,41 +116,56 @@ def test_fixed_scales_are_of_the_range_that_was_seen(model):
 
 def test_without_prompts_there_are_no_fixed_scales(model):
     names = [one.name for one in model.roundings()]
-    assert len(names) == len(WAYS) - 3
-    assert not any("range" in name for name in names)
+    assert len(names) == len(WAYS) - 4
+    assert not any("range" in name or "keys and values" in name for name in names)
 
 
-def test_what_attention_multiplies_is_rounded_to_256_levels_of_its_range(model, monkeypatch):
-    """Both factors and the results of its two products, in the calibration's order: scores, then what heads put out."""
-    (way,) = (way for way in WAYS if "attention's products" in way.name)
-    copy = rounded(model, way, [IDS])
+def factors_of(copy: HookedModel) -> list[torch.Tensor]:
+    """Both factors of every product of two values, in order."""
     seen: list[torch.Tensor] = []
     product = torch.matmul
 
     class Watching(TorchFunctionMode):
         def __torch_function__(self, function, types, arguments=(), keywords=None):
-            made = function(*arguments, **(keywords or {}))
             if function is product and not any(isinstance(one, nn.Parameter) for one in arguments):
-                seen.extend(one.detach().clone() for one in arguments[:2])
-            return made
+                seen.extend(one.detach().clone() for one in arguments)
+            return function(*arguments, **(keywords or {}))
 
     with torch.no_grad(), Watching():
         copy.module(IDS)
-    assert len(seen) == 4 * len(model.structure.layers)
-    for values in seen:
-        steps = values.unique()
-        assert len(steps) <= 256
-        assert values.abs().max() > 0
-        # Levels of one scale, whatever their number.
-        gaps = steps.diff()
-        assert torch.allclose(gaps / gaps.min(), (gaps / gaps.min()).round(), atol=1e-2)
+    assert len(seen) == 4 * len(copy.structure.layers)
+    return seen
 
 
-def test_an_attention_whose_products_cannot_be_seen_is_said(model):
+def test_what_attention_multiplies_is_rounded_to_256_levels_of_its_range(model):
     (way,) = (way for way in WAYS if "attention's products" in way.name)
+    for values in factors_of(rounded(model, way, [IDS])):
+        levels = values.unique()
+        assert len(levels) <= 256
+        assert values.abs().max() > 0
+        steps = levels / levels.diff().min()  # whatever their number, all are multiples of one step
+        assert torch.allclose(steps, steps.round(), atol=1e-2)
+
+
+def test_a_cache_keeps_keys_and_values_in_8_bits_for_each_head_and_token(model):
+    (way,) = (way for way in WAYS if "keys and values" in way.name)
+    factors = factors_of(rounded(model, way, [IDS]))
+    for keys, values in zip(factors[1::4], factors[3::4], strict=True):
+        for held in (keys.transpose(-1, -2), values):
+            codes = held / held.abs().amax(-1, keepdim=True) * 127
+            assert torch.allclose(codes, codes.round(), atol=1e-3)
+    for queries, weights in zip(factors[0::4], factors[2::4], strict=True):
+        for free in (queries, weights):
+            codes = free / free.abs().amax(-1, keepdim=True) * 127
+            assert not torch.allclose(codes, codes.round(), atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["attention's products", "keys and values"])
+def test_an_attention_whose_products_cannot_be_seen_is_said(model, name):
+    (way,) = (way for way in WAYS if name in way.name)
     model.module.set_attn_implementation("sdpa")
     try:
-        with pytest.raises(ModelError, match="makes no product"):
+        with pytest.raises(ModelError, match="attention"):
             rounded(model, way, [IDS])
     finally:
         model.module.set_attn_implementation("eager")

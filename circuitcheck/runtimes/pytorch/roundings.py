@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from circuitcheck.core.census import STATIC
 from circuitcheck.core.errors import ModelError
+from circuitcheck.runtimes.pytorch.attention_products import Place, hand_on, products_of
 from circuitcheck.runtimes.pytorch.default_type import float32_by_default
 from circuitcheck.runtimes.pytorch.ports.structure import Structure
 from circuitcheck.runtimes.pytorch.quantizers.int8_sim import fake_quantize, simulate_int8
@@ -24,6 +25,9 @@ from circuitcheck.runtimes.pytorch.torch_model import TorchModel
 Model = TypeVar("Model", bound=TorchModel)
 SEEDS = (0, 1)
 """Of stochastic roundings; rounding to the nearest is one draw of many, too, but has no more than one."""
+
+KEYS, VALUES = 0, 1
+"""Numbers of the products that an attention makes with them."""
 
 FLOAT8 = torch.float8_e4m3fn
 
@@ -92,6 +96,23 @@ def _with_activations(module: nn.Module, structure: Structure, round_input: Call
     round_inputs(inputs.values(), round_input)
 
 
+def _with_cache(module: nn.Module, structure: Structure, ids: Sequence[Tensor]) -> None:
+    """Weights to 8 bits per channel, and what a cache holds: keys and values, each head's at each token by itself."""
+    attentions = [module.get_submodule(site.attention) for site in structure.layers]
+    quantize_rtn(module, structure, 8)
+    if set(products_of(module, attentions, ids[0][:1])) != {2}:
+        raise ModelError(f"{type(module).__name__}: keys and values that its attention multiplies cannot be told.")
+    for attention in attentions:
+        hand_on(attention, _cached)
+
+
+def _cached(place: Place, x: Tensor) -> Tensor:
+    """Keys `[..., width, positions]` and values `[..., positions, width]`, rounded; all else as it is."""
+    if place == (KEYS, "right"):
+        return _per_token(x.transpose(-1, -2)).transpose(-1, -2)
+    return _per_token(x) if place == (VALUES, "right") else x
+
+
 def _per_token(x: Tensor) -> Tensor:
     return fake_quantize(x.reshape(-1, x.shape[-1])).reshape(x.shape)
 
@@ -153,6 +174,7 @@ WAYS: tuple[Way, ...] = (
     *_weights(8),
     Way("8-bit", "weights per channel, activations per token", partial(_with_activations, round_input=_per_token)),
     Way("8-bit", "weights per channel, activations per prompt", partial(_with_activations, round_input=fake_quantize)),
+    Way("8-bit", "weights per channel, keys and values per token", _with_cache, is_calibrated=True),
     *(
         Way(
             STATIC,

@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from contextlib import ExitStack
 from functools import partial
-from types import MethodType
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from circuitcheck.core.errors import ModelError
+from circuitcheck.runtimes.pytorch.attention_products import Place, hand_on, watched
 from circuitcheck.runtimes.pytorch.hooks import post_hook, pre_hook
 from circuitcheck.runtimes.pytorch.ports.structure import Structure
 from circuitcheck.runtimes.pytorch.quantizers.rtn import linear_weights, quantize_rtn
 
 LEVELS_OF_A_BYTE = 255
-
-TWO_FACTORS = frozenset(
-    getattr(holder, name)
-    for holder in (torch, Tensor)
-    for name in ("matmul", "bmm", "__matmul__")
-    if hasattr(holder, name)
-)
-
-Through = Callable[[Hashable, Tensor], Tensor]
-"""What goes on in the place of a value."""
 
 
 def round_by_range(
@@ -62,16 +50,19 @@ def round_by_range(
     def watch(place: Hashable, x: Tensor) -> None:
         see(place, x)
 
+    def in_range(place: Hashable, x: Tensor) -> Tensor:
+        return _in_range(x, seen[place])
+
     with torch.no_grad(), ExitStack() as stack:
         for place, part in enumerate(parts):
             stack.enter_context(pre_hook(part, lambda _, given, at=place: watch((at, "input"), given[0])))
             stack.enter_context(post_hook(part, lambda _, __, made, at=place: watch((at, "output"), made)))
         for place, part in enumerate(attentions):
-            stack.enter_context(_watched(part, partial(_at, see, place)))
+            stack.enter_context(watched(part, partial(_at, see, place)))
         for batch in ids:
             module(batch)
     quantize_rtn(module, structure, 8)
-    if with_attention and not any(len(place) == 3 for place in seen if isinstance(place, tuple)):
+    if with_attention and not all((place, 0, "made") in seen for place in range(len(attentions))):
         raise ModelError(f"{type(module).__name__}: its attention makes no product that can be rounded.")
     for place, part in enumerate(parts):
         if (place, "input") not in seen:  # a part that was not called reads nothing
@@ -81,7 +72,7 @@ def round_by_range(
             bounds = seen[place, "output"]
             part.register_forward_hook(lambda _, __, made, bounds=bounds: _in_range(made, bounds))
     for place, part in enumerate(attentions):
-        _hand_on(part, partial(_at, lambda at, x: _in_range(x, seen[at]), place))
+        hand_on(part, partial(_at, in_range, place))
 
 
 def round_inputs(modules: Iterable[nn.Module], round_input: Callable[[Tensor], Tensor]) -> None:
@@ -90,48 +81,8 @@ def round_inputs(modules: Iterable[nn.Module], round_input: Callable[[Tensor], T
         part.register_forward_pre_hook(lambda _, arguments: (round_input(arguments[0]), *arguments[1:]))
 
 
-class _Products(TorchFunctionMode):
-    """Hands the factors and the result of each product of two values through a function, with its number and side."""
-
-    def __init__(self, through: Through) -> None:
-        super().__init__()
-        self._through, self._number = through, 0
-
-    def __torch_function__(
-        self, function: Any, types: Any, arguments: tuple[Any, ...] = (), keywords: dict[str, Any] | None = None
-    ) -> Any:
-        if function not in TWO_FACTORS or any(isinstance(factor, nn.Parameter) for factor in arguments):
-            return function(*arguments, **(keywords or {}))
-        number, through = self._number, self._through
-        self._number += 1
-        left, right = (through((number, side), x) for side, x in zip(("left", "right"), arguments, strict=True))
-        return through((number, "made"), function(left, right))
-
-
-def _at(through: Through, attention: int, place: Hashable, x: Tensor) -> Tensor:
-    assert isinstance(place, tuple)
+def _at(through: Callable[[Hashable, Tensor], Tensor], attention: int, place: Place, x: Tensor) -> Tensor:
     return through((attention, *place), x)
-
-
-def _hand_on(attention: nn.Module, through: Through) -> None:
-    """Lets an attention hand on what its products read and make, from now on."""
-    forward = attention.forward
-
-    def forward_through(_: nn.Module, *arguments: Any, **keywords: Any) -> Any:
-        with _Products(through):
-            return forward(*arguments, **keywords)
-
-    attention.forward = MethodType(forward_through, attention)
-
-
-@contextmanager
-def _watched(attention: nn.Module, through: Through) -> Iterator[None]:
-    """The same, for as long as the block runs."""
-    _hand_on(attention, through)
-    try:
-        yield
-    finally:
-        del attention.forward
 
 
 def _in_range(x: Tensor, bounds: tuple[float, float]) -> Tensor:
