@@ -81,7 +81,12 @@ class Reading:
 
     def reordered(self, order: tuple[NDArray[np.intp], ...]) -> Reading:
         """The same with the units of each group in another order."""
-        return replace(self, maps=tuple(read[places] for read, places in zip(self.maps, order, strict=True)))
+        return replace(self, maps=tuple(map(in_order, self.maps, order)))
+
+
+def in_order(values: FloatArray, order: NDArray[np.intp], axis: int = 0) -> FloatArray:
+    """Values of units in another order along an axis; where it is the same, the array itself, which may be large."""
+    return values if np.array_equal(order, np.arange(len(order))) else np.take(values, order, axis)
 
 
 def tokens_to_read(

@@ -11,7 +11,7 @@ from scipy.optimize import linear_sum_assignment
 
 from circuitcheck.baseline.recording import Recording
 from circuitcheck.core.activations import Activations, require_comparable
-from circuitcheck.core.reading import Reading
+from circuitcheck.core.reading import Reading, in_order
 from circuitcheck.core.results import Basis
 from circuitcheck.core.runtime import Runtime
 from circuitcheck.core.units import Unit
@@ -119,7 +119,7 @@ def _compared(
     if may_trade:
         order = _matched(*next(zip(reference.in_double(), writes.in_double(), strict=True)))
     reading = read_cand.reordered((order,))
-    z, writes = (replace(side, groups=(side.groups[0][:, order],)) for side in (z_cand, writes))
+    z, writes = (replace(side, groups=(in_order(side.groups[0], order, 1),)) for side in (z_cand, writes))
     sums = drift_sums(reference, writes)
     other = _in_other_coordinates(relative_drift(drift_sums(z_ref, z)), relative_drift(sums))
     moved = _writing(writes, read_ref, _either(other, z_ref, z))

@@ -20,7 +20,7 @@ from circuitcheck.core.reading import Reading
 from circuitcheck.core.runtime import Runtime, Work
 from circuitcheck.core.units import Layout, Unit
 from circuitcheck.gate.sample import Sample
-from circuitcheck.stats.drift import drift_sums, relative_drift
+from circuitcheck.stats.drift import drift_sums, joined_sums, relative_drift
 from circuitcheck.stats.recovery import recovery
 
 STILL = 0.005
@@ -176,14 +176,23 @@ def _repairing(beside: Beside, z: Activations, reading: Reading) -> tuple[Activa
     The residual stream is one, so that where its coordinates are other ones, all modules' outputs are solved for at
     once, through the one map that reads them.
     """
-    ours, theirs = beside.reading.writes(beside.z), reading.writes(z)
-    drift = relative_drift(drift_sums(ours, theirs))
+    # Group by group, because what they write is much larger than the values that it is made of.
+    places = range(len(z.groups))
+    drift = relative_drift(joined_sums([drift_sums(*_written(beside, z, reading, place)) for place in places]))
     if reading.source == "sketch" or not _is_turned(beside.reading.maps[0], reading.maps[0]):
         return beside.z, drift
-    change = [wanted - written for wanted, written in zip(ours.groups, theirs.groups, strict=True)]
+    written = (_written(beside, z, reading, place) for place in places)
+    change = [ours.groups[0] - theirs.groups[0] for ours, theirs in written]
     stacked, wanted = (replace(z, groups=(np.concatenate(groups),)) for groups in (z.groups, change))
     found = reading.of_group(0).moved(stacked, wanted).groups[0]
     return replace(z, groups=tuple(np.split(found, len(z.groups)))), drift
+
+
+def _written(beside: Beside, z: Activations, reading: Reading, place: int) -> tuple[Activations, Activations]:
+    """What one group of the reference, and of the candidate, writes."""
+    sides = (beside.reading, beside.z), (reading, z)
+    ours, theirs = (read.of_group(place).writes(values.of_group(place)) for read, values in sides)
+    return ours, theirs
 
 
 def _is_turned(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> bool:

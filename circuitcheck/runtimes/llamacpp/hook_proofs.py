@@ -81,6 +81,7 @@ def _finite(logits: FloatArray) -> Iterator[str]:
 def _as_untouched(passes: Passes, ids: Ids, logits: FloatArray) -> Iterator[str]:
     """A run that is stopped at every value is the one that llama.cpp makes in one go."""
     rows, seq = ids.shape
+    passes.close()  # one context at a time: each has a cache, and room for what a pass makes
     options = {"is_hooked": False, "is_whole": passes.is_whole}
     with Decoder(passes.model, passes.cache, rows, seq, passes.threads, **options) as untouched:
         own = untouched.run(ids)
