@@ -92,8 +92,11 @@ def _bytes(name: str) -> int:
 
 
 def can_be_copied() -> bool:
-    """Whether a copy of this process can go on by itself, as it can where no other thread holds a lock for ever."""
-    return THREADS.is_dir() and len([*THREADS.iterdir()]) == 1 and not sys.modules.keys() & {*SHARED}
+    """Whether a copy of this process can go on by itself: no thread is there to hold a lock for ever, and no device."""
+    torch = sys.modules.get("torch")
+    is_on_a_device = torch is not None and torch.cuda.is_initialized()
+    is_alone = THREADS.is_dir() and len([*THREADS.iterdir()]) == 1
+    return is_alone and not is_on_a_device and not sys.modules.keys() & {*SHARED}
 
 
 class Others:
