@@ -16,6 +16,7 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 from quick_recording import record
 
 from circuitcheck import judge, measure
+from circuitcheck.core.errors import ModelError
 from circuitcheck.runtimes.choose import load_candidate
 from circuitcheck.runtimes.onnx.earlier_positions import ANY
 from circuitcheck.runtimes.onnx.from_onnx import load_onnx
@@ -229,3 +230,7 @@ def test_floats_of_four_bits_are_what_the_kernel_takes_them_for(kind):
     graph = Graph(model, Weights(Path()))
     np.testing.assert_array_equal(dense(graph, products(graph)[0]), made)
     np.testing.assert_array_equal(dense(graph, products(graph)[0], [6, 2]), made[:, [6, 2]])
+    model.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(packed[:-1], "w"))
+    short = Graph(model, Weights(Path()))
+    with pytest.raises(ModelError, match="5 x 7, and holds less"):
+        dense(short, products(short)[0])

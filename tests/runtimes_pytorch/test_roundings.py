@@ -9,6 +9,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from circuitcheck.core.errors import ModelError
+from circuitcheck.runtimes.pytorch.attention_products import products_of, watched
 from circuitcheck.runtimes.pytorch.hooked import HookedModel
 from circuitcheck.runtimes.pytorch.loading.fingerprint import fingerprint_module
 from circuitcheck.runtimes.pytorch.roundings import WAYS, rounded
@@ -170,3 +171,18 @@ def test_an_attention_whose_products_cannot_be_seen_is_said(model, name):
     finally:
         model.module.set_attn_implementation("eager")
     assert "forward" not in vars(model.module.get_submodule(model.structure.layers[0].attention))
+
+
+def test_a_product_by_keyword_is_left_alone_and_is_not_counted():
+    """It cannot be told which of its factors is which."""
+
+    class Attention(nn.Module):
+        def forward(self, x):
+            return torch.matmul(x, other=x.transpose(-1, -2)) @ x
+
+    attention = Attention()
+    x = torch.arange(6.0).reshape(1, 2, 3)
+    assert products_of(attention, [attention], x) == [1]
+    with watched(attention, lambda place, value: value * 0 if place == (0, "made") else value):
+        assert not attention(x).any()
+    assert torch.equal(attention(x), x @ x.transpose(-1, -2) @ x)

@@ -28,6 +28,7 @@ another order; and of those that round what they multiply, where only a wrong sc
 for. (Integer kernels on processors without VNNI clip sums, by which 0.1 of it was seen to go.)"""
 
 HALVES = ("float16", "bfloat16")
+"""Types of values that may be wider between two kernels than the file says."""
 
 
 def prove(runner: Runner, facts: Facts, quantity: Metric, ids: NDArray[np.int64], kind: str) -> None:

@@ -108,11 +108,11 @@ def past_sizes(graph: Graph, sites: Sequence[Site]) -> tuple[tuple[int, int], ..
     """
     found = []
     for site in sites:
-        if not site.heads:
+        weight, heads = stored(graph, site.projection), site.heads or 0
+        if heads < 1 or weight.width < 1:
             return ()
-        weight = stored(graph, site.projection)
-        width = weight.parameters // (weight.width * site.heads)
-        found.append((int(attribute(site.core, "kv_num_heads", site.heads)), width))
+        width = weight.parameters // (weight.width * heads)
+        found.append((int(attribute(site.core, "kv_num_heads", heads)), width))
     return tuple(found)
 
 

@@ -21,16 +21,10 @@ FOUR_BIT_FLOATS = {
     ),
     1: np.array(
         [
-            *(-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635),
-            *(-0.18477343022823334, -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725),
-            *(
-                0.24611230194568634,
-                0.33791524171829224,
-                0.44070982933044434,
-                0.5626170039176941,
-                0.7229568362236023,
-                1.0,
-            ),
+            *(-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453),
+            *(-0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0),
+            *(0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224),
+            *(0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0),
         ],
         np.float32,
     ),
@@ -322,6 +316,8 @@ def _four_bit_floats(graph: Graph, product: Product, columns: list[int] | None) 
     if kind not in FOUR_BIT_FLOATS or size < 1:
         raise ModelError(f"{product.name} keeps its weight in floats of four bits that are not known")
     packed, scales = (graph.value(name).reshape(-1) for name in (product.weight, node.input[2]))
+    if packed.dtype != np.uint8 or min(2 * len(packed), size * len(scales)) < rows * width:
+        raise ModelError(f"{product.name} says that its weight is {rows} x {width}, and holds less")
     numbers = FOUR_BIT_FLOATS[kind][np.stack([packed >> 4, packed & 15], -1).reshape(-1)[: rows * width]]
     scaled: NDArray[Any] = (numbers * scales.astype(np.float32).repeat(size)[: rows * width]).reshape(width, rows)
     return (scaled if columns is None else scaled[columns]).T

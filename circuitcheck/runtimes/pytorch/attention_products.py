@@ -72,7 +72,8 @@ class _Products(TorchFunctionMode):
     def __torch_function__(
         self, function: Any, types: Any, arguments: tuple[Any, ...] = (), keywords: dict[str, Any] | None = None
     ) -> Any:
-        if function not in TWO_FACTORS or any(isinstance(factor, nn.Parameter) for factor in arguments):
+        is_plain = function in TWO_FACTORS and len(arguments) == 2 and not keywords
+        if not is_plain or any(isinstance(factor, nn.Parameter) for factor in arguments):
             return function(*arguments, **(keywords or {}))
         number, through = self._number, self._through
         self._number += 1

@@ -51,7 +51,7 @@ def round_by_range(
         see(place, x)
 
     def in_range(place: Hashable, x: Tensor) -> Tensor:
-        return _in_range(x, seen[place])
+        return _in_range(x, seen[place]) if place in seen else x  # a product that no prompt led to has no range
 
     with torch.no_grad(), ExitStack() as stack:
         for place, part in enumerate(parts):
