@@ -12,6 +12,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from circuitcheck.core.collecting import without_collecting
+
 if TYPE_CHECKING:
     from circuitcheck.baseline.baseline import Baseline
     from circuitcheck.core.errors import CircuitcheckError
@@ -79,4 +81,5 @@ def __getattr__(name: str) -> Any:
     """Imports a name when it is first used: every pytest run imports this package, and few need torch."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    with without_collecting():
+        return getattr(import_module(_HOMES[name]), name)

@@ -10,7 +10,6 @@ from math import nan
 
 import numpy as np
 from scipy.special import ndtri
-from scipy.stats import rankdata
 
 from circuitcheck.core.results import Association, Estimate
 from circuitcheck.stats.estimate import LEVEL
@@ -146,9 +145,26 @@ def _centred_ranks(values: np.ndarray, layers: np.ndarray) -> np.ndarray:
     """Ranks inside each layer less their mean, equals sharing their mean rank, `[draws, heads]`; NaN where any is."""
     result = np.empty(values.shape)
     for layer in np.unique(layers):
-        inside = layers == layer
-        result[:, inside] = rankdata(values[:, inside], axis=1) - (np.count_nonzero(inside) + 1) / 2
+        inside = np.flatnonzero(layers == layer)
+        order = np.argsort(values[:, inside], axis=1)
+        ordered = np.take_along_axis(values[:, inside], order, axis=1)
+        differs = ordered[:, 1:] != ordered[:, :-1]
+        # Each value's rank is the mean of the places, from 0, of the first and the last that equals it.
+        first, last = _runs_begin(differs), len(inside) - 1 - _runs_begin(differs[:, ::-1])[:, ::-1]
+        ranks = (first + last - (len(inside) - 1)) / 2
+        result[:, inside] = np.take_along_axis(ranks, np.argsort(order, axis=1), axis=1)
+    result[np.isnan(values).any(1)] = np.nan
     return result
+
+
+def _runs_begin(differs: np.ndarray) -> np.ndarray:
+    """Place of the first of the equals behind one another that each value stands among, `[draws, n]`.
+
+    Args:
+        differs: whether each value but the first is another than the one before it, `[draws, n - 1]`.
+    """
+    begins = np.arange(1, differs.shape[1] + 1) * differs
+    return np.maximum.accumulate(np.hstack([np.zeros((len(differs), 1), np.intp), begins]), axis=1)
 
 
 def _correlate(x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -35,6 +35,7 @@ class References:
         progress: how long work shows how far it is.
         execution: how patches are carried out.
         tasks: task, tokenizer and size of the vocabulary to the prompts.
+        baselines: file to what it holds, of a small model; where each may be as large as a model, none stays.
     """
 
     settings: Settings
@@ -43,6 +44,7 @@ class References:
     progress: Progress
     execution: Execution
     tasks: dict[tuple[str, str, int | None], Task] = field(default_factory=dict)
+    baselines: dict[Path, Baseline] | None = None
 
     @property
     def folder(self) -> Path:
@@ -75,7 +77,12 @@ class References:
         """
         from circuitcheck.baseline.baseline import Baseline
 
-        return Baseline.load(self.file(case))
+        file = self.file(case)
+        if self.baselines is None:
+            return Baseline.load(file)
+        if file not in self.baselines:
+            self.baselines[file] = Baseline.load(file)
+        return self.baselines[file]
 
     def measured(self, case: Case, spec: MeasurementSpec, *, whole: bool = True) -> Baseline:
         """The case's circuit as the reference shows it now; measured by the first process that asks.

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from circuitcheck.core.candidates import EMBEDDED
+from circuitcheck.core.collecting import without_collecting
 from circuitcheck.core.errors import BaselineError, CircuitcheckError, StaleBaselineError
 from circuitcheck.core.progress import Advance, silent
 from circuitcheck.core.versions import installed
@@ -26,6 +27,7 @@ from circuitcheck.plugin.store import Store
 from circuitcheck.report.fields import Entry
 
 if TYPE_CHECKING:
+    from circuitcheck.baseline.baseline import Baseline
     from circuitcheck.gate.accept import Acceptance
 
 
@@ -85,7 +87,8 @@ class GateSession:
         self._arriving: Iterator[tuple[Case, Found]] = iter(())
         self._models = models or Models(settings)
         self._execution = Execution(settings, store)
-        self._references = References(settings, self._models, store, progress, self._execution)
+        kept: dict[Path, Baseline] | None = {} if self._are_small else None
+        self._references = References(settings, self._models, store, progress, self._execution, baselines=kept)
         self._judge = Judge(settings, every, self._models, self._references, store, progress, self._execution)
 
     def entry(self, case: Case) -> Entry:
@@ -111,6 +114,13 @@ class GateSession:
                 firsts = {case.circuit: case for case in reversed(wanted)}
                 wanted = [case for case in wanted if firsts[case.circuit] is case and self._is_to_record(case)]
             self._to_spread = wanted
+
+    def tokens_of(self, case: Case) -> int:
+        """How long a case takes beside others of the run: the tokens of its prompts; 0 where there is no baseline."""
+        try:
+            return sum(len(pair.clean) for pair in self._references.stored(case).task.pairs)
+        except CircuitcheckError:
+            return 0
 
     def do_if_free(self, case: Case) -> None:
         """Measures a case, or makes its baseline, unless another process of the run has, or is about to."""
@@ -294,8 +304,8 @@ class GateSession:
         """Imports what measuring takes, and loads what a case needs; what cannot be loaded is told where it is used."""
         from importlib import import_module
 
-        import_module(f"circuitcheck.gate.{'accept' if self.settings.writes_baselines else 'decide'}")
-        with suppress(CircuitcheckError), self._threads():
+        with without_collecting(), suppress(CircuitcheckError), self._threads():
+            import_module(f"circuitcheck.gate.{'accept' if self.settings.writes_baselines else 'decide'}")
             if self.settings.writes_baselines:
                 self._models.reference()
             else:
@@ -346,7 +356,8 @@ class GateSession:
         return entry | {"unit": case.unit}
 
     def _threads(self) -> AbstractContextManager[None]:
-        from circuitcheck.runtimes.pytorch.threads import computing_threads, share_of_threads
+        with without_collecting():
+            from circuitcheck.runtimes.pytorch.threads import computing_threads, share_of_threads
 
         return computing_threads(1) if self._are_small else share_of_threads(self._processes)
 

@@ -1,7 +1,7 @@
 """Several processes for one run: small models use one thread each, and their cases are spread over the cores.
 
-While this process measures the cases, or makes their baselines, from the first on, others begin with the last, and all
-of them leave what they find in the store of the run. One that is lost costs nothing but its case, which the process
+While this process measures the cases, or makes their baselines, from the first on, others begin at the end, and all of
+them leave what they find in the store of the run. One that is lost costs nothing but its case, which the process
 that needs it measures.
 
 Where that is safe, the others are copies of this process, made when it has imported and loaded what all of them need:
@@ -10,6 +10,7 @@ imports are then paid for once, and lie in memory once.
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import subprocess
@@ -113,7 +114,7 @@ class Others:
         self._ends: list[Callable[[], object]] = []
 
     def start(self, cases: Sequence[Case], count: int, load: Callable[[], object]) -> None:
-        """Starts `count` processes that measure cases, the last ones first.
+        """Starts `count` processes that measure cases, as `measure` does.
 
         Args:
             cases: what they may measure.
@@ -133,6 +134,8 @@ class Others:
     def _copy(self, cases: Sequence[Case], count: int) -> None:
         from multiprocessing import get_context
 
+        # What is there stays, and whoever looked for garbage among it would write to pages that all of them share.
+        gc.freeze()
         given = (self._settings, self._store.directory, cases, count + 1, os.getpid())
         for _ in range(count):
             process = get_context("fork").Process(target=_measure_unseen, args=given, daemon=True)
@@ -174,11 +177,16 @@ def main() -> None:
 
 
 def measure(settings: Settings, directory: Path, cases: Sequence[Case], processes: int, parent: int) -> None:
-    """Measures cases that nobody measures yet, the last ones first, for as long as the parent lives."""
+    """Measures cases that nobody measures yet, for as long as the parent lives.
+
+    The last candidate's first, whose kernels are then kept by one process, and of a candidate's the longest: what is
+    left when others end is short.
+    """
     from circuitcheck.plugin.session import GateSession
 
     session = GateSession(settings, Store(directory), shows_nothing, processes)
-    for case in reversed(cases):
+    places = {case.candidate: place for place, case in enumerate(cases)}
+    for case in sorted(cases, key=lambda case: (places[case.candidate], session.tokens_of(case)), reverse=True):
         if os.getppid() != parent:
             return
         session.do_if_free(case)

@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from math import inf, nan, sqrt
 
 import numpy as np
-from scipy.special import ndtr, ndtri
-from scipy.stats import t as student
+from scipy.special import ndtr, ndtri, stdtrit
 
 from circuitcheck.core.results import Estimate
 from circuitcheck.stats.estimate import LEVEL, asked_level, estimate, mean_estimates
@@ -70,7 +69,7 @@ def drawn_level(units: int, level: float = LEVEL) -> float:
     if units < 2:
         return level
     tail = (1 - asked_level(units, level)) / 2
-    reach = sqrt(units / (units - 1)) * float(student.isf(tail, units - 1))
+    reach = sqrt(units / (units - 1)) * -float(stdtrit(units - 1, tail))
     # Two clusters would take it to 1 in floating point, which is no level.
     return min(1 - 2 * float(ndtr(-reach)), 1 - 1e-12)
 

@@ -109,7 +109,8 @@ def standard_errors(values: np.ndarray, draws: np.ndarray) -> tuple[np.ndarray, 
         centred = draws - draws.mean(0)
         errors = np.sqrt(np.square(centred).mean(0))
         still = errors <= NO_ERROR * (np.abs(draws).max(0) + np.abs(values))
-        cubes = np.power(centred / np.where(still, 1.0, errors), 3).mean(0)
+        scores = centred / np.where(still, 1.0, errors)
+        cubes = (scores * np.square(scores)).mean(0)  # `power` takes twenty times as long
     return np.where(still, 0.0, errors), np.where(still, 0.0, cubes)
 
 

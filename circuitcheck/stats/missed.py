@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy import stats
 
 CONFIDENCE = 0.95
 
@@ -25,6 +24,8 @@ def missed_units(hits: int, sampled: int, unmeasured: int) -> tuple[float, tuple
         return 0.0, (0.0, 0.0)
     if not sampled:
         return float("nan"), (0.0, float(unmeasured))
+    from scipy import stats  # large, and few measurements sample units
+
     missed = np.arange(unmeasured + 1)
     drawn = stats.hypergeom(sampled + unmeasured, hits + missed, sampled)
     tail = (1 - CONFIDENCE) / 2

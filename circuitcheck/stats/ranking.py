@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.stats import kendalltau
 
 from circuitcheck.stats.bootstrap import cluster_weights, percentile_level, weighted_means
 from circuitcheck.stats.estimate import LEVEL, estimate
@@ -128,7 +127,12 @@ def kendall_tau_b(a: np.ndarray, b: np.ndarray) -> float:
     constant = [bool((values == values[0]).all()) for values in (a, b)]
     if any(constant):
         return 1.0 if all(constant) else float("nan")
-    return float(kendalltau(a, b, variant="b").statistic)
+    ranks = np.stack([np.unique(values, return_inverse=True)[1] for values in (a, b)])
+    pairs = np.zeros((2, 2))
+    for pair in ranks.T:  # head by head: all pairs at once would take memory that grows with the square of the heads
+        signs = np.sign(ranks - pair[:, None]).astype(np.float64)
+        pairs += signs @ signs.T
+    return float(pairs[0, 1] / np.sqrt(pairs[0, 0] * pairs[1, 1]))
 
 
 def split_half_agreement(

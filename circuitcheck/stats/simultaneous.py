@@ -12,8 +12,7 @@ from collections.abc import Sequence
 from math import inf, nan, sqrt
 
 import numpy as np
-from scipy.special import ndtr
-from scipy.stats import t as student
+from scipy.special import ndtr, stdtrit
 
 from circuitcheck.core.results import Estimate
 from circuitcheck.stats.bootstrap import drawn_level, ratio_draws
@@ -180,7 +179,7 @@ def _joint_reach(scores: np.ndarray, units: int, level: float) -> float:
     if chance:
         normal += sqrt(chance) * rng.standard_normal(normal.shape)
     largest = float(np.quantile(np.abs(normal).max(0), asked_level(units, level)))
-    return float(student.isf(ndtr(-largest), units - 1)) * sqrt(units / (units - 1))
+    return -float(stdtrit(units - 1, ndtr(-largest))) * sqrt(units / (units - 1))
 
 
 def _shown_skewness(skewness: np.ndarray, units: int, draws: int) -> float:

@@ -28,8 +28,9 @@ def test_another_test_that_fails(gate: Gate) -> None:
     assert "<title>FAIL ·" in page
 
 
-def test_a_worker_that_is_killed(gate: Gate) -> None:
+def test_a_worker_that_is_killed(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
     """After it has measured: every verdict is PASS, and xdist says that a test was lost."""
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # this test may run in one itself
     (gate.path / "conftest.py").write_text(
         "import os, signal\n\n\n"
         "def pytest_runtest_logreport(report):\n"

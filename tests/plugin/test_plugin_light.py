@@ -11,6 +11,7 @@ HEAVY = ("torch", "transformers", "numpy", "scipy", "safetensors", "tokenizers",
 
 UNUSED = (
     "matplotlib",
+    "scipy.stats",
     "circuitcheck.report.html",
     "circuitcheck.report.charts",
     "circuitcheck.modelcard",

@@ -74,6 +74,43 @@ def test_another_process_measures_what_this_one_would(
     assert store.entries(here.cases) == [here.entry(case) for case in here.cases]
 
 
+def test_another_process_begins_with_the_longest_of_the_last(
+    gate: Gate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Candidate, whichever task stands first."""
+    order: list[Case] = []
+    monkeypatch.setattr(GateSession, "do_if_free", lambda _, case: order.append(case))
+    settings = settings_of(gate)
+    (store := tmp_path / "store").mkdir()
+    cases = session_of(settings, tmp_path / "here").cases
+    side_by_side.measure(settings, store, cases, 2, os.getppid())
+    tokens = {"ioi": 0, "facts": 0}
+    for name in tokens:
+        task = Baseline.load(gate.baseline_file("json", name)).task
+        tokens[name] = sum(len(pair.clean) for pair in task.pairs)
+    assert tokens["ioi"] != tokens["facts"]
+    longest, shortest = sorted(tokens, key=lambda name: -tokens[name])
+    assert [(case.candidate, case.task_name) for case in order] == [
+        ("f16", longest),
+        ("f16", shortest),
+        ("f32", longest),
+        ("f32", shortest),
+    ]
+
+
+def test_a_small_models_baselines_are_read_once(gate: Gate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here, read, load = session_of(settings_of(gate), tmp_path / "here"), [], Baseline.load
+    monkeypatch.setattr(Baseline, "load", lambda file: read.append(file) or load(file))
+    for _ in range(2):
+        assert all(here.tokens_of(case) for case in here.cases)
+    assert len(read) == 2
+    monkeypatch.setattr("circuitcheck.plugin.session.are_small", lambda _: False)
+    large, before = session_of(settings_of(gate), tmp_path / "large"), len(read)
+    for _ in range(2):
+        large.tokens_of(large.cases[0])
+    assert len(read) == before + 2
+
+
 @pytest.mark.parametrize("is_copy", [True, False])
 def test_one_that_is_lost_costs_nothing(
     gate: Gate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_copy: bool

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy.stats import kendalltau
 
 from circuitcheck.stats.ranking import (
     at_the_bottom,
@@ -183,6 +184,15 @@ def test_kendall_by_hand(a, b, expected):
     a, b = np.array(a, float), np.array(b, float)
     assert kendall_tau_b(a, b) == pytest.approx(expected, rel=ROUNDING, nan_ok=True)
     assert kendall_tau_b(b, a) == pytest.approx(expected, rel=ROUNDING, nan_ok=True)
+
+
+@settings(deadline=None)
+@given(case=pairs())
+def test_kendall_is_scipys(case):
+    a, b, *_ = (np.abs(values) for values in case)
+    if (a == a[0]).all() or (b == b[0]).all():
+        return  # scipy's is undefined
+    assert kendall_tau_b(a, b) == pytest.approx(float(kendalltau(a, b, variant="b").statistic), rel=ROUNDING)
 
 
 def test_ranks_by_hand():

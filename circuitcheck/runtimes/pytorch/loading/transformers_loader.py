@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from circuitcheck.core.collecting import without_collecting
 from circuitcheck.core.errors import ModelError
 from circuitcheck.core.phrases import extra_needed, first_lines, listed
 from circuitcheck.runtimes.pytorch.loading.border import require_size
@@ -183,6 +184,7 @@ def _from_pretrained(source: Source, options: dict[str, Any], method: str) -> tu
     return module, info
 
 
+@without_collecting()  # here the model's class is imported, and what a model's class imports
 def _require_size(source: Source, config: Any) -> None:
     """Before anything is allocated: the model that is asked for is not far larger than its files."""
     if config is None:
