@@ -21,6 +21,8 @@ from circuitcheck.core.patch import Patch
 from circuitcheck.core.prompts import PromptPair, Task
 from circuitcheck.core.runtime import Work
 from circuitcheck.runtimes.pytorch.engine import sweep
+from circuitcheck.runtimes.pytorch.engine.clean_pass import LayerRecord, PerPrompt, record_clean_pass
+from circuitcheck.runtimes.pytorch.engine.last_positions import EarlierPositions, record_last_positions
 from circuitcheck.runtimes.pytorch.engine.packing import kept_bytes, last_row_bytes, record_bytes, row_bytes
 from circuitcheck.runtimes.pytorch.hooked import HookedModel
 
@@ -135,6 +137,42 @@ def test_rows_are_one_token() -> None:
     assert seen[:-sets].count(SEQ) == 3
     # A layer that rows start in is given the prompts joined, one token of each.
     assert set(seen) - {SEQ} <= set(range(1, BATCH + 1))
+
+
+@pytest.mark.parametrize("is_alike", [True, False])
+def test_how_layers_are_called_is_seen_on_two_prompts_where_that_is_the_same_for_all(
+    monkeypatch: pytest.MonkeyPatch, is_alike: bool
+) -> None:
+    model, ids, rows = tiny_models.tiny_model(), tiny_models.token_ids(BATCH, SEQ), list[tuple[int, ...]]()
+    if not is_alike:
+        monkeypatch.setattr(LayerRecord, "is_called_alike", False)
+    layer = model.module.get_submodule(model.structure.layers[-1].path)
+    layer.register_forward_pre_hook(lambda _, given: rows.append(tuple(given[0].shape[:2])))
+    with torch.no_grad():
+        clean = record_last_positions(model, ids, 3)
+        whole = record_clean_pass(model, ids)
+    # Two for the proof that no position sees a later one; the last is this test's own.
+    assert rows[2:] == [(BATCH, SEQ), (2 if is_alike else BATCH, 3), (BATCH, SEQ)]
+    for found, expected in zip(clean.layers, whole.layers, strict=True):
+        torch.testing.assert_close(found.hidden, expected.hidden[:, -3:], rtol=0, atol=0)
+        (earlier,) = (given for given in found.keywords.values() if isinstance(given, EarlierPositions))
+        assert earlier.layers[0].keys.shape[0] == BATCH
+        assert earlier.get_seq_length() == SEQ - 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "keywords", "expected"),
+    [
+        ((None, 3, "text"), {"mask": torch.zeros(4, 2)}, True),
+        ((None, PerPrompt(torch.zeros(1, 2))), {}, True),
+        ((None, (1, [PerPrompt(torch.zeros(4, 2))])), {}, False),
+        ((None,), {"more": {"mask": PerPrompt(torch.zeros(4, 2))}}, False),
+    ],
+)
+def test_whether_a_layer_is_called_alike(arguments: tuple[Any, ...], keywords: dict[str, Any], expected: bool) -> None:
+    """Arguments with an entry for each prompt count, wherever they stand."""
+    nothing = torch.zeros(4, 2, 1)
+    assert LayerRecord(arguments, keywords, 0, nothing, nothing, None, 0, 0).is_called_alike == expected
 
 
 def test_values_that_are_given_at_the_answer_position_are_repaired_there(model_and_task: Any) -> None:

@@ -87,6 +87,11 @@ class LayerRecord:
             keywords[self.place] = hidden
         return arguments, keywords
 
+    @property
+    def is_called_alike(self) -> bool:
+        """Whether the layer was given the same for every prompt, but for hidden states and kept keys and values."""
+        return not any(isinstance(value, PerPrompt) and len(value.tensor) > 1 for value in _parts(self))
+
 
 @dataclass(frozen=True)
 class CleanPass:
@@ -250,6 +255,19 @@ def _condensed(value: Any, batch: int) -> Any:
     if type(value) is dict:
         return {name: _condensed(part, batch) for name, part in value.items()}
     return value
+
+
+def _parts(value: Any) -> Iterator[Any]:
+    """What a layer was given, its containers opened."""
+    if isinstance(value, LayerRecord):
+        value = (value.arguments, value.keywords)
+    if type(value) is dict:
+        value = tuple(value.values())
+    if type(value) in (tuple, list):
+        for part in value:
+            yield from _parts(part)
+    else:
+        yield value
 
 
 def _rows(value: Any, prompts: slice, copies: int) -> Any:
