@@ -11,7 +11,7 @@ from scipy.optimize import linear_sum_assignment
 
 from circuitcheck.baseline.recording import Recording
 from circuitcheck.core.activations import Activations, require_comparable
-from circuitcheck.core.reading import Reading, in_order
+from circuitcheck.core.reading import Reading, Source, in_order
 from circuitcheck.core.results import Basis
 from circuitcheck.core.runtime import Runtime
 from circuitcheck.core.units import Unit
@@ -30,9 +30,9 @@ class Written:
     """Both sides' units, those of the candidate in the order of the reference's.
 
     Attributes:
-        reading: how the candidate's units are read.
+        source: what the candidate's units are read through.
         order: for each group, which of the candidate's units plays the part of each of the reference's.
-        z: the candidate's values, as it keeps them.
+        coordinates: all that drift needs of the values themselves, in the coordinates that each model keeps them in.
         moved: the reference's values, moved so that they write what the candidate's do.
         repair: the candidate's values, moved so that they write what the reference's do.
         sums: all that drift and cosine need of what units write.
@@ -40,9 +40,9 @@ class Written:
         unread: share of each unit's write that cannot be said in the reference's coordinates, `[units]`.
     """
 
-    reading: Reading
+    source: Source
     order: tuple[NDArray[np.intp], ...]
-    z: Activations
+    coordinates: DriftSums
     moved: Activations
     repair: Activations
     sums: DriftSums
@@ -56,8 +56,8 @@ class Written:
     @property
     def repair_in_place(self) -> Activations:
         """`repair` in the candidate's own order."""
-        groups = [values[:, np.argsort(places)] for values, places in zip(self.repair.groups, self.order, strict=True)]
-        return replace(self.repair, groups=tuple(groups))
+        own = zip(self.repair.groups, map(np.argsort, self.order), strict=True)
+        return replace(self.repair, groups=tuple(in_order(values, places, 1) for values, places in own))
 
     @property
     def renumbered(self) -> dict[Unit, Unit]:
@@ -97,11 +97,10 @@ def compare_writes(baseline: Recording, candidate: Runtime, z: Activations) -> W
         )
         for place in range(len(z.groups))
     ]
-    order = tuple(part.order[0] for part in parts)
     return Written(
-        reading=reading.reordered(order),
-        order=order,
-        z=replace(z, groups=tuple(part.z.groups[0] for part in parts)),
+        source=reading.source,
+        order=tuple(part.order[0] for part in parts),
+        coordinates=joined_sums([part.coordinates for part in parts]),
         moved=replace(z, groups=tuple(part.moved.groups[0] for part in parts)),
         repair=replace(z, groups=tuple(part.repair.groups[0] for part in parts)),
         sums=joined_sums([part.sums for part in parts]),
@@ -117,18 +116,18 @@ def _compared(
     reference, writes = read_ref.writes(z_ref), read_cand.writes(z_cand)
     order = np.arange(reference.groups[0].shape[1])
     if may_trade:
-        order = _matched(*next(zip(reference.in_double(), writes.in_double(), strict=True)))
+        order = _matched(reference.groups[0], writes.groups[0])
     reading = read_cand.reordered((order,))
     z, writes = (replace(side, groups=(in_order(side.groups[0], order, 1),)) for side in (z_cand, writes))
-    sums = drift_sums(reference, writes)
-    other = _in_other_coordinates(relative_drift(drift_sums(z_ref, z)), relative_drift(sums))
+    sums, coordinates = drift_sums(reference, writes), drift_sums(z_ref, z)
+    other = _in_other_coordinates(relative_drift(coordinates), relative_drift(sums))
     moved = _writing(writes, read_ref, _either(other, z_ref, z))
     left = drift_sums(writes, read_ref.writes(moved)).difference.sum(-1)
     size = np.maximum(sums.reference.sum(-1), sums.candidate.sum(-1))
     return Written(
-        reading=reading,
+        source=reading.source,
         order=(order,),
-        z=z,
+        coordinates=coordinates,
         moved=moved,
         repair=_writing(reference, reading, _either(other, z, z_ref)),
         sums=sums,
@@ -158,19 +157,14 @@ def _writing(wanted: Activations, reading: Reading, start: Activations) -> Activ
     return reading.moved(start, replace(wanted, groups=(change,)))
 
 
-def coordinates_drift(baseline: Recording, written: Written) -> NDArray[np.float64]:
-    """How far the units' values have moved in the coordinates that each model keeps them in, relative, `[units]`."""
-    return relative_drift(drift_sums(baseline.z, written.z))
-
-
 def basis_of(baseline: Recording, written: Written) -> Basis:
     """In which coordinates the candidate keeps its units."""
     layout = baseline.layout
-    values, writes = coordinates_drift(baseline, written), relative_drift(written.sums)
+    values, writes = relative_drift(written.coordinates), relative_drift(written.sums)
     changed = np.flatnonzero(_in_other_coordinates(values, writes)).tolist()
     return Basis(
-        source=written.reading.source,
-        tokens=len(written.reading.tokens),
+        source=written.source,
+        tokens=len(baseline.reading.tokens),
         changed=tuple(layout.label(layout.units[place]) for place in changed),
         largest_drift_z=float(values[changed].max(initial=0.0)),
         largest_drift=float(writes[changed].max(initial=0.0)),
@@ -179,7 +173,7 @@ def basis_of(baseline: Recording, written: Written) -> Basis:
     )
 
 
-def _matched(reference: NDArray[np.float64], candidate: NDArray[np.float64]) -> NDArray[np.intp]:
+def _matched(reference: NDArray[np.float32], candidate: NDArray[np.float32]) -> NDArray[np.intp]:
     """Which unit of the candidate writes what each of the reference's does; the same number unless clearly another.
 
     Args:
@@ -187,11 +181,12 @@ def _matched(reference: NDArray[np.float64], candidate: NDArray[np.float64]) -> 
         candidate: the same.
     """
     count = reference.shape[1]
-    ours, theirs = (side.transpose(1, 0, 2).reshape(count, -1) for side in (reference, candidate))
+    ours, theirs = (side.transpose(1, 0, 2).reshape(count, -1).astype(np.float64) for side in (reference, candidate))
     same = np.arange(count)
     if count == 1 or not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
         return same
-    squares = (ours**2).sum(1)[:, None] + (theirs**2).sum(1)[None] - 2 * ours @ theirs.T
+    lengths = (np.einsum("cw,cw->c", side, side) for side in (ours, theirs))
+    squares = np.add.outer(*lengths) - 2 * (ours @ theirs.T)
     found = linear_sum_assignment(squares)[1]
     is_clear = squares[same, found] < CLEARLY * squares[same, same]
     for _ in range(count):  # units that trade places with one that is not clear stay, too; others do not wait for them

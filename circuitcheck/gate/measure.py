@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from circuitcheck.baseline.recording import Recording
+from circuitcheck.core.activations import Activations
 from circuitcheck.core.errors import CandidateError
 from circuitcheck.core.patch import Patch
 from circuitcheck.core.progress import Advance, silent
@@ -111,9 +112,7 @@ def observe(
         population = compare_population(baseline, candidate, work.memory)
         features = compare_features(baseline, candidate)
         routes = candidate_routes(candidate, baseline, work.notes)
-        z = candidate.activations(baseline.part, spec.unit)
-        z = z if spec.positions == "all" else z.answer_position()
-        written = compare_writes(baseline, candidate, z)
+        written = compare_writes(baseline, candidate, _values_of(candidate, baseline))
         drift, expected = relative_drift(written.sums), first_order(baseline.gradient, baseline.z, written.moved)
         singles = tuple(written.of_candidate((unit,)) for unit in baseline.measured)
         ablated = patched(baseline.ablated_on, Patch(spec.unit, singles, spec.ablation, spec.ablate_at), work)
@@ -146,6 +145,12 @@ def observe(
         modules,
         level,
     )
+
+
+def _values_of(candidate: Runtime, baseline: Recording) -> Activations:
+    """Its units' values on the prompts and positions that the baseline keeps."""
+    values = candidate.activations(baseline.part, baseline.spec.unit)
+    return values if baseline.spec.positions == "all" else values.answer_position()
 
 
 def _integrated(baseline: Recording, observed: Observation, reference: Runtime | None) -> NDArray[np.float64] | None:

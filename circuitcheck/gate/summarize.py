@@ -14,7 +14,7 @@ from circuitcheck.core.results import UNKNOWN, Association, Circuit, Estimate, R
 from circuitcheck.core.units import Unit
 from circuitcheck.diagnostics.association import associate
 from circuitcheck.diagnostics.bound_audit import audit
-from circuitcheck.gate.basis import basis_of, coordinates_drift
+from circuitcheck.gate.basis import basis_of
 from circuitcheck.gate.excess import excess_of
 from circuitcheck.gate.many import least_scale, measure_population
 from circuitcheck.gate.observation import Observation
@@ -220,7 +220,7 @@ def _units(
     sample: Sample,
 ) -> tuple[UnitMeasure, ...]:
     drift, cosines, moved = relative_drift(sums), cosine(sums), moves(sums)
-    last, coordinates = observed.written.at_answer, coordinates_drift(baseline, observed.written)
+    last, coordinates = observed.written.at_answer, relative_drift(observed.written.coordinates)
     at_answer, cosines_at_answer = relative_drift(last), cosine(last)
     fragilities, layout = fragility(observed.first_order), baseline.layout
     importance = _importance_of_units(baseline, importances, sample)

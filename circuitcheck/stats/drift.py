@@ -45,8 +45,10 @@ def drift_sums(reference: Activations, candidate: Activations) -> DriftSums:
     require_comparable(reference, candidate)
     groups = []
     for ours, theirs in zip(reference.in_double(), candidate.in_double(), strict=True):
-        products = (np.square(ours - theirs), np.square(ours), np.square(theirs), ours * theirs)
-        groups.append([reference.per_prompt(product.sum(-1)) for product in products])
+        apart = ours - theirs
+        pairs = (apart, apart), (ours, ours), (theirs, theirs), (ours, theirs)
+        # One product at a time: of what units write, each is as large as the whole candidate's values.
+        groups.append([reference.per_prompt((one * other).sum(-1)) for one, other in pairs])
     return DriftSums(*(np.concatenate(parts) for parts in zip(*groups, strict=True)))
 
 
