@@ -23,6 +23,7 @@ FORMS = {
     "IQ4_NL": ("4-bit", 4.0),
     "F32@kv=f32": ("f32", None),
     "F32@kv=q8_0": ("8-bit", None),
+    "Q8_0@kv=q8_0": ("8-bit", 8.0),
     "Q8_0@kv=q4_0": ("4-bit", 8.0),
 }
 """File and cache to the precision and at least how many bits must be found."""
