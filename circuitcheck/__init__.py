@@ -12,7 +12,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from circuitcheck.core.collecting import without_collecting
+from circuitcheck.core.garbage import without_collecting
 
 if TYPE_CHECKING:
     from circuitcheck.baseline.baseline import Baseline

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from circuitcheck.core.candidates import EMBEDDED
-from circuitcheck.core.collecting import without_collecting
 from circuitcheck.core.errors import BaselineError, CircuitcheckError, StaleBaselineError
+from circuitcheck.core.garbage import without_collecting
 from circuitcheck.core.progress import Advance, silent
 from circuitcheck.core.versions import installed
 from circuitcheck.plugin.acceptances import Acceptances
@@ -293,7 +293,7 @@ class GateSession:
         self._execution.close()
 
     def _beside_others(self, case: Case) -> Entry:
-        """The case's entry; with the first that is measured, other processes begin with the last ones."""
+        """The case's entry; with the first that is measured, other processes begin at the end."""
         spread, self._to_spread = [other for other in self._to_spread if other != case], ()
         if spread:
             count = min(cores(), len(spread) // CASES + 1) - 1

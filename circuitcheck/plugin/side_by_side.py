@@ -134,8 +134,10 @@ class Others:
     def _copy(self, cases: Sequence[Case], count: int) -> None:
         from multiprocessing import get_context
 
-        # What is there stays, and whoever looked for garbage among it would write to pages that all of them share.
-        gc.freeze()
+        # What is there stays, and whoever looked for garbage among it would write to pages that all of them share. Once
+        # in a process: what earlier runs in it have left is garbage.
+        if not gc.get_freeze_count():
+            gc.freeze()
         given = (self._settings, self._store.directory, cases, count + 1, os.getpid())
         for _ in range(count):
             process = get_context("fork").Process(target=_measure_unseen, args=given, daemon=True)

@@ -47,7 +47,7 @@ def drift_sums(reference: Activations, candidate: Activations) -> DriftSums:
     for ours, theirs in zip(reference.in_double(), candidate.in_double(), strict=True):
         apart = ours - theirs
         pairs = (apart, apart), (ours, ours), (theirs, theirs), (ours, theirs)
-        # One product at a time: of what units write, each is as large as the whole candidate's values.
+        # One product at a time: of what units write, each is several times as large as their values.
         groups.append([reference.per_prompt((one * other).sum(-1)) for one, other in pairs])
     return DriftSums(*(np.concatenate(parts) for parts in zip(*groups, strict=True)))
 

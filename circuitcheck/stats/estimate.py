@@ -110,7 +110,7 @@ def standard_errors(values: np.ndarray, draws: np.ndarray) -> tuple[np.ndarray, 
         errors = np.sqrt(np.square(centred).mean(0))
         still = errors <= NO_ERROR * (np.abs(draws).max(0) + np.abs(values))
         scores = centred / np.where(still, 1.0, errors)
-        cubes = (scores * np.square(scores)).mean(0)  # `power` takes twenty times as long
+        cubes = (scores * np.square(scores)).mean(0)  # `power` takes far longer
     return np.where(still, 0.0, errors), np.where(still, 0.0, cubes)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -72,6 +74,36 @@ def test_another_process_measures_what_this_one_would(
     finally:
         others.close()
     assert store.entries(here.cases) == [here.entry(case) for case in here.cases]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere no process is copied")
+def test_what_earlier_runs_of_a_process_have_left_is_still_garbage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a program calls pytest time and again."""
+    monkeypatch.setattr(side_by_side, "can_be_copied", lambda: True)
+    monkeypatch.setattr(side_by_side, "measure", lambda *_: None)
+
+    class Model:
+        pass
+
+    try:
+        gc.unfreeze()
+        for _ in range(2):
+            others = Others(Settings(), Store(tmp_path))
+            others.start((), 1, lambda: None)
+            others.close()
+            assert gc.get_freeze_count() > 0
+            left = Model()
+            left.own = left
+            is_left = weakref.ref(left)
+            del left
+        others.start((), 1, lambda: None)
+        others.close()
+        gc.collect()
+        assert is_left() is None
+    finally:
+        gc.unfreeze()
 
 
 def test_another_process_begins_with_the_longest_of_the_last(

@@ -2,7 +2,7 @@ from math import isnan, nan
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import kendalltau
@@ -190,8 +190,7 @@ def test_kendall_by_hand(a, b, expected):
 @given(case=pairs())
 def test_kendall_is_scipys(case):
     a, b, *_ = (np.abs(values) for values in case)
-    if (a == a[0]).all() or (b == b[0]).all():
-        return  # scipy's is undefined
+    assume((a != a[0]).any() and (b != b[0]).any())  # else scipy's is undefined
     assert kendall_tau_b(a, b) == pytest.approx(float(kendalltau(a, b, variant="b").statistic), rel=ROUNDING)
 
 

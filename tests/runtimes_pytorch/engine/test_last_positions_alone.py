@@ -22,7 +22,7 @@ from circuitcheck.core.prompts import PromptPair, Task
 from circuitcheck.core.runtime import Work
 from circuitcheck.runtimes.pytorch.engine import sweep
 from circuitcheck.runtimes.pytorch.engine.clean_pass import LayerRecord, PerPrompt, record_clean_pass
-from circuitcheck.runtimes.pytorch.engine.last_positions import EarlierPositions, record_last_positions
+from circuitcheck.runtimes.pytorch.engine.last_positions import FEW, EarlierPositions, record_last_positions
 from circuitcheck.runtimes.pytorch.engine.packing import kept_bytes, last_row_bytes, record_bytes, row_bytes
 from circuitcheck.runtimes.pytorch.hooked import HookedModel
 
@@ -140,10 +140,10 @@ def test_rows_are_one_token() -> None:
 
 
 @pytest.mark.parametrize("is_alike", [True, False])
-def test_how_layers_are_called_is_seen_on_two_prompts_where_that_is_the_same_for_all(
+def test_how_layers_are_called_is_seen_on_a_few_prompts_where_that_is_the_same_for_all(
     monkeypatch: pytest.MonkeyPatch, is_alike: bool
 ) -> None:
-    model, ids, rows = tiny_models.tiny_model(), tiny_models.token_ids(BATCH, SEQ), list[tuple[int, ...]]()
+    model, ids, rows = tiny_models.tiny_model(), tiny_models.token_ids(BATCH + 2, SEQ), list[tuple[int, ...]]()
     if not is_alike:
         monkeypatch.setattr(LayerRecord, "is_called_alike", False)
     layer = model.module.get_submodule(model.structure.layers[-1].path)
@@ -152,11 +152,11 @@ def test_how_layers_are_called_is_seen_on_two_prompts_where_that_is_the_same_for
         clean = record_last_positions(model, ids, 3)
         whole = record_clean_pass(model, ids)
     # Two for the proof that no position sees a later one; the last is this test's own.
-    assert rows[2:] == [(BATCH, SEQ), (2 if is_alike else BATCH, 3), (BATCH, SEQ)]
+    assert rows[2:] == [(len(ids), SEQ), (FEW if is_alike else len(ids), 3), (len(ids), SEQ)]
     for found, expected in zip(clean.layers, whole.layers, strict=True):
         torch.testing.assert_close(found.hidden, expected.hidden[:, -3:], rtol=0, atol=0)
         (earlier,) = (given for given in found.keywords.values() if isinstance(given, EarlierPositions))
-        assert earlier.layers[0].keys.shape[0] == BATCH
+        assert earlier.layers[0].keys.shape[0] == len(ids)
         assert earlier.get_seq_length() == SEQ - 3
 
 

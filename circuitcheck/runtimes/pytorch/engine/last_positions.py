@@ -30,8 +30,9 @@ from circuitcheck.runtimes.pytorch.engine.replay_proof import relative_error, ro
 from circuitcheck.runtimes.pytorch.forward import final_hidden
 from circuitcheck.runtimes.pytorch.torch_model import TorchModel
 
-TWO = 2
-"""Prompts by which it is seen that an argument has an entry for each."""
+FEW = 5
+"""Prompts by which it is seen which arguments have an entry for each: as many as few arguments have rows of their own,
+such as two for cosine and sine, or three for positions in images."""
 
 
 class EarlierPositions(DynamicCache, OfPrompts):  # type: ignore[misc]  # transformers types no cache
@@ -85,8 +86,8 @@ def record_last_positions(model: TorchModel, ids: Tensor, count: int) -> CleanPa
     """Runs the prompts, and records every layer at the last positions.
 
     What each layer was given and gave there is taken from a pass of the whole prompts, so that a proof of the replay
-    holds it against that; how a layer is called for these positions, from a pass of them, of two prompts where it is
-    called alike for all.
+    holds it against that; how a layer is called for these positions, from a pass of them, of a few prompts where it
+    is called alike for all.
 
     Args:
         model: the model, in evaluation mode.
@@ -104,7 +105,7 @@ def record_last_positions(model: TorchModel, ids: Tensor, count: int) -> CleanPa
     whole = record_clean_pass(model, ids, earlier)
     _require_all(earlier, whole)
     earlier.crop(-count)
-    some = ids[:TWO] if all(record.is_called_alike for record in whole.layers) else ids
+    some = ids[:FEW] if all(record.is_called_alike for record in whole.layers) else ids
     with earlier.of_first(len(some)):
         last = record_clean_pass(model, some[:, -count:], earlier)
     layers = [

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from circuitcheck.core.collecting import without_collecting
 from circuitcheck.core.errors import ModelError
+from circuitcheck.core.garbage import without_collecting
 from circuitcheck.core.phrases import extra_needed, first_lines, listed
 from circuitcheck.runtimes.pytorch.loading.border import require_size
 from circuitcheck.runtimes.pytorch.loading.claims import require_transforms
